@@ -1,0 +1,238 @@
+"""Starting, saving and loading PE-MoE models: from backbones, as a full or as an experts-only checkpoint."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import cached_file
+
+from .backbones_pemoe import (
+    HASHED_DTYPES,
+    TRUNK_ROOTS,
+    Backbone,
+    expert_state_dict,
+    hash_trunks,
+    read_text_backbone,
+    read_vision_backbone,
+    trunk_state_dict,
+)
+from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
+
+
+class PeMoEPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving shared by PE-MoE models."""
+
+    config_class = PeMoEConfig
+    base_model_prefix = "pemoe"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _no_split_modules = ("EvaBlock", "Block")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(getattr(module, "logit_scale", None), nn.Parameter):
+            init.constant_(module.logit_scale, self.config.logit_scale_init)
+        if hasattr(module, "init_non_persistent_buffers"):  # timm's rope tables are not in the checkpoint
+            module.init_non_persistent_buffers()
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        for expert in self.experts.values():
+            expert.checkpoint_blocks = enable
+
+    @classmethod
+    def from_backbones(
+        cls,
+        text_repo: str,
+        vision_repo: str,
+        platforms: tuple[str, ...] | list[str] = DEFAULT_PLATFORMS,
+        text_revision: str | None = None,
+        vision_revision: str | None = None,
+        token: str | None = None,
+        **config_options: object,
+    ) -> PeMoEPreTrainedModel:
+        """A fresh model: pretrained frozen trunks, every expert a copy of the backbones' last layers, fp32.
+
+        Projections, gate and temperatures start fresh (the caller's torch seed decides them).
+
+        Args:
+            text_repo: transformers text encoder of the BERT or XLM-R family; Hub id or directory.
+            vision_repo: open_clip or timm ViT of the EVA or ViT family; Hub id or directory.
+            platforms: names of the experts; `["all"]` for the unified model.
+            text_revision, vision_revision: branch, tag or commit; the commit read is recorded in the config.
+            token: Hub token for private repositories.
+            config_options: further fields of `PeMoEConfig`.
+
+        Raises:
+            OSError: a repository, directory or weight file cannot be found.
+            ValueError: backbones of another kind, or options that contradict them.
+        """
+        image_size = config_options.get("image_size", PeMoEConfig.image_size)
+        text = read_text_backbone(text_repo, text_revision, token)
+        vision = read_vision_backbone(vision_repo, image_size, vision_revision, token)
+        config = cls.config_class(
+            text_config=text.config,
+            vision_config=vision.config,
+            text_repo=_absolute(text_repo),
+            text_revision=text.revision,
+            vision_repo=_absolute(vision_repo),
+            vision_revision=vision.revision,
+            platforms=list(platforms),
+            embed_dim=text.config.hidden_size,
+            **config_options,
+        )
+        model = cls(config)
+        depths = _trunk_depths(config, vision)
+        state_dict = trunk_state_dict(text, vision, *depths)
+        config.trunk_sha256 = {name: hash_trunks(state_dict, dtype) for name, dtype in HASHED_DTYPES.items()}
+        for platform in config.platforms:
+            tail = expert_state_dict(text, vision, *depths)
+            state_dict.update({f"experts.{platform}.{name}": tensor for name, tensor in tail.items()})
+        missing, unexpected = model.load_state_dict(state_dict, strict=False)
+        wrong = [name for name in missing if not any(part in name for part in FRESH_PARTS)] + unexpected
+        if wrong:
+            raise ValueError(
+                f"{text_repo}, {vision_repo}: {len(wrong)} weights do not fit the model, first {wrong[0]}"
+            )
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        experts_only: bool = False,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Write the checkpoint: self-contained, or the experts and the gate alone.
+
+        An experts-only checkpoint names its backbones (a directory relative to the checkpoint, a Hub id with its
+        commit) and their hash; `from_pretrained` reads and checks them.
+
+        Args:
+            save_directory: where to write.
+            experts_only: leave the frozen trunks out.
+            state_dict: weights to write instead of the model's own.
+            kwargs: passed to `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: `experts_only` although the trunks have no repository or were changed.
+        """
+        if experts_only:
+            self.check_trunks_are_external()
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        if experts_only:
+            state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
+        config = self.config
+        kept = config.backbone_weights, config.text_repo, config.vision_repo
+        try:
+            config.backbone_weights = "external" if experts_only else "included"
+            config.text_repo, config.vision_repo = (_relative(repo, save_directory) for repo in kept[1:])
+            super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
+        finally:
+            config.backbone_weights, config.text_repo, config.vision_repo = kept
+
+    def check_trunks_are_external(self) -> None:
+        """Refuse (ValueError, one line) unless both trunks can be read again, bit for bit, from where they came."""
+        config = self.config
+        if not (config.text_repo and config.vision_repo and config.trunk_sha256):
+            raise ValueError(
+                "experts_only: the trunks have no repository or directory to load from; save the full model"
+            )
+        dtype = str(self.dtype_of_trunk).removeprefix("torch.")
+        if dtype not in config.trunk_sha256:
+            raise ValueError(f"experts_only: a {dtype} trunk cannot be checked; use float32 or bfloat16")
+        if hash_trunks(self.state_dict(), self.dtype_of_trunk) != config.trunk_sha256[dtype]:
+            raise ValueError("experts_only: the trunks differ from their backbones (trained?); save the full model")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike | None,
+        *args: object,
+        config: PreTrainedConfig | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: object,
+    ) -> PeMoEPreTrainedModel:
+        """Load a full or an experts-only checkpoint; arguments as in `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            OSError: checkpoint or backbone not found.
+            ValueError: a backbone's weights are not those the experts were trained on, or trunk weights are missing.
+        """
+        name = pretrained_model_name_or_path
+        wants_info = kwargs.pop("output_loading_info", False)
+        if name is not None:
+            hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
+            if not isinstance(config, PreTrainedConfig):
+                config = cls.config_class.from_pretrained(name, **hub)
+            _resolve_repos(config, name)
+            if config.backbone_weights == "external" and state_dict is None:
+                state_dict = _assemble(config, name, hub)
+                kwargs = {option: value for option, value in kwargs.items() if option not in HUB_OPTIONS}
+                if kwargs.get("dtype") in (None, "auto"):
+                    kwargs["dtype"] = config.dtype or torch.float32
+                name = None
+        model, info = super().from_pretrained(
+            name, *args, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
+        )
+        missing = [key for key in info["missing_keys"] if key.startswith(TRUNK_ROOTS)]
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: {len(missing)} trunk weights are missing, first {missing[0]}"
+            )
+        model.freeze_trunks()  # loading makes every parameter trainable again
+        return (model, info) if wants_info else model
+
+    def freeze_trunks(self) -> None:
+        """Take the shared encoders out of training; experts, gate and temperatures keep their state."""
+        self.text_trunk.requires_grad_(False)
+        self.vision_trunk.requires_grad_(False)
+
+
+def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
+    """State dict of an experts-only checkpoint: its own tensors and those of its backbones, checked by hash."""
+    text = read_text_backbone(config.text_repo, config.text_revision, hub.get("token"))
+    vision = read_vision_backbone(config.vision_repo, config.image_size, config.vision_revision, hub.get("token"))
+    state_dict = trunk_state_dict(text, vision, *_trunk_depths(config, vision))
+    if hash_trunks(state_dict, torch.float32) != config.trunk_sha256["float32"]:
+        raise ValueError(
+            f"{name}: {config.text_repo} and {config.vision_repo} hold other weights than these experts were trained "
+            "on; point text_repo and vision_repo at the right ones"
+        )
+    state_dict.update(load_file(cached_file(str(name), "model.safetensors", **hub)))
+    return state_dict
+
+
+def _trunk_depths(config: PeMoEConfig, vision: Backbone) -> tuple[int, int]:
+    depth = 1 + max(int(name.split(".")[1]) for name in vision.state_dict if name.startswith("blocks."))
+    return config.text_config.num_hidden_layers - config.text_expert_layers, depth - config.vision_expert_layers
+
+
+def _absolute(repo: str) -> str:
+    return os.path.abspath(repo) if os.path.isdir(repo) else str(repo)
+
+
+def _relative(repo: str | None, checkpoint: str | os.PathLike) -> str | None:
+    if repo is None or not os.path.isabs(repo):
+        return repo
+    return os.path.relpath(repo, checkpoint)
+
+
+def _resolve_repos(config: PeMoEConfig, checkpoint: str | os.PathLike) -> None:
+    """Turn repositories that are directories relative to the checkpoint into absolute paths."""
+    for field in ("text_repo", "vision_repo"):
+        repo = getattr(config, field)
+        if repo is not None and os.path.isdir(checkpoint) and os.path.isdir(os.path.join(checkpoint, repo)):
+            setattr(config, field, os.path.abspath(os.path.join(checkpoint, repo)))

@@ -1,0 +1,54 @@
+"""Parameter counts and checkpoint sizes of a configuration, computed without allocating a weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .configuration_pemoe import PeMoEConfig
+from .modeling_pemoe import PeMoEModel
+
+BYTES_PER_MB = 1_000_000
+
+
+def describe_sizes(config: PeMoEConfig) -> dict:
+    """Parameters and MB (1e6 bytes) of every part and of both checkpoint kinds.
+
+    Args:
+        config: any configuration; nothing is downloaded, the model is built on the meta device.
+
+    Returns:
+        `{"parts": {"text_trunk", "vision_trunk", "expert", "gate"}, "checkpoints": {"full", "experts_only"},
+        "trainable_share"}`; each part is `{"parameters", "mb_bf16", "mb_fp32"}`. `expert` is one expert with its
+        `logit_scale`; both checkpoints hold the model's own `logit_scale` too.
+
+    Example:
+        >>> describe_sizes(PeMoEConfig.preset("paper"))["parts"]["gate"]["parameters"]
+        526339
+    """
+    with torch.device("meta"):
+        model = PeMoEModel(config)
+    full = _count(model)
+    trunks = _count(model.text_trunk) + _count(model.vision_trunk)
+    return {
+        "parts": {
+            "text_trunk": _size(_count(model.text_trunk)),
+            "vision_trunk": _size(_count(model.vision_trunk)),
+            "expert": _size(_count(model.experts[config.platforms[0]])),
+            "gate": _size(_count(model.gate)),
+        },
+        "checkpoints": {"full": _size(full), "experts_only": _size(full - trunks)},
+        "trainable_share": (full - trunks) / full,
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _size(parameters: int) -> dict[str, float]:
+    return {
+        "parameters": parameters,
+        "mb_bf16": 2 * parameters / BYTES_PER_MB,
+        "mb_fp32": 4 * parameters / BYTES_PER_MB,
+    }

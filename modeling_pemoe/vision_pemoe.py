@@ -1,0 +1,86 @@
+"""The image encoder (a timm ViT of the EVA or ViT family), cut in two: a frozen trunk and an expert's last blocks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class VisionParts(NamedTuple):
+    """A vision encoder split for PE-MoE."""
+
+    trunk: nn.Module  # the timm model, truncated, without norm and head
+    blocks: nn.ModuleList  # the last blocks
+    norm: nn.Module  # the final norm
+    norm_before_pool: bool  # False for average-pooled models, whose norm follows the pooling
+
+
+def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
+    """The whole timm encoder without classifier, set to `image_size` px.
+
+    A size that the patch size does not divide is cut at the right and bottom (384 px at patch 14 uses 378).
+
+    Raises:
+        ImportError: timm is missing.
+        ValueError: unknown architecture, wrong arguments, or not a plain ViT of the EVA or ViT family.
+    """
+    timm = _import_timm()
+    name, model_args = vision_config["architecture"], dict(vision_config.get("model_args") or {})
+    try:
+        encoder = timm.create_model(name, pretrained=False, num_classes=0, **model_args)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"vision_config: timm cannot build {name!r} with {model_args}: {error}") from error
+    if not all(hasattr(encoder, part) for part in ("blocks", "patch_embed", "forward_features", "pool", "norm")):
+        raise ValueError(f"vision_config: {name!r} is no ViT of timm's EVA or ViT family")
+    if getattr(encoder, "rope_mixed", False) or getattr(encoder, "attn_pool", None) is not None:
+        raise ValueError(f"vision_config: {name!r} uses mixed rope or attention pooling, which cannot be split")
+    encoder.set_input_size(img_size=image_size)
+    return encoder
+
+
+def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionParts:
+    """Cut the last `expert_layers` blocks and the final norm off a timm encoder; the encoder becomes the trunk.
+
+    Raises:
+        ValueError: the encoder is not deeper than `expert_layers`.
+    """
+    depth = len(encoder.blocks)
+    if expert_layers >= depth:
+        raise ValueError(f"vision_expert_layers: {expert_layers} must be below the vision encoder's {depth} blocks")
+    blocks = nn.ModuleList(encoder.blocks[depth - expert_layers :])
+    encoder.blocks = encoder.blocks[: depth - expert_layers]
+    norm_before_pool = not isinstance(encoder.norm, nn.Identity)
+    norm = encoder.norm if norm_before_pool else encoder.fc_norm
+    encoder.norm, encoder.fc_norm = nn.Identity(), nn.Identity()
+    return VisionParts(encoder, blocks, norm, norm_before_pool)
+
+
+def run_vision_trunk(trunk: nn.Module, pixel_values: Tensor) -> Tensor:
+    """Token states at the end of the trunk, `(B, N, W)`; no gradient is recorded."""
+    with torch.no_grad():
+        return trunk.forward_features(pixel_values)
+
+
+def rotary_table(trunk: nn.Module) -> Tensor | None:
+    """Rotary position table of the trunk's grid, or None for a ViT without rope."""
+    rope = getattr(trunk, "rope", None)
+    if rope is None:
+        return None
+    if hasattr(rope, "feat_shape"):
+        return rope.get_embed()
+    return rope.get_embed(shape=trunk.patch_embed.grid_size)
+
+
+def run_block(block: nn.Module, tokens: Tensor, rope: Tensor | None) -> Tensor:
+    """One transformer block, with the rotary table where the family has one."""
+    return block(tokens) if rope is None else block(tokens, rope=rope)
+
+
+def _import_timm():
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ImportError("PE-MoE builds its image encoder with timm: run `pip install timm`") from error

@@ -1,0 +1,269 @@
+"""The command line, `pemoe quickstart | info | train | mine | evaluate`: parses, calls, prints; no logic."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Find a place from a sentence.",
+)
+
+Output = Annotated[Path | None, typer.Option(help="Directory to write to (default: runs/<command>).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that directory.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
+Data = Annotated[
+    str | None, typer.Option(help="Directory in GeoText-1652's layout; the rendered campus when left out.")
+]
+Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a trained model.")]
+
+
+@app.command()
+def quickstart(
+    data: Data = None,
+    output: Output = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """See it work: train Table 1's four rows, save, reload, answer three queries (offline, minutes on two cores).
+
+    Example: pemoe quickstart --output runs/quickstart
+    """
+    from pemoe.retrieval.runs import prepare_output, write_metrics
+    from pemoe.trainers.quickstart import format_table, run_quickstart
+
+    started_s = time.monotonic()
+    directory = prepare_output(output or Path("runs/quickstart"), overwrite)
+    rows: list = []
+    results = run_quickstart(directory, data, seed, show_progress=True, on_row=rows.append)
+    metrics = write_metrics(directory, _command(), seed, started_s, results)
+    if as_json:
+        _print_json(metrics)
+        return
+    typer.echo(_table(format_table(rows)))
+    for example in results["examples"]:
+        _print_example(example)
+    typer.echo(f"\n{metrics['wall_s']:.0f} s, {metrics['peak_rss_mb']:.0f} MB. Model: {directory / 'model'}")
+    typer.echo(f"Open {directory / 'report.html'} for the pictures.")
+
+
+@app.command()
+def info(
+    preset: Annotated[str | None, typer.Option(help="paper, campus or tiny.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory or Hub id of a model instead.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters and MB of every part and of both checkpoint kinds; downloads no weights.
+
+    Example: pemoe info --preset paper
+    """
+    from pemoe.modeling_pemoe import PeMoEConfig
+    from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
+
+    if (preset is None) == (model is None):
+        raise click.UsageError("give --preset or --model")
+    try:
+        config = PeMoEConfig.preset(preset) if preset else PeMoEConfig.from_pretrained(model)
+        sizes = describe_sizes(config)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        _print_json(sizes)
+        return
+    rows = [["", "parameters", "MB bf16", "MB fp32"]]
+    for name, size in {**sizes["parts"], **sizes["checkpoints"]}.items():
+        label = f"{name} checkpoint" if name in sizes["checkpoints"] else name
+        rows.append([label, f"{size['parameters']:,}", f"{size['mb_bf16']:,.1f}", f"{size['mb_fp32']:,.1f}"])
+    typer.echo(_table(rows))
+    typer.echo(f"{len(config.platforms)} experts: {', '.join(config.platforms)}")
+    typer.echo(f"trainable share: {100 * sizes['trainable_share']:.1f} %")
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Option(help="Packaged recipe (paper, quickstart) or a YAML file.")],
+    data: Data = None,
+    output: Output = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train all stages of a recipe; several GPUs: torchrun -m pemoe.trainers.train with the same options.
+
+    Example: pemoe train --config quickstart --output runs/train
+    """
+    from pemoe.retrieval.runs import prepare_output, write_metrics
+    from pemoe.trainers.train import read_config, run_training
+
+    started_s = time.monotonic()
+    recipe = read_config(config, data, seed)
+    directory = prepare_output(output or Path("runs/train"), overwrite, resume)
+
+    def tell(plan: list[dict]) -> None:
+        columns = ("stage", "platform", "joined_batch_size", "steps", "places", "images")
+        typer.echo(_table([list(columns), *([str(line[name]) for name in columns] for line in plan)]), err=True)
+
+    results = run_training(recipe, directory, resume, show_progress=True, on_plan=tell)
+    metrics = write_metrics(directory, _command(), recipe.seed, started_s, results)
+    _report(metrics, as_json, f"Model: {directory / 'model'}")
+
+
+@app.command()
+def mine(
+    checkpoint: Checkpoint,
+    data: Data = None,
+    output: Output = None,
+    k: Annotated[int, typer.Option(min=1, help="Negatives per picture.")] = 10,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the hard negatives of the training split: OUTPUT/negatives.npy, (rows, k) row numbers, -1 for none.
+
+    Example: pemoe mine runs/train/model --output runs/mine
+    """
+    from pemoe.retrieval.runs import prepare_output, write_metrics
+    from pemoe.trainers.mine import mine_split
+    from pemoe.trainers.quickstart import load_rows
+    from pemoe.trainers.stages import save_negatives
+
+    started_s = time.monotonic()
+    model, processor = _load(checkpoint)
+    rows = load_rows(_data_recipe(data), show_progress=True)["train"]
+    directory = prepare_output(output or Path("runs/mine"), overwrite)
+    negatives = mine_split(model, processor, rows, k, seed=seed)
+    save_negatives(directory, negatives)
+    results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
+    _report(write_metrics(directory, _command(), seed, started_s, results), as_json, f"{directory / 'negatives.npy'}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Checkpoint,
+    data: Data = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Recall@k and Score of the test split: every caption searches the whole mixed gallery.
+
+    Example: pemoe evaluate runs/quickstart/model
+    """
+    from pemoe.retrieval.evaluation import evaluate_split
+    from pemoe.retrieval.runs import prepare_output, write_metrics
+    from pemoe.trainers.quickstart import load_rows
+
+    started_s = time.monotonic()
+    model, processor = _load(checkpoint)
+    rows = load_rows(_data_recipe(data), show_progress=True)["test"]
+    directory = prepare_output(output or Path("runs/evaluate"), overwrite)
+    results = evaluate_split(model, processor, rows)
+    _report(write_metrics(directory, _command(), None, started_s, results), as_json, f"{directory / 'metrics.json'}")
+
+
+def main() -> None:
+    """Entry point: exit code 0, 2 with one line on bad input, 1 on a failure of ours."""
+    _quiet_libraries()
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except Exception as error:
+        if not isinstance(error, _input_errors()):
+            raise  # a failure of ours: traceback and exit code 1
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"pemoe: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _input_errors() -> tuple[type[Exception], ...]:
+    from pemoe.datasets_scripts import DataError
+    from pemoe.retrieval.runs import RunError
+    from pemoe.trainers.errors import TrainingError
+
+    return DataError, RunError, TrainingError, OSError
+
+
+def _quiet_libraries() -> None:
+    import logging
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def _load(checkpoint: str) -> tuple:
+    from transformers import AutoModel, AutoProcessor
+
+    import pemoe.modeling_pemoe  # noqa: F401 - registers the classes
+
+    try:
+        return AutoModel.from_pretrained(checkpoint).eval(), AutoProcessor.from_pretrained(checkpoint)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{checkpoint}: {error}") from error
+
+
+def _data_recipe(data: str | None):
+    from pemoe.trainers.recipes import DataRecipe, load_recipe
+
+    return load_recipe("quickstart").data if data is None else DataRecipe(source="geotext1652", root=data)
+
+
+def _command() -> str:
+    return " ".join(["pemoe", *sys.argv[1:]])
+
+
+def _print_json(content: dict) -> None:
+    typer.echo(json.dumps(content))
+
+
+def _report(metrics: dict, as_json: bool, where: str) -> None:
+    if as_json:
+        _print_json(metrics)
+        return
+    figures = metrics["results"].get("test") or metrics["results"]
+    for name, value in figures.items():
+        if isinstance(value, int | float):
+            typer.echo(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
+    typer.echo(f"\n{metrics['wall_s']:.0f} s. {where}")
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, rest = row[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)
+
+
+def _print_example(example: dict) -> None:
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in example["gate_weights"].items())
+    typer.echo(
+        f"\n“{example['query']}” ({example['platform']} picture of place {example['place_id']}; gate: {weights})"
+    )
+    for rank, hit in enumerate(example["hits"], 1):
+        verdict = "right place" if hit["is_right"] else ""
+        typer.echo(f"  {rank}. {hit['score']:.3f}  place {hit['place_id']}  {hit['platform']:9}  {verdict}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Packaging: maps the folders of the repository to `pemoe.*` and names what they need."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+# folder in the repository -> import name; works editable and as a wheel
+PACKAGES = {
+    "pemoe": "pemoe",
+    "pemoe.modeling_pemoe": "modeling_pemoe",
+    "pemoe.datasets_scripts": "datasets_scripts",
+    "pemoe.datasets_scripts.campus": "datasets_scripts/campus",
+    "pemoe.trainers": "trainers",
+    "pemoe.retrieval": "retrieval",
+}
+
+INSTALL_REQUIRES = [
+    "torch>=2.6,<3",  # tensors and autograd
+    "torchvision>=0.21,<1",  # image resizing behind CLIPImageProcessor
+    "transformers>=5.23,<6",  # text encoder, remote code, Trainer; 5.23 is the version whose internals were measured
+    "timm>=1.0.20,<2",  # EVA and ViT towers; from 1.0.20 they re-create their non-persistent buffers
+    "open_clip_torch>=3.2,<4",  # reads open_clip repositories in from_backbones
+    "datasets>=5.0,<6",  # rows, features, Parquet
+    "accelerate>=1.10,<2",  # what Trainer runs on
+    "huggingface_hub>=1.0,<3",  # downloads of pinned revisions
+    "safetensors>=0.5,<1",  # the only weight format we write
+    "typer>=0.16,<1",  # command line: types give options and --help; MIT
+    "pyyaml>=6,<7",  # recipes; the format accelerate's own configs use; MIT
+    "pillow>=10,<13",  # draws the campus, decodes images
+    "numpy>=1.26,<3",
+    "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
+]
+
+EXTRAS_REQUIRE = {
+    "test": ["pytest>=8,<10", "ruff>=0.15,<1"],
+}
+
+setup(
+    name="pemoe",
+    version="0.1.0",
+    description="Find a place from a sentence: PE-MoE, three platform experts and a gate over frozen encoders",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={
+        "pemoe": ["py.typed"],
+        "pemoe.trainers": ["recipes/*.yaml", "tiny_backbones/*/*"],
+    },
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["pemoe=pemoe.cli:main"]},
+    classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+)

@@ -1,0 +1,171 @@
+"""Guards: full and experts-only checkpoints reload bit for bit, fp32 and bf16, also by remote code in a fresh process
+that cannot import the package and whose heap holds NaN; experts-only refuses what it could not restore."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from tiny_backbones import write_open_clip_backbone, write_text_backbone
+from tiny_models import build_tiny_inputs, build_tiny_model
+
+from pemoe.modeling_pemoe import PeMoEModel
+from pemoe.retrieval.fresh_process import run_without_package
+
+IMAGE_SIZE = 196  # not the backbone's 224: its position embeddings must be resampled
+
+RELOAD = """
+import sys
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+checkpoint, inputs, outputs = sys.argv[1:4]
+model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+batch = load_file(inputs)
+with torch.no_grad():
+    output = model(**{**batch, "pixel_values": batch["pixel_values"]})
+names = ("text_embeds", "image_embeds", "gate_weights", "gate_logits", "logits_per_text", "logit_scale")
+save_file({name: output[name].contiguous() for name in names}, outputs)
+"""
+
+
+@pytest.fixture
+def backbone_model(tmp_path: Path) -> PeMoEModel:
+    torch.manual_seed(0)
+    text_dir = write_text_backbone(tmp_path / "backbones" / "text")
+    vision_dir = write_open_clip_backbone(tmp_path / "backbones" / "vision")
+    return PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=IMAGE_SIZE, gate_hidden_dim=8)
+
+
+def assert_same_outputs(first: PeMoEModel, second: PeMoEModel, image_size: int) -> None:
+    inputs = build_tiny_inputs(image_size=image_size)
+    with torch.no_grad():
+        one, two = first(**inputs), second(**inputs)
+    for name in ("text_embeds", "image_embeds", "gate_weights", "logits_per_text"):
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("experts_only", [False, True])
+def test_round_trip_in_a_fresh_process(
+    tmp_path: Path, backbone_model: PeMoEModel, experts_only: bool, dtype: torch.dtype
+) -> None:
+    from safetensors.torch import save_file
+
+    checkpoint = tmp_path / "checkpoint"
+    backbone_model.to(dtype).save_pretrained(checkpoint, experts_only=experts_only)
+    model = PeMoEModel.from_pretrained(checkpoint)  # rope tables of a cast model stay fp32-made, as after any load
+    assert model.dtype == dtype
+    inputs = build_tiny_inputs(image_size=IMAGE_SIZE)
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    run_without_package(RELOAD, str(checkpoint), str(tmp_path / "inputs.safetensors"), str(tmp_path / "outputs"))
+    reloaded = load_file(tmp_path / "outputs")
+    with torch.no_grad():
+        original = backbone_model(**inputs)
+    for name, tensor in reloaded.items():
+        assert tensor.isfinite().all(), name
+        assert torch.equal(tensor, original[name]), name
+
+
+def test_checkpoint_without_backbones_reloads_too(tmp_path: Path) -> None:
+    model = build_tiny_model()
+    model.save_pretrained(tmp_path / "checkpoint")
+    assert_same_outputs(model, PeMoEModel.from_pretrained(tmp_path / "checkpoint"), 56)
+
+
+def test_experts_only_holds_no_trunk_and_moves_with_its_backbones(tmp_path: Path, backbone_model: PeMoEModel) -> None:
+    backbone_model.save_pretrained(tmp_path / "checkpoint", experts_only=True)
+    with safe_open(tmp_path / "checkpoint" / "model.safetensors", "pt") as file:
+        assert {name.split(".")[0] for name in list(file.keys())} == {"experts", "gate", "logit_scale"}
+    assert str(tmp_path) not in (tmp_path / "checkpoint" / "config.json").read_text()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(tmp_path / "checkpoint", elsewhere / "checkpoint")
+    shutil.move(tmp_path / "backbones", elsewhere / "backbones")
+    assert_same_outputs(backbone_model, PeMoEModel.from_pretrained(elsewhere / "checkpoint"), IMAGE_SIZE)
+
+
+def test_experts_only_can_be_saved_again_after_loading(tmp_path: Path, backbone_model: PeMoEModel) -> None:
+    backbone_model.save_pretrained(tmp_path / "first", experts_only=True)
+    again = PeMoEModel.from_pretrained(tmp_path / "first")
+    again.save_pretrained(tmp_path / "deeper" / "second", experts_only=True)
+    assert_same_outputs(backbone_model, PeMoEModel.from_pretrained(tmp_path / "deeper" / "second"), IMAGE_SIZE)
+    again.save_pretrained(tmp_path / "full")
+    assert_same_outputs(backbone_model, PeMoEModel.from_pretrained(tmp_path / "full"), IMAGE_SIZE)
+
+
+def test_experts_only_refuses_a_model_without_backbones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no repository or directory"):
+        build_tiny_model().save_pretrained(tmp_path / "checkpoint", experts_only=True)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_experts_only_refuses_a_trained_trunk(tmp_path: Path, backbone_model: PeMoEModel) -> None:
+    with torch.no_grad():
+        backbone_model.vision_trunk.cls_token[0, 0, 0] += 1e-6
+    with pytest.raises(ValueError, match="differ from their backbones"):
+        backbone_model.save_pretrained(tmp_path / "checkpoint", experts_only=True)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_changed_backbone_is_noticed_on_load(tmp_path: Path, backbone_model: PeMoEModel) -> None:
+    backbone_model.save_pretrained(tmp_path / "checkpoint", experts_only=True)
+    shutil.rmtree(tmp_path / "backbones" / "text")
+    torch.manual_seed(99)
+    text = write_text_backbone(tmp_path / "backbones" / "text")
+    weights = load_file(text / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][5, 5] += 1
+    from safetensors.torch import save_file
+
+    save_file(weights, text / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="other weights"):
+        PeMoEModel.from_pretrained(tmp_path / "checkpoint")
+
+
+def test_full_checkpoint_without_trunk_weights_is_refused(tmp_path: Path) -> None:
+    model = build_tiny_model()
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("vision_trunk.")}
+    model.save_pretrained(tmp_path / "checkpoint", state_dict=rest)
+    with pytest.raises(ValueError, match="trunk weights are missing"):
+        PeMoEModel.from_pretrained(tmp_path / "checkpoint")
+
+
+def test_loading_keeps_the_trunk_frozen(tmp_path: Path) -> None:
+    build_tiny_model().save_pretrained(tmp_path / "checkpoint")
+    model = PeMoEModel.from_pretrained(tmp_path / "checkpoint")
+    trainable = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {"experts", "gate", "logit_scale"}
+
+
+def test_added_platform_survives_saving(tmp_path: Path) -> None:
+    model = build_tiny_model()
+    model.add_platform("infrared", init_from="ground")
+    model.save_pretrained(tmp_path / "checkpoint")
+    assert_same_outputs(model, PeMoEModel.from_pretrained(tmp_path / "checkpoint"), 56)
+
+
+def test_missing_dependency_names_the_pip_package(tmp_path: Path) -> None:
+    build_tiny_model().save_pretrained(tmp_path / "checkpoint")
+    code = """
+sys.modules["timm"] = None
+from transformers import AutoModel
+AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+"""
+    with pytest.raises(RuntimeError, match="pip install timm"):
+        run_without_package(code, str(tmp_path / "checkpoint"))
+    read_open_clip = """
+sys.modules["open_clip"] = None
+from transformers import AutoModel
+AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+"""
+    text_dir, vision_dir = tmp_path / "b" / "text", tmp_path / "b" / "vision"
+    write_text_backbone(text_dir)
+    write_open_clip_backbone(vision_dir)
+    model = PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=IMAGE_SIZE)
+    model.save_pretrained(tmp_path / "experts", experts_only=True)
+    with pytest.raises(RuntimeError, match="pip install open_clip_torch"):
+        run_without_package(read_open_clip, str(tmp_path / "experts"))
