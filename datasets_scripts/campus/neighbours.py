@@ -1,0 +1,257 @@
+"""The neighbours of the main building on a canvas: car park, pond, track, courts, trees and the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import numpy as np
+
+from pemoe.datasets_scripts.campus.drawing import (
+    CAR_COLOURS,
+    Canvas,
+    Colour,
+    Upright,
+    draw_car,
+    ellipse,
+    flat,
+    rectangle,
+    shaded,
+)
+from pemoe.datasets_scripts.campus.scene import Neighbour
+
+ASPHALT: Colour = (98, 98, 104)
+WHITE: Colour = (240, 240, 236)
+COURT_COLOURS: dict[str, Colour] = {"blue": (44, 96, 190), "green": (40, 130, 84), "orange": (214, 112, 52)}
+ANNEX_COLOURS: dict[str, Colour] = {
+    "red": (184, 66, 52),
+    "grey": (138, 140, 144),
+    "white": (236, 236, 234),
+    "brown": (122, 84, 58),
+}
+
+
+def neighbour_name(neighbour: Neighbour) -> str:
+    """The name a neighbour has in boxes: its compass point, unique within a scene."""
+    return f"neighbour {neighbour.compass}"
+
+
+def draw_neighbour(canvas: Canvas, neighbour: Neighbour) -> None:
+    """Draw what lies flat on its ground, and add its shadows."""
+    FLAT[neighbour.kind](canvas, neighbour)
+    if neighbour.kind == "annex":
+        canvas.cast_shadow(_box(neighbour, 5.0), 6.0)
+    if neighbour.kind == "trees":
+        for x, y, radius in tree_positions(neighbour):
+            canvas.cast_shadow(ellipse(x, y, radius * 0.8, radius * 0.8, 7), 4.5)
+
+
+def neighbour_uprights(canvas: Canvas, neighbour: Neighbour) -> list[Upright]:
+    """Its cars, trees, house or goals, for the order from far to near."""
+    if neighbour.kind == "car park":
+        return _parked_cars(canvas, neighbour)
+    if neighbour.kind == "trees":
+        return [(x, y, partial(_tree, canvas, neighbour, x, y, r)) for x, y, r in tree_positions(neighbour)]
+    if neighbour.kind == "annex":
+        return [(neighbour.x_m, neighbour.y_m, partial(_annex, canvas, neighbour))]
+    return _goals(canvas, neighbour) if neighbour.kind == "football field" else []
+
+
+@lru_cache(maxsize=64)
+def tree_positions(neighbour: Neighbour) -> np.ndarray:
+    """The `count` trees of a group: (count, 3) rows of x, y and crown radius in metres."""
+    rng = np.random.default_rng(neighbour.layout_seed)
+    candidates = rng.uniform(-0.5, 0.5, size=(200, 2)) * [neighbour.width_m - 4, neighbour.depth_m - 4]
+    kept: list[np.ndarray] = []
+    for limit_m in (5.0, 3.5, 2.0):
+        for point in candidates:
+            if len(kept) < neighbour.count and (np.hypot(*(np.array(kept).reshape(-1, 2) - point).T) > limit_m).all():
+                kept.append(point)
+    points = np.array(kept) + np.array([neighbour.x_m, neighbour.y_m])
+    return np.concatenate([points, rng.uniform(2.5, 3.7, size=(len(kept), 1))], axis=1)  # (count, 3)
+
+
+def _box(neighbour: Neighbour, margin_m: float = 0.0) -> np.ndarray:
+    width, depth = neighbour.width_m - 2 * margin_m, neighbour.depth_m - 2 * margin_m
+    return rectangle(neighbour.x_m, neighbour.y_m, width, depth)
+
+
+def _local(neighbour: Neighbour, points: np.ndarray) -> np.ndarray:
+    """Points (..., 2) with the long axis first -> plan metres; a neighbour deeper than wide is laid along y."""
+    swapped = points[..., ::-1] if neighbour.depth_m > neighbour.width_m else points
+    return swapped + np.array([neighbour.x_m, neighbour.y_m])
+
+
+def _draw_lines(canvas: Canvas, neighbour: Neighbour, polylines: list, colour: Colour = WHITE) -> None:
+    for polyline in polylines:
+        canvas.lines(flat(_local(neighbour, np.array(polyline, dtype=float)))[None], colour, 2)
+
+
+def _car_park(canvas: Canvas, neighbour: Neighbour) -> None:
+    canvas.polygon(flat(_box(neighbour)), ASPHALT, neighbour_name(neighbour))
+    for x, y in _bays(neighbour):
+        _draw_lines(canvas, neighbour, [[(x - 1.55, y - 2.7), (x - 1.55, y + 2.7)]], (214, 214, 208))
+
+
+def _bays(neighbour: Neighbour) -> np.ndarray:
+    """Centres (K, 2) of parking bays, long axis first, around the park's centre."""
+    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    x = np.arange(-long_m / 2 + 2.6, long_m / 2 - 1.8, 3.1)
+    y = np.array([-short_m / 2 + 3.4, -2.8, 2.8, short_m / 2 - 3.4])
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def _parked_cars(canvas: Canvas, neighbour: Neighbour) -> list[Upright]:
+    rng = np.random.default_rng(neighbour.layout_seed)
+    bays = rng.permutation(_bays(neighbour))[: neighbour.count]
+    colours = rng.integers(len(CAR_COLOURS), size=len(bays))
+    along_y = neighbour.depth_m <= neighbour.width_m
+    items = []
+    for (x, y), colour in zip(_local(neighbour, bays), colours, strict=True):
+        draw = partial(draw_car, canvas, x, y, along_y, CAR_COLOURS[colour], neighbour_name(neighbour))
+        items.append((x, y, draw))
+    return items
+
+
+def _pond(canvas: Canvas, neighbour: Neighbour) -> None:
+    rng = np.random.default_rng(neighbour.layout_seed)
+    angle = 2 * np.pi * np.arange(36) / 36
+    wave = 1 + 0.1 * np.sin(2 * angle + rng.uniform(0, 6)) + 0.07 * np.sin(3 * angle + rng.uniform(0, 6))
+    outline = np.stack([np.cos(angle), np.sin(angle)], axis=1) * wave[:, None] / 1.17
+    half = np.array([neighbour.width_m, neighbour.depth_m]) / 2
+    centre = np.array([neighbour.x_m, neighbour.y_m])
+    for share, colour in ((1.0, (196, 182, 140)), (0.93, (52, 112, 160)), (0.6, (66, 130, 178))):
+        canvas.polygon(flat(centre + outline * half * share), colour, neighbour_name(neighbour))
+
+
+def _running_track(canvas: Canvas, neighbour: Neighbour) -> None:
+    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    for inset, colour in ((0.0, (186, 74, 50)), (8.0, (92, 160, 66))):
+        canvas.polygon(flat(_local(neighbour, _stadium(long_m, short_m, inset))), colour, neighbour_name(neighbour))
+    for inset in (0.4, 2.6, 4.9, 7.6):
+        ring = _stadium(long_m, short_m, inset)
+        _draw_lines(canvas, neighbour, [np.concatenate([ring, ring[:1]])], (244, 226, 216))
+
+
+def _stadium(long_m: float, short_m: float, inset_m: float) -> np.ndarray:
+    radius, half = short_m / 2 - inset_m, (long_m - short_m) / 2
+    right = np.linspace(-np.pi / 2, np.pi / 2, 12)
+    left = right + np.pi
+    ends = [np.stack([half + radius * np.cos(right), radius * np.sin(right)], axis=1)]
+    ends.append(np.stack([-half + radius * np.cos(left), radius * np.sin(left)], axis=1))
+    return np.concatenate(ends)
+
+
+def _football_field(canvas: Canvas, neighbour: Neighbour) -> None:
+    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    canvas.polygon(flat(_box(neighbour)), (58, 138, 52), neighbour_name(neighbour))
+    edges = np.linspace(-long_m / 2, long_m / 2, 9)
+    for low, high in zip(edges[:-1:2], edges[1::2], strict=True):
+        stripe = rectangle((low + high) / 2, 0, high - low, short_m)
+        canvas.polygon(flat(_local(neighbour, stripe)), (84, 164, 66), neighbour_name(neighbour))
+    a, b = long_m / 2 - 1.5, short_m / 2 - 1.5
+    lines = [[(-a, -b), (a, -b), (a, b), (-a, b), (-a, -b)], [(0, -b), (0, b)], ellipse(0, 0, 4.5, 4.5)]
+    lines += [[(s * a, -6), (s * (a - 7), -6), (s * (a - 7), 6), (s * a, 6)] for s in (-1, 1)]
+    _draw_lines(canvas, neighbour, lines)
+
+
+def _goals(canvas: Canvas, neighbour: Neighbour) -> list[Upright]:
+    half = max(neighbour.width_m, neighbour.depth_m) / 2 - 1.5
+    items = []
+    for end in (-half, half):
+        feet = _local(neighbour, np.array([(end, -3.6), (end, 3.6)]))
+        frame = np.array([[*feet[0], 0], [*feet[0], 2.6], [*feet[1], 2.6], [*feet[1], 0]])
+        items.append((*feet.mean(axis=0), partial(canvas.lines, frame[None], (255, 255, 255), 2)))
+    return items
+
+
+def _trees(canvas: Canvas, neighbour: Neighbour) -> None:
+    for x, y, radius in tree_positions(neighbour):
+        canvas.polygon(flat(ellipse(x, y, radius * 0.5, radius * 0.5, 8)), (88, 104, 52))
+
+
+def _tree(canvas: Canvas, neighbour: Neighbour, x: float, y: float, radius: float) -> None:
+    name, base = neighbour_name(neighbour), np.array([x, y, 0.0])
+    side = canvas.camera.right * 0.4
+    top = np.array([0, 0, 4.0])
+    canvas.polygon(np.array([base - side, base + side, base + side + top, base - side + top]), (92, 66, 42))
+    crown = base + np.array([0, 0, 3.4 + radius])
+    light = -canvas.camera.right * 0.25 * radius + np.array([0, 0, 0.25 * radius])
+    for share, shift, colour in ((1.0, 0.0, (26, 74, 34)), (0.78, 0.8, (40, 98, 44)), (0.42, 1.7, (72, 134, 60))):
+        canvas.ball(crown + light * shift, radius * share, colour, name)
+
+
+def _plaza(canvas: Canvas, neighbour: Neighbour) -> None:
+    canvas.polygon(flat(_box(neighbour)), (216, 196, 170), neighbour_name(neighbour))
+    w, d = neighbour.width_m / 2, neighbour.depth_m / 2
+    for t in np.linspace(-1, 1, 9):
+        lines = np.array([[(t * w, -d), (t * w, d)], [(-w, t * d), (w, t * d)]])
+        lines += np.array([neighbour.x_m, neighbour.y_m])
+        canvas.lines(flat(lines), (178, 152, 124))
+    for radius, colour in ((8.0, (168, 120, 96)), (6.0, (228, 212, 190)), (3.0, (168, 120, 96))):
+        canvas.polygon(flat(ellipse(neighbour.x_m, neighbour.y_m, radius, radius)), colour, neighbour_name(neighbour))
+
+
+def _tennis_courts(canvas: Canvas, neighbour: Neighbour) -> None:
+    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    pitch = long_m / 3.0 if long_m > short_m + 0.1 else short_m / 3.0
+    colour, name = COURT_COLOURS[neighbour.colour], neighbour_name(neighbour)
+    for i in range(neighbour.count):
+        x = (i - (neighbour.count - 1) / 2) * pitch
+        court = rectangle(x, 0, pitch - 0.8, short_m)
+        canvas.polygon(flat(_local(neighbour, court)), shaded(colour, 0.7), name)
+        w, d = pitch / 2 - 1.7, short_m / 2 - 3.0
+        inner = rectangle(x, 0, 2 * w, 2 * d)
+        canvas.polygon(flat(_local(neighbour, inner)), colour, name)
+        lines = [[*inner, inner[0]], [(x - w, 0), (x + w, 0)], [(x, -d / 2), (x, d / 2)]]
+        lines += [[(x - w, s * d / 2), (x + w, s * d / 2)] for s in (-1, 1)]
+        _draw_lines(canvas, neighbour, lines)
+
+
+def _swimming_pool(canvas: Canvas, neighbour: Neighbour) -> None:
+    canvas.polygon(flat(_box(neighbour)), (226, 222, 212), neighbour_name(neighbour))
+    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    a, b = long_m / 2 - 5, short_m / 2 - 5
+    pool = _local(neighbour, rectangle(0, 0, 2 * a, 2 * b))
+    canvas.polygon(flat(pool), (40, 200, 226), neighbour_name(neighbour))
+    _draw_lines(canvas, neighbour, [[(-a, y), (a, y)] for y in np.linspace(-b, b, 6)[1:-1]], (224, 250, 252))
+
+
+def _flower_garden(canvas: Canvas, neighbour: Neighbour) -> None:
+    canvas.polygon(flat(_box(neighbour)), (112, 168, 78), neighbour_name(neighbour))
+    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    colours = ((232, 84, 140), (250, 214, 60), (156, 84, 190), (236, 96, 60), (250, 240, 246))
+    for i, x in enumerate(np.linspace(-long_m / 2 + 3.5, long_m / 2 - 3.5, 7)):
+        bed = rectangle(x, 0, long_m / 7 * 0.6, short_m - 4)
+        canvas.polygon(flat(_local(neighbour, bed), 0.4), colours[i % 5], neighbour_name(neighbour))
+
+
+def _annex(canvas: Canvas, neighbour: Neighbour) -> None:
+    ring, name = _box(neighbour, 5.0), neighbour_name(neighbour)
+    canvas.prism(ring, 0.0, 6.0, (232, 220, 196), name)
+    for start, end in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        edge = (end - start) / np.hypot(*(end - start))
+        if canvas.camera.sees(np.array([*start, 0.0]), np.array([edge[1], -edge[0], 0.0])):
+            feet = start + np.arange(2.0, np.hypot(*(end - start)) - 2.5, 4.0)[:, None] * edge  # (K, 2)
+            sill, head = flat(feet, 1.6), flat(feet, 3.8)
+            far = np.array([*(edge * 2.0), 0.0])
+            canvas.polygons(np.stack([sill, sill + far, head + far, head], axis=1), (70, 80, 96))
+    canvas.prism(ring, 5.2, 6.2, ANNEX_COLOURS[neighbour.colour], name)
+
+
+def _nothing(_canvas: Canvas, _neighbour: Neighbour) -> None:
+    """An annex has no ground of its own."""
+
+
+FLAT: dict[str, Callable[[Canvas, Neighbour], None]] = {
+    "car park": _car_park,
+    "pond": _pond,
+    "running track": _running_track,
+    "football field": _football_field,
+    "trees": _trees,
+    "plaza": _plaza,
+    "tennis courts": _tennis_courts,
+    "swimming pool": _swimming_pool,
+    "flower garden": _flower_garden,
+    "annex": _nothing,
+}

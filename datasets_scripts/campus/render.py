@@ -1,0 +1,120 @@
+"""Renders one scene for the three platforms: satellite (straight down), drone (oblique), ground (a façade).
+
+`draw_*` give the picture with the boxes of what is seen in it; `render_*` only the picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from pemoe.datasets_scripts.campus.building import draw_building
+from pemoe.datasets_scripts.campus.drawing import (
+    SUPERSAMPLE,
+    Canvas,
+    Rendering,
+    flat,
+    level,
+    look_at,
+    photograph,
+    rectangle,
+    top_down,
+)
+from pemoe.datasets_scripts.campus.grounds import draw_flat, uprights
+from pemoe.datasets_scripts.campus.scene import EXTENT_M, SIDES, Scene, footprint_rings
+
+FACADE_SIDES = ("front", "back", "left", "right")  # as seen from before the main entrance
+
+
+def render_satellite(scene: Scene, size_px: int = 160, rng: np.random.Generator | None = None) -> Image.Image:
+    """The place from straight above, north up: RGB, `size_px` square. `rng` varies light, zoom and offset.
+
+    Example:
+        >>> render_satellite(sample_scene(np.random.default_rng(0))).size
+        (160, 160)
+    """
+    return draw_satellite(scene, size_px, rng or np.random.default_rng(0)).image
+
+
+def render_drone(
+    scene: Scene, heading_deg: float, size_px: int = 160, rng: np.random.Generator | None = None
+) -> Image.Image:
+    """The place from the air, looking towards `heading_deg` (clockwise from north), 38 to 48 degrees down."""
+    return draw_drone(scene, heading_deg, size_px, rng or np.random.default_rng(0)).image
+
+
+def render_ground(
+    scene: Scene, side: str = "front", size_px: int = 160, rng: np.random.Generator | None = None
+) -> Image.Image:
+    """One façade (`side` in `FACADE_SIDES`) from street level; the entrances are in front and back."""
+    return draw_ground(scene, side, size_px, rng or np.random.default_rng(0)).image
+
+
+def draw_satellite(scene: Scene, size_px: int, rng: np.random.Generator) -> Rendering:
+    """As `render_satellite`, with boxes."""
+    offset = tuple(rng.uniform(-3, 3, size=2))
+    canvas = Canvas(top_down(EXTENT_M * rng.uniform(0.96, 1.02), offset), size_px, _lawn(size_px, rng))
+    _draw_place(canvas, scene, close=False)
+    return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.0, 0.08)))
+
+
+def draw_drone(scene: Scene, heading_deg: float, size_px: int, rng: np.random.Generator) -> Rendering:
+    """As `render_drone`, with boxes."""
+    pitch, distance_m = np.deg2rad(rng.uniform(38, 48)), rng.uniform(136, 150)
+    azimuth = np.deg2rad(heading_deg)
+    back = -np.array([np.sin(azimuth) * np.cos(pitch), np.cos(azimuth) * np.cos(pitch), -np.sin(pitch)])
+    target = np.array([*rng.uniform(-3, 3, size=2), scene.building.height_m * 0.3])
+    canvas = Canvas(look_at(target + back * distance_m, target, focal=1.02), size_px, _lawn(size_px, rng))
+    _draw_place(canvas, scene, close=False)
+    return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.02, 0.12)))
+
+
+def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator) -> Rendering:
+    """As `render_ground`, with boxes. The camera stands 4.2 m high, so that no roof is ever seen."""
+    turn = {"front": 0.0, "right": 90.0, "back": 180.0, "left": 270.0}[side]
+    bearing = scene.building.yaw_deg - 90.0 + turn + rng.uniform(-9, 9)  # counter-clockwise from east
+    outward = np.array([np.cos(np.deg2rad(bearing)), np.sin(np.deg2rad(bearing))])
+    ring = footprint_rings(scene.building)[0]
+    reach_m, half_m = float((ring @ outward).max()), float(np.abs(ring @ [-outward[1], outward[0]]).max())
+    height_m, focal = scene.building.height_m, 0.8
+    widest, nearest = focal * 2 * half_m / rng.uniform(0.66, 0.72), focal * 2 * half_m / 1.1
+    distance_m = max(min(widest, focal * height_m / 0.24), nearest, focal * height_m / 0.58)
+    position = np.array([*(outward * (reach_m + distance_m)), 4.2])
+    centre = (0.5 + rng.uniform(-0.03, 0.03), 0.62 + 0.01 * scene.building.floors)
+    camera = level(position, 270.0 - bearing, focal, centre)
+    canvas = Canvas(camera, size_px, _sky(size_px, rng))
+    far_m = 4000.0
+    canvas.polygon(flat(rectangle(0, 0, far_m, far_m)), (106, 146, 78))
+    _draw_place(canvas, scene, close=True)
+    return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.0, 0.06)))
+
+
+def _draw_place(canvas: Canvas, scene: Scene, close: bool) -> None:
+    """Ground first, then upright things from far to near; the building stands between those behind and before it."""
+    draw_flat(canvas, scene)
+    items = [*uprights(canvas, scene), (0.0, 0.0, lambda: draw_building(canvas, scene, close))]
+    for _, _, draw in sorted(items, key=lambda item: -float(canvas.camera.depth_m(np.array([*item[:2], 0.0])))):
+        draw()
+
+
+def _lawn(size_px: int, rng: np.random.Generator) -> Image.Image:
+    """Grass with soft patches: RGB of the drawing size."""
+    side = size_px * SUPERSAMPLE
+    patches = rng.normal(1.0, 0.05, size=(12, 12, 1)) * np.array([112.0, 150.0, 82.0])
+    small = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
+    return small.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def _sky(size_px: int, rng: np.random.Generator) -> Image.Image:
+    """A sky that pales towards the horizon, with soft clouds: RGB of the drawing size."""
+    side = size_px * SUPERSAMPLE
+    ramp = np.linspace(0, 1, 16)[:, None, None]
+    colours = (1 - ramp) * np.array([96.0, 152.0, 218.0]) + ramp * np.array([206.0, 224.0, 240.0])  # (16, 1, 3)
+    clouds = np.clip(rng.normal(-0.1, 0.35, size=(16, 5, 1)), 0, 0.5)
+    small = Image.fromarray((colours * (1 - clouds) + 248.0 * clouds).astype(np.uint8))
+    return small.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def side_compass(scene: Scene, side: str) -> str:
+    """The compass side a façade faces: "front" -> `scene.front`."""
+    return SIDES[(SIDES.index(scene.front) + {"front": 0, "right": 1, "back": 2, "left": 3}[side]) % 4]

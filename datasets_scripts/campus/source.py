@@ -1,0 +1,286 @@
+"""The data source "campus": places rendered on demand, one row per image, by `pemoe.datasets_scripts.schema`.
+
+Every place is a pure function of (seed, namespace, index): adding places never changes earlier ones and the bytes do
+not depend on the number of processes. The places of the three namespaces are disjoint: the n-th place of a namespace
+has the number `3 n + (train 0, test 1, pretrain 2)`, its `place_id` with at least four digits. Number p lies at row
+p // 64, column p % 64 of a made-up grid with 200 m between neighbours, south-west corner at (40.1 N, 88.23 W);
+metres become degrees on a sphere of radius 6 371 008.8 m. All images of a place carry the coordinates of its centre.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+
+from pemoe.datasets_scripts.campus import text
+from pemoe.datasets_scripts.campus.drawing import Rendering
+from pemoe.datasets_scripts.campus.render import FACADE_SIDES, draw_drone, draw_ground, draw_satellite
+from pemoe.datasets_scripts.campus.scene import Scene, sample_scene
+from pemoe.datasets_scripts.campus.workers import rows_in_processes
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+
+NAMESPACES = ("train", "test", "pretrain")
+GRID_COLUMNS = 64
+GRID_STEP_M = 200.0
+ORIGIN_DEG = (40.1, -88.23)
+METRES_PER_DEGREE = np.pi / 180 * 6_371_008.8
+JPEG_QUALITY = 90
+POOL_MIN_PLACES = 32  # under this many places, starting processes takes longer than rendering
+STREAMS = ("scene", "satellite", "drone", "ground", "satellite text", "drone text", "ground text")
+
+
+@dataclass(frozen=True)
+class View:
+    """How a picture looks at its place: `heading_deg` of a drone (clockwise from north), `side` of a ground view."""
+
+    platform: str
+    number: int
+    heading_deg: float | None = None
+    side: str | None = None
+
+
+def load_campus(  # noqa: PLR0913 - options are keyword-only and documented one by one
+    root: str | Path | None = None,
+    *,
+    train_places: int = 400,
+    test_places: int = 150,
+    seed: int = 0,
+    drone_views: int = 3,
+    ground_views: int = 2,
+    size_px: int = 160,
+    workers: int | None = None,
+    show_progress: bool = False,
+) -> datasets.DatasetDict:
+    """Render the campus: splits `train` (captions: three long raw ones) and `test` (captions: two concise queries).
+
+    Args:
+        root: must be None, the campus has no files.
+        train_places, test_places: places of each split; each has 1 + drone_views + ground_views images.
+        seed: another integer gives other places.
+        drone_views: drone images of a place, 0..54.
+        ground_views: ground images of a place, 0..4: front, back, left, right.
+        size_px: side of the square images.
+        workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
+        show_progress: show a tqdm bar.
+
+    Returns:
+        `datasets.DatasetDict` with the columns of `schema.FEATURES`; images are JPEG bytes.
+
+    Raises:
+        DataError: an option out of range, or a root.
+
+    Example:
+        >>> load_campus(train_places=2, test_places=1)["test"].num_rows
+        6
+    """
+    if root is not None:
+        raise DataError(f"campus: root={str(root)!r} given, but the campus is rendered, not read: leave root out")
+    options = {"drone_views": drone_views, "ground_views": ground_views, "size_px": size_px}
+    places = {"train": train_places, "test": test_places}
+    for namespace, count in places.items():
+        _check(f"{namespace}_places", count, 1, 1_000_000)
+    return datasets.DatasetDict(
+        {
+            namespace: as_dataset(
+                campus_rows(namespace, count, seed, workers=workers, show_progress=show_progress, **options),
+                split=namespace,
+            )
+            for namespace, count in places.items()
+        }
+    )
+
+
+def campus_rows(
+    namespace: str,
+    places: int,
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+    show_progress: bool = False,
+    **options: int,
+) -> list[dict]:
+    """The rows of the first `places` places of a namespace, place by place.
+
+    Args:
+        namespace: "train", "test" or "pretrain"; the last gives places of neither split whose captions mix long
+            captions and query-like phrases of all platforms.
+        places, seed, workers, show_progress: see `load_campus`.
+        options: `drone_views`, `ground_views`, `size_px` of `rows_for_place`.
+
+    Returns:
+        dicts with the keys of `schema.FEATURES`; `platform` is its name, `image` {"bytes": JPEG, "path": None}.
+
+    Raises:
+        DataError: an unknown namespace or an option out of range.
+    """
+    _check("places", places, 1, 1_000_000)
+    _check_place(namespace, 0, seed)
+    _check_views(**options)
+    workers = min(2, os.cpu_count() or 1) if workers is None else workers
+    _check("workers", workers, 1, 1024)
+    if workers > 1 and places >= POOL_MIN_PLACES:
+        done = rows_in_processes(
+            namespace, int(places), int(seed), int(workers), {k: int(v) for k, v in options.items()}
+        )
+    else:
+        done = (rows_for_place(namespace, index, seed=seed, **options) for index in range(places))
+    bar = tqdm(done, total=places, desc=f"campus {namespace}", unit="place", disable=not show_progress)
+    return [row for rows in bar for row in rows]
+
+
+def rows_for_place(
+    namespace: str, index: int, *, seed: int = 0, drone_views: int = 3, ground_views: int = 2, size_px: int = 160
+) -> list[dict]:
+    """The rows of one place: satellite, then drone views, then ground views (see `campus_rows` for their form)."""
+    _check_place(namespace, index, seed)
+    _check_views(drone_views, ground_views, size_px)
+    scene, rows, asked = place_scene(seed, namespace, index), [], []
+    for view in place_views(seed, namespace, index, drone_views, ground_views):
+        seen = draw_place_view(seed, namespace, index, view, size_px)
+        rng = _generator(seed, namespace, index, f"{view.platform} text", view.number)
+        told = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
+        raw = text.raw_captions(scene, seen.boxes, rng)
+        parts = text.regions(scene, view.platform, seen.boxes, rng)
+        rows.append(_row(namespace, index, view, seed, seen, told if namespace == "test" else raw, parts))
+        asked.append(told)
+    if namespace == "pretrain":
+        _mix_captions(rows, asked, _generator(seed, namespace, index, "scene", 1))
+    return rows
+
+
+def write_rows() -> None:
+    """Run by the processes of `rows_in_processes`: render the task in `sys.argv[1]` and pickle its rows to stdout."""
+    task = json.loads(sys.argv[1])
+    for index in range(*task["places"]):
+        pickle.dump(rows_for_place(task["namespace"], index, seed=task["seed"], **task["options"]), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def place_scene(seed: int, namespace: str, index: int) -> Scene:
+    """The scene of the `index`-th place of a namespace."""
+    return sample_scene(_generator(seed, namespace, index, "scene", 0))
+
+
+def place_views(seed: int, namespace: str, index: int, drone_views: int = 3, ground_views: int = 2) -> list[View]:
+    """How the pictures of a place look at it, in the order of its rows; drones turn by about 137.5 degrees each."""
+    first = _generator(seed, namespace, index, "scene", 2).uniform(0, 360)
+    views = [View("satellite", 0)]
+    for number in range(drone_views):
+        turn = 137.5 * number + _generator(seed, namespace, index, "scene", 3 + number).uniform(-15, 15)
+        views.append(View("drone", number, heading_deg=float((first + turn) % 360)))
+    return views + [View("ground", number, side=FACADE_SIDES[number]) for number in range(ground_views)]
+
+
+def draw_place_view(seed: int, namespace: str, index: int, view: View, size_px: int = 160) -> Rendering:
+    """The very picture of a row, with the boxes and shares of all that is seen in it."""
+    scene = place_scene(seed, namespace, index)
+    rng = _generator(seed, namespace, index, view.platform, view.number)
+    if view.platform == "satellite":
+        return draw_satellite(scene, size_px, rng)
+    if view.platform == "drone":
+        return draw_drone(scene, view.heading_deg, size_px, rng)
+    return draw_ground(scene, view.side, size_px, rng)
+
+
+def place_of(place_id: str) -> tuple[str, int]:
+    """(namespace, index) of a `place_id`: the inverse of `place_number`.
+
+    Example:
+        >>> place_of("0007")
+        ('test', 2)
+    """
+    index, namespace = divmod(int(place_id), len(NAMESPACES))
+    return NAMESPACES[namespace], index
+
+
+def place_number(namespace: str, index: int) -> int:
+    """The number of a place over all namespaces; `place_id` is its decimal form, padded to four digits."""
+    return len(NAMESPACES) * index + NAMESPACES.index(namespace)
+
+
+def place_coordinates(number: int) -> tuple[float, float]:
+    """(latitude_deg, longitude_deg), WGS84, of the centre of place `number` on the grid."""
+    row, column = divmod(number, GRID_COLUMNS)
+    latitude = ORIGIN_DEG[0] + row * GRID_STEP_M / METRES_PER_DEGREE
+    longitude = ORIGIN_DEG[1] + column * GRID_STEP_M / (METRES_PER_DEGREE * np.cos(np.deg2rad(latitude)))
+    return float(latitude), float(longitude)
+
+
+def as_dataset(rows: list[dict], split: str) -> datasets.Dataset:
+    """Rows -> `datasets.Dataset` with `schema.FEATURES`; `platform` becomes its class number."""
+    columns = {name: [row[name] for row in rows] for name in FEATURES}
+    columns["platform"] = [PLATFORMS.index(platform) for platform in columns["platform"]]
+    return datasets.Dataset.from_dict(columns, features=FEATURES, split=datasets.NamedSplit(split))
+
+
+def _row(
+    namespace: str, index: int, view: View, seed: int, seen: Rendering, captions: list[str], parts: list[dict]
+) -> dict:
+    number = place_number(namespace, index)
+    latitude, longitude = place_coordinates(number)
+    buffer = io.BytesIO()
+    seen.image.save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return {
+        "image": {"bytes": buffer.getvalue(), "path": None},
+        "image_id": f"{number:04d}/{_file_name(number, view, seed)}",
+        "place_id": f"{number:04d}",
+        "platform": view.platform,
+        "captions": captions,
+        "refined_captions": [],
+        "regions": parts,
+        "latitude_deg": latitude,
+        "longitude_deg": longitude,
+        "source": "campus",
+        "split": namespace,
+    }
+
+
+def _file_name(number: int, view: View, seed: int) -> str:
+    """File names as in GeoText-1652, from which the platform follows."""
+    if view.platform == "satellite":
+        return f"{number:04d}.jpg"
+    if view.platform == "drone":
+        return f"image-{view.number + 1:02d}.jpeg"
+    return hashlib.sha256(f"{seed}/{number}/{view.side}".encode()).hexdigest()[:10] + ".jpg"
+
+
+def _mix_captions(rows: list[dict], asked: list[list[str]], rng: np.random.Generator) -> None:
+    """Pretraining captions: a long one, this picture's queries, and a long one with another picture's query in it."""
+    for row, own in zip(rows, asked, strict=True):
+        other = asked[int(rng.integers(len(asked)))]
+        long_one, mixed = row["captions"][0], row["captions"][1].split(". ")
+        mixed.insert(int(rng.integers(1, len(mixed) + 1)), other[0])
+        row["captions"] = [long_one, *own, other[1], ". ".join(mixed[:5])]
+
+
+def _generator(seed: int, namespace: str, index: int, stream: str, number: int) -> np.random.Generator:
+    """The source of chance of one picture (or scene); five integers always, so that no two share one."""
+    return np.random.default_rng([seed, NAMESPACES.index(namespace), index, STREAMS.index(stream), number])
+
+
+def _check(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise DataError(f"campus: {name}={value!r} must be an integer from {low} to {high}")
+
+
+def _check_place(namespace: str, index: int, seed: int) -> None:
+    if namespace not in NAMESPACES:
+        raise DataError(f"campus: unknown namespace {namespace!r}: use one of {', '.join(NAMESPACES)}")
+    _check("index", index, 0, 10_000_000)
+    _check("seed", seed, 0, 2**63)
+
+
+def _check_views(drone_views: int = 3, ground_views: int = 2, size_px: int = 160) -> None:
+    _check("drone_views", drone_views, 0, 54)
+    _check("ground_views", ground_views, 0, len(FACADE_SIDES))
+    _check("size_px", size_px, 32, 1024)

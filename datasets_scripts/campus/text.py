@@ -1,0 +1,333 @@
+"""What is said of a picture: verbose noisy captions, concise platform-true queries, regions with boxes.
+
+Captions imitate a chatty captioner: they name everything that is in the scene, seen or not, in several sentences of
+varying order, now and then cut off or joined by "[MOF]". Queries name only what this picture shows of this platform's
+subjects: layout and roofs (satellite), structure and surroundings (drone), façade and street level (ground).
+Directions are true: those of the image come from the boxes of the drawn picture, compass words from the scene.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pemoe.datasets_scripts.campus import words
+from pemoe.datasets_scripts.campus.grounds import road_name
+from pemoe.datasets_scripts.campus.neighbours import neighbour_name
+from pemoe.datasets_scripts.campus.scene import Building, Neighbour, Road, Scene
+from pemoe.datasets_scripts.campus.words import pick
+
+Boxes = dict[str, list[float]]
+CAPTIONS_PER_IMAGE = 3
+QUERIES_PER_IMAGE = 2
+QUERY_WORDS = (8, 25)
+SHORT_LEAD_WORDS = 7  # a lead up to this long names two attributes, a longer one three or four
+SEEN_SHARE = {"neighbour": 0.004, "road": 0.006, "entrance": 0.002, "roof feature": 0.0015, "detail": 0.0008}
+TRUNCATED_SHARE, JOINED_SHARE = 0.15, 0.12
+SIDE_MARGIN = 0.08  # fraction of the image's width beside its middle that is neither left nor right
+
+
+def raw_captions(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[str]:
+    """Three long captions of a picture, about 500 to 750 characters each; platform-neutral in wording.
+
+    Args:
+        scene: all that is there.
+        boxes: name -> [cx, cy, w, h] of what the picture shows (`Rendering.boxes`).
+        rng: chooses synonyms, order and defects.
+    """
+    return [_damaged(caption_sentences(scene, boxes, rng), rng) for _ in range(CAPTIONS_PER_IMAGE)]
+
+
+def caption_sentences(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[str]:
+    """The undamaged sentences of one long caption; the first is the boilerplate opening."""
+    told = [_main_sentence(scene.building, rng), _walls_sentence(scene.building, rng)]
+    told.append(_entrance_sentence(scene, rng))
+    told += [_neighbour_sentence(neighbour, boxes, rng) for neighbour in scene.neighbours]
+    told.append(_roads_sentence(scene, rng))
+    if len(scene.neighbours) < 3:
+        told.append(pick(rng, FILLERS))
+    return [pick(rng, OPENINGS), *(told[i] for i in rng.permutation(len(told)))]
+
+
+def queries(
+    scene: Scene, platform: str, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
+) -> list[str]:
+    """Two concise queries of 8 to 25 words, each of 3 to 5 attributes that this picture shows.
+
+    Args:
+        scene: what is there.
+        platform: "satellite", "drone" or "ground": whose subjects are named.
+        boxes: name -> [cx, cy, w, h] of what the picture shows.
+        shares: name -> share of the picture's pixels; things smaller than `SEEN_SHARE` are not named.
+        rng: chooses attributes, synonyms and order.
+    """
+    make = {"satellite": _satellite_parts, "drone": _drone_parts, "ground": _ground_parts}[platform]
+    return [_query(*make(scene, boxes, shares, rng), rng) for _ in range(QUERIES_PER_IMAGE)]
+
+
+def regions(scene: Scene, platform: str, boxes: Boxes, rng: np.random.Generator) -> list[dict]:
+    """The main building and, where there is one, the outermost neighbour to the left and to the right.
+
+    Returns:
+        up to three {"text", "bbox"}; bbox [cx, cy, w, h] as fractions of the image, None for the building when
+        nothing of it is seen. A side without a visible neighbour has no region.
+    """
+    adjectives = words.with_article(pick(rng, words.FOOTPRINT[scene.building.footprint]))
+    looks = f"a {scene.building.roof_colour} roof"
+    if platform == "ground":
+        adjectives = words.with_article(pick(rng, words.FACADE[scene.building.facade]))
+        looks = pick(rng, words.WINDOWS[scene.building.windows])
+    text = f"The main object in the center of the image is {adjectives} building with {looks}."
+    found = [{"text": text, "bbox": building_box(boxes)}]
+    seen = [neighbour for neighbour in scene.neighbours if neighbour_name(neighbour) in boxes]
+    ordered = sorted(seen, key=lambda neighbour: boxes[neighbour_name(neighbour)][0])
+    for side, candidates in (("left", ordered[:1]), ("right", ordered[-1:])):
+        for neighbour in candidates:
+            box = boxes[neighbour_name(neighbour)]
+            if horizontal(box) == side:
+                phrase = words.neighbour_phrase(neighbour, rng, from_above=platform != "ground")
+                found.append({"text": f"On the {side} side of the image, {words.there(phrase)}.", "bbox": box})
+    return found
+
+
+def building_box(boxes: Boxes) -> list[float] | None:
+    """The box around the building with its entrance and what stands on its roof, or None when it is not seen."""
+    parts = np.array([boxes[name] for name in ("building", "entrance", "roof feature") if name in boxes])
+    if not len(parts):
+        return None
+    low = (parts[:, :2] - parts[:, 2:] / 2).min(axis=0)
+    high = (parts[:, :2] + parts[:, 2:] / 2).max(axis=0)
+    return [float(value) for value in (*(low + high) / 2, *(high - low))]
+
+
+def horizontal(box: list[float]) -> str:
+    """ "left", "right" or "" (in the middle) of the image."""
+    return "left" if box[0] < 0.5 - SIDE_MARGIN else "right" if box[0] > 0.5 + SIDE_MARGIN else ""
+
+
+def vertical(box: list[float]) -> str:
+    """ "upper", "lower" or "" (in the middle) of the image."""
+    return "upper" if box[1] < 0.5 - SIDE_MARGIN else "lower" if box[1] > 0.5 + SIDE_MARGIN else ""
+
+
+OPENINGS = (
+    "The image shows a university campus with a large main building and its surroundings.",
+    "This image shows a university campus with buildings, open green areas and paths.",
+    "The picture shows a college campus with one main building in the middle of green lawns.",
+    "The image appears to show a campus scene with a prominent academic building.",
+    "In this image we can see a university building and the area around it.",
+)
+FILLERS = (
+    "The area around the building is covered with green grass and paved paths.",
+    "There are well kept green lawns all around the building.",
+    "A paved path leads up to the building across the grass.",
+)
+
+
+def _main_sentence(building: Building, rng: np.random.Generator) -> str:
+    footprint = pick(rng, words.FOOTPRINT[building.footprint])
+    feature = pick(rng, words.ROOF_FEATURE[building.roof_feature])
+    colour = building.roof_colour
+    return pick(
+        rng,
+        (
+            f"The main object in the center of the image is a large {footprint} building with a {colour} roof, "
+            f"and the roof has {feature}.",
+            f"In the center is {words.with_article(footprint)} building with a {colour} roof that has {feature}.",
+            f"The main building has {words.with_article(footprint)} plan, and its {colour} roof has {feature} on top.",
+        ),
+    )
+
+
+def _walls_sentence(building: Building, rng: np.random.Generator) -> str:
+    facade, windows = pick(rng, words.FACADE[building.facade]), pick(rng, words.WINDOWS[building.windows])
+    count, adjective = words.floors_count(building.floors, rng), words.floors_adjective(building.floors, rng)
+    return pick(
+        rng,
+        (
+            f"The building is made of {facade} and it appears to have {count} with {windows} along its walls.",
+            f"It is {words.with_article(adjective)} building with {words.with_article(facade)} facade and {windows}.",
+            f"The walls are {facade}, and there are {windows} on {words.with_article(adjective)} facade.",
+        ),
+    )
+
+
+def _entrance_sentence(scene: Scene, rng: np.random.Generator) -> str:
+    entrance = pick(rng, words.ENTRANCE[scene.building.entrance])
+    first, second = (pick(rng, words.DETAIL[name]) for name in rng.permutation(list(scene.details)))
+    return pick(
+        rng,
+        (
+            f"The building has {entrance}, and near the door there are {first} and {second}.",
+            f"At the {scene.front} side people enter through {entrance}, with {first} and {second} nearby.",
+            f"{words.there(entrance).capitalize()} on its {scene.front} side, with {first} and {second} close by.",
+        ),
+    )
+
+
+def _neighbour_sentence(neighbour: Neighbour, boxes: Boxes, rng: np.random.Generator) -> str:
+    """Where a neighbour is, by the image when it is seen there, else by the compass."""
+    phrase = words.neighbour_phrase(neighbour, rng, from_above=True)
+    told = [
+        f"{words.there(phrase).capitalize()} to the {neighbour.compass} of the main building.",
+        f"To the {neighbour.compass} of the building one can see {phrase} surrounded by grass.",
+    ]
+    box = boxes.get(neighbour_name(neighbour))
+    side = horizontal(box) if box else ""
+    if side:
+        told = [
+            f"On the {side} side of the image, {words.there(phrase)}.",
+            f"On the {side} side of the image, {words.there(phrase)}, to the {neighbour.compass} of the building.",
+        ]
+    elif box and vertical(box):
+        told.append(f"In the {vertical(box)} middle part of the image, {words.there(phrase)}.")
+    return pick(rng, told)
+
+
+def _roads_sentence(scene: Scene, rng: np.random.Generator) -> str:
+    runs = [f"{words.road_phrase(road, rng)} on the {road.side} side" for road in scene.roads]
+    verb = "There is" if len(runs) == 1 else "There are"
+    return f"{verb} {' and '.join(runs)} of the {pick(rng, ('campus', 'place', 'area'))}" + pick(
+        rng, (", with a few vehicles on it.", ".", ", which leads past the building.")
+    )
+
+
+def _damaged(sentences: list[str], rng: np.random.Generator) -> str:
+    """Sentences as one text, now and then joined by "[MOF]" or cut off in the last sentence."""
+    chance = rng.random(2)
+    if chance[0] < JOINED_SHARE:
+        cut = int(rng.integers(2, len(sentences) - 1))
+        sentences = [*sentences[:cut], "[MOF]", *sentences[cut:]]
+    text = " ".join(sentences)
+    if chance[1] < TRUNCATED_SHARE:
+        text = text[: len(text) - int(len(sentences[-1]) * rng.uniform(0.3, 0.7))].rstrip(" .,")
+    return text
+
+
+def _is_seen(name: str, kind: str, shares: dict[str, float]) -> bool:
+    return shares.get(name, 0.0) >= SEEN_SHARE[kind]
+
+
+def _seen_neighbours(scene: Scene, shares: dict[str, float]) -> list[Neighbour]:
+    return [one for one in scene.neighbours if _is_seen(neighbour_name(one), "neighbour", shares)]
+
+
+def _seen_roads(scene: Scene, shares: dict[str, float]) -> list[Road]:
+    return [road for road in scene.roads if _is_seen(road_name(road), "road", shares)]
+
+
+def _query(lead: str, parts: list[str], rng: np.random.Generator) -> str:
+    """`lead` and one to three `parts` in random order, within `QUERY_WORDS`; a terse noun phrase."""
+    wanted = int(rng.integers(1, 3)) + (len(lead.split()) <= SHORT_LEAD_WORDS)
+    chosen = [lead]
+    for i in rng.permutation(len(parts)):
+        words_now, words_then = (len(" ".join(told).split()) for told in (chosen, [*chosen, parts[i]]))
+        if words_then <= QUERY_WORDS[1] and (len(chosen) <= wanted or words_now < QUERY_WORDS[0]):
+            chosen.append(parts[i])
+    if len(" ".join(chosen).split()) < QUERY_WORDS[0]:
+        chosen.append("surrounded by green lawns")
+    return pick(rng, (", ", "; ")).join(chosen)
+
+
+def _where(neighbour: Neighbour, phrase: str, box: list[float], north_up: bool, rng: np.random.Generator) -> str:
+    """`phrase` of a neighbour seen from above, alone or with its direction: by compass only where north is up."""
+    told = [f"{pick(rng, words.ADJACENT)} {phrase}"]
+    if north_up:
+        told.append(f"with {phrase} to the {neighbour.compass}")
+    if horizontal(box):
+        side = " ".join(part for part in (vertical(box), horizontal(box)) if part)
+        told.append(f"with {phrase} on the {side} side")
+    return pick(rng, told)
+
+
+def _around(
+    scene: Scene, boxes: Boxes, shares: dict[str, float], north_up: bool, rng: np.random.Generator
+) -> list[str]:
+    """Neighbours and roads seen from above."""
+    parts = []
+    for neighbour in _seen_neighbours(scene, shares):
+        phrase = words.neighbour_phrase(neighbour, rng, from_above=True)
+        parts.append(_where(neighbour, phrase, boxes[neighbour_name(neighbour)], north_up, rng))
+    for road in _seen_roads(scene, shares):
+        phrase = words.road_phrase(road, rng)
+        told = [f"{pick(rng, words.ADJACENT)} {phrase}", f"{phrase} along the {road.side} side"]
+        parts.append(pick(rng, told[: 1 + north_up]))
+    return parts
+
+
+def _roof_part(scene: Scene, shares: dict[str, float], rng: np.random.Generator) -> list[str]:
+    feature = scene.building.roof_feature
+    if feature == "none" or not _is_seen("roof feature", "roof feature", shares):
+        return []
+    phrase = pick(rng, words.ROOF_FEATURE[feature])
+    return [pick(rng, (f"{phrase} on the roof", f"with {phrase} on top"))]
+
+
+def _satellite_parts(
+    scene: Scene, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
+) -> tuple[str, list[str]]:
+    footprint, colour = pick(rng, words.FOOTPRINT[scene.building.footprint]), scene.building.roof_colour
+    lead = pick(
+        rng,
+        (
+            f"{footprint} building with a {colour} roof",
+            f"{colour}-roofed {footprint} building",
+            f"{colour} roof of {words.with_article(footprint)} building",
+        ),
+    )
+    return lead, _roof_part(scene, shares, rng) + _around(scene, boxes, shares, True, rng)
+
+
+def _drone_parts(
+    scene: Scene, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
+) -> tuple[str, list[str]]:
+    building = scene.building
+    facade, floors = pick(rng, words.FACADE[building.facade]), words.floors_adjective(building.floors, rng)
+    footprint = pick(rng, words.FOOTPRINT[building.footprint])
+    lead = pick(
+        rng,
+        (
+            f"{floors} {facade} building with a {building.roof_colour} roof",
+            f"{footprint} {facade} building with a {building.roof_colour} roof",
+            f"{floors} {footprint} building with {facade} walls and a {building.roof_colour} roof",
+        ),
+    )
+    parts = _roof_part(scene, shares, rng) + _around(scene, boxes, shares, False, rng)
+    if _is_seen("entrance", "entrance", shares):
+        parts.append(f"with {pick(rng, words.ENTRANCE[building.entrance])}")
+    return lead, parts
+
+
+def _ground_parts(
+    scene: Scene, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
+) -> tuple[str, list[str]]:
+    building = scene.building
+    facade, windows = pick(rng, words.FACADE[building.facade]), pick(rng, words.WINDOWS[building.windows])
+    floors = words.floors_adjective(building.floors, rng)
+    lead = pick(
+        rng,
+        (
+            f"{floors} {facade} facade with {windows}",
+            f"{facade} building of {words.floors_count(building.floors, rng)} with {windows}",
+            f"{windows} on {words.with_article(floors)} {facade} facade",
+        ),
+    )
+    parts, facing = [], _is_seen("entrance", "entrance", shares)
+    if facing:
+        parts.append(f"with {pick(rng, words.ENTRANCE[building.entrance])}")
+    for detail in scene.details:
+        if _is_seen(detail, "detail", shares):
+            phrase, side = pick(rng, words.DETAIL[detail]), horizontal(boxes[detail])
+            told = [f"with {phrase} on the {side}" if side else f"with {phrase}", f"{phrase} in front"]
+            parts.append(pick(rng, told[: 1 + facing]))
+    for neighbour in _seen_neighbours(scene, shares):
+        phrase = words.neighbour_phrase(neighbour, rng, from_above=False)
+        parts.append(_street_level(phrase, boxes[neighbour_name(neighbour)], rng))
+    if _seen_roads(scene, shares):
+        parts.append(pick(rng, ("a street in view", "beside a road")))
+    return lead, parts
+
+
+def _street_level(phrase: str, box: list[float], rng: np.random.Generator) -> str:
+    if horizontal(box):
+        return pick(rng, (f"with {phrase} on the {horizontal(box)}", f"{pick(rng, words.ADJACENT)} {phrase}"))
+    return f"with {phrase} in view"

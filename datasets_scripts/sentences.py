@@ -1,0 +1,154 @@
+"""Splitting captions into sentences and clauses: abbreviations, decimals, ellipses, `[MOF]` joints, cuts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+LONG_CAPTION_CHARS = 150  # below it, a last sentence without a stop is taken for a short query, not for a cut
+
+_JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
+_SPACE = re.compile(r"\s+")
+_SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;!?](?:\s|$))")
+_STOP = re.compile(r"(?<![.!?…])(?P<stop>[.!?…]+)[\"'”’)\]]*(?:\s+|(?<=[a-z)]\.)(?=[A-Z][a-z]))")
+_CLOSERS = "\"'”’)]"
+_ABBREVIATION = re.compile(
+    r"(?:st|dr|mr|mrs|ms|prof|mt|ft|approx|ca|cf|e\.g|i\.e|etc|vs|no|fig|ave|blvd|rd|hwy|dept|univ|bldg|inc|co|ltd|jr|"
+    r"sr|sq|min|max|u\.s|u\.k|n\.w|s\.w|n\.e|s\.e)",
+    re.IGNORECASE,
+)
+_STARTERS = re.compile(
+    r"(?:The|A|An|It|Its|There|This|These|Those|That|They|Their|In|On|At|To|From|Behind|Beside|Next|Around|Near|Trees|"
+    r"Two|Three|Several|Some|Many|One|Another)\b"
+)
+
+_CLAUSE = re.compile(
+    r";\s+|,?\s+(?:while|whereas)\s+|,\s+(?:and|but)\s+|,\s+(?=(?:which|where|whose|with|an?|the|two|several)\s)|"
+    r"\s+and\s+(?=(?:an?|the|two|three|several|some|many|another)\s)"
+)
+_DEPENDENT = re.compile(
+    r"(?:which|where|whose|with|that|its?|they|their|them|one of|each|both|is|are|has|have|\w+ing|\w+ed)\b",
+    re.IGNORECASE,
+)
+
+
+def normalize_space(text: str) -> str:
+    """Collapse white space to single blanks, and take away blanks before a stop or comma.
+
+    Example:
+        >>> normalize_space(" A  pond ,\\n a road . ")
+        'A pond, a road.'
+    """
+    return _SPACE_BEFORE_STOP.sub("", _SPACE.sub(" ", text)).strip()
+
+
+def clean_caption(caption: str) -> str:
+    """A caption with `[MOF]` joints replaced by a blank and white space normalised; "" stays "".
+
+    Example:
+        >>> clean_caption("A pond.[MOF]  A road.")
+        'A pond. A road.'
+    """
+    return normalize_space(_JOINT.sub(" ", caption))
+
+
+def _is_boundary(before: str, stop: str, after: str) -> bool:
+    """Whether `stop` ends the sentence `before`, given the text `after` it."""
+    if stop != ".":
+        is_ellipsis = "..." in stop or "…" in stop
+        return not (is_ellipsis and after[:1].islower())
+    words = before.split()
+    word = words[-1].lstrip("(\"'“‘") if words else ""
+    if len(words) == 1 and word.isdigit():
+        return False  # "1. The building ..." numbers a sentence
+    if _ABBREVIATION.fullmatch(word) or (len(word) == 1 and word.isupper()):
+        return _STARTERS.match(after) is not None
+    return True
+
+
+def _split_segment(text: str) -> list[str]:
+    """The sentences of a text without joints."""
+    sentences, start = [], 0
+    for match in _STOP.finditer(text):
+        if _is_boundary(text[start : match.start()], match["stop"], text[match.end() :]):
+            sentences.append(text[start : match.end()].strip())
+            start = match.end()
+    return [sentence for sentence in [*sentences, text[start:].strip()] if sentence]
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a caption into sentences, each with its own stop; a text without a stop is one sentence.
+
+    Abbreviations ("St.", "approx.") end a sentence only before a word that starts one ("Main St. The hall ..."),
+    decimals never do, an ellipsis only before a capital. `[MOF]` joints part sentences and are removed, white space
+    is normalised, a missing last stop stays missing.
+
+    Args:
+        text: a caption; may be empty.
+
+    Returns:
+        The sentences in order; [] for an empty or blank text.
+
+    Example:
+        >>> split_sentences("St. Mary's is 3.5 m high. A pond lies beside it")
+        ["St. Mary's is 3.5 m high.", 'A pond lies beside it']
+    """
+    return [sentence for part in _JOINT.split(text) for sentence in _split_segment(normalize_space(part))]
+
+
+def is_truncated(sentences: list[str], caption_chars: int) -> bool:
+    """Whether the last of several sentences was cut off: no final stop, in a caption of 150 characters or more.
+
+    Example:
+        >>> is_truncated(["A pond.", "A road"], 14), is_truncated(["A wide lawn.", "On the far side a ro"], 400)
+        (False, True)
+    """
+    if len(sentences) < 2 or caption_chars < LONG_CAPTION_CHARS:
+        return False
+    return not sentences[-1].rstrip(_CLOSERS).endswith((".", "!", "?", "…"))
+
+
+def complete_sentences(text: str) -> list[str]:
+    """The sentences of a caption without those that were cut off, at its end or at a `[MOF]` joint.
+
+    Args:
+        text: a caption; may be empty.
+
+    Returns:
+        The remaining sentences in order; [] for an empty or blank text.
+
+    Example:
+        >>> complete_sentences("A pond lies in a park. A road")
+        ['A pond lies in a park.', 'A road']
+    """
+    kept = []
+    for part in _JOINT.split(text):
+        sentences = _split_segment(normalize_space(part))
+        kept += sentences[:-1] if is_truncated(sentences, len(text)) else sentences
+    return kept
+
+
+def keep_clauses(text: str, is_wanted: Callable[[str], bool]) -> str:
+    """Keep the wanted clauses of a statement that can stand for themselves.
+
+    Args:
+        text: one sentence.
+        is_wanted: judges a clause.
+
+    Returns:
+        The kept clauses joined by commas; a clause such as "which ..." goes with the one it hangs on. "" for none.
+
+    Example:
+        >>> keep_clauses("A pond lies here, and a gate stands there", lambda clause: "gate" not in clause)
+        'A pond lies here'
+    """
+    clauses = _CLAUSE.split(text)
+    kept, head_kept = [], False
+    for number, clause in enumerate(clauses):
+        stands_alone = number == 0 or not _DEPENDENT.match(clause)
+        if is_wanted(clause) and (stands_alone or head_kept):
+            kept.append(clause)
+            head_kept = True
+        elif stands_alone:
+            head_kept = False
+    return ", ".join(kept)
