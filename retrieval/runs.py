@@ -1,0 +1,97 @@
+"""Run directories: prepared without losing anything, closed by `metrics.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from pemoe import __version__
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used, told in one line."""
+
+
+def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool = False) -> Path:
+    """Make the directory of a run.
+
+    Raises:
+        RunError: it holds something and neither `overwrite` (empties it) nor `resume` (keeps it) was given, or it is
+            no directory, or `overwrite` would delete something that is no earlier run.
+    """
+    path = Path(directory)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; name a directory with --output")
+    if path.is_dir() and any(path.iterdir()) and not resume:
+        if not overwrite:
+            raise RunError(f"{path}: is not empty; use --overwrite to replace it, or another --output")
+        if not (path / "metrics.json").is_file() and not (path / "recipe.json").is_file():
+            raise RunError(f"{path}: holds no earlier run, so --overwrite leaves it alone; use another --output")
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON so that a kill leaves the old file or the new one, never half of one."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_metrics(directory: Path, command: str, seed: int | None, started_s: float, results: dict) -> dict:
+    """Write `metrics.json` of a run and return its content.
+
+    Args:
+        directory: of the run.
+        command: as typed, without paths of this machine.
+        seed: None where nothing is drawn.
+        started_s: `time.monotonic()` at the start.
+        results: the command's own figures.
+    """
+    metrics = {
+        "command": command,
+        "version": __version__,
+        "commit": _commit(),
+        "seed": seed,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "wall_s": round(time.monotonic() - started_s, 2),
+        "peak_rss_mb": round(_peak_rss_mb(), 1),
+        "results": results,
+    }
+    write_json(directory / "metrics.json", metrics)
+    return metrics
+
+
+def _peak_rss_mb() -> float:
+    """Highest resident memory of this process or of its largest child, MB (1e6 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is bytes on macOS, KiB on Linux
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(peaks) * unit / 1e6
+
+
+def _commit() -> str | None:
+    """Commit of the working tree this package lies in; None outside git."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

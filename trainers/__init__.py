@@ -1,0 +1,18 @@
+"""Learning: losses, batches, mining, the Trainer and the stages it runs."""
+
+from pemoe.modeling_pemoe.losses_pemoe import InfoNCELoss, TripletLoss
+from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.mine import mine_split
+from pemoe.trainers.mining import mine_hard_negatives
+from pemoe.trainers.trainer import PeMoETrainer
+
+__all__ = [
+    "InfoNCELoss",
+    "PeMoETrainer",
+    "PeMoETrainingArguments",
+    "TrainingError",
+    "TripletLoss",
+    "mine_hard_negatives",
+    "mine_split",
+]

@@ -1,0 +1,78 @@
+"""Gathering across processes; with one process everything is a no-op."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from accelerate import PartialState
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes; 1 outside `torch.distributed`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Index of this process: of `torch.distributed`, or before it starts the launcher's RANK; 0 for a single one."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK", "0"))
+
+
+def join_processes() -> None:
+    """Start the process group that torchrun or `accelerate launch` asks for (gloo without a GPU); else a no-op."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        on_cpu = not torch.cuda.is_available()
+        PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here; at once when there is one."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """Concatenate the processes' tensors in the order of their ranks, and send gradients back to each.
+
+    Every rank then computes the same full loss. The backward of the gather sums the ranks' gradients (times W), DDP
+    averages them (divided by W): the gradient equals that of one process on the joined batch, with no factor.
+
+    Args:
+        tensor: shape (n, ...), the same shape on every rank; floating.
+
+    Returns:
+        Shape (W * n, ...), the same on every rank; the tensor itself when there is one process.
+
+    Example:
+        >>> gather_with_grad(torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
+    if world_size() == 1:
+        return tensor
+    return torch.cat(dist_nn.all_gather(tensor.contiguous()), dim=0)
+
+
+def gather_without_grad(tensor: Tensor) -> Tensor:
+    """Concatenate the processes' tensors in the order of their ranks, without gradient.
+
+    Args:
+        tensor: shape (n, ...), the same shape and dtype on every rank; any dtype, place ids for one.
+
+    Returns:
+        Shape (W * n, ...), the same on every rank; the detached tensor when there is one process.
+
+    Example:
+        >>> gather_without_grad(torch.arange(2))
+        tensor([0, 1])
+    """
+    tensor = tensor.detach().contiguous()
+    if world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return torch.cat(parts, dim=0)

@@ -1,0 +1,190 @@
+"""Hard negatives: the wrong places that score highest for a query, found in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pemoe.retrieval.metrics import PlaceIds, place_codes
+from pemoe.retrieval.scoring import (
+    DEFAULT_BLOCK,
+    Array,
+    check_vectors,
+    decode_top,
+    device_of,
+    empty_top,
+    merge_top,
+    query_chunks,
+    score_blocks,
+)
+
+EARTH_RADIUS_M = 6_371_008.8  # mean radius, IUGG
+_DISTANCE_COLUMNS = 8192  # float64 distances are worked out for this many gallery items at a time
+
+
+@dataclass(frozen=True)
+class FalseNegatives:
+    """Which gallery items of another place are too close to be trusted as negatives; every given rule excludes.
+
+    Args:
+        max_score: exclude items that score above this.
+        positive_scores: score of each query with its own image, shape (Q,).
+        positive_ratio: exclude items above p - (1 - positive_ratio) * |p|, p the positive score: 0.95 * p for p >= 0
+            (NV-Retriever, Moreira et al. 2024, TopK-PercPos). Only used with `positive_scores`.
+        min_distance_m: exclude items nearer than this on the ground, metres.
+        query_coordinates_deg: WGS84 latitude and longitude of each query, shape (Q, 2), degrees; NaN where unknown.
+        gallery_coordinates_deg: the same of each gallery item, shape (G, 2). A pair with an unknown end stays.
+
+    Raises:
+        ValueError: `min_distance_m` without both coordinates, or coordinates without `min_distance_m`.
+
+    Example:
+        >>> FalseNegatives(max_score=0.9).max_score
+        0.9
+    """
+
+    max_score: float | None = None
+    positive_scores: Array | None = None
+    positive_ratio: float = 0.95
+    min_distance_m: float | None = None
+    query_coordinates_deg: Array | None = None
+    gallery_coordinates_deg: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Check that distance and coordinates come together."""
+        given = {
+            x is not None for x in (self.min_distance_m, self.query_coordinates_deg, self.gallery_coordinates_deg)
+        }
+        if len(given) > 1:
+            raise ValueError("min_distance_m, query_coordinates_deg and gallery_coordinates_deg go together: give all")
+
+
+def mine_hard_negatives(
+    query: Array,
+    gallery: Array,
+    query_place_id: PlaceIds,
+    gallery_place_id: PlaceIds,
+    k: int,
+    block: int = DEFAULT_BLOCK,
+    exclude: FalseNegatives | None = None,
+) -> tuple[Array, Array]:
+    """Find for each query the `k` best-scoring gallery items of other places.
+
+    Args:
+        query: text vectors, shape (Q, D), floating; numpy or torch. The work runs on the query's device.
+        gallery: image vectors, shape (G, D).
+        query_place_id: place of each query, Q strings or integers.
+        gallery_place_id: place of each gallery item, G of the same type.
+        k: negatives per query, at least 1.
+        block: gallery rows scored at a time; bounds the memory, does not change the result.
+        exclude: further items that are not to be trusted as negatives.
+
+    Returns:
+        indices (Q, k) int64 into the gallery and scores (Q, k) float32, falling, ties to the lower index, of the
+        query's kind (numpy or torch) and device. Where fewer than k are left: index -1, score -inf.
+
+    Raises:
+        ValueError: k < 1, shapes or types that do not fit, NaN or infinite vectors.
+
+    Example:
+        >>> mine_hard_negatives(np.eye(2), np.eye(2), ["a", "b"], ["a", "b"], k=2)[0].tolist()
+        [[1, -1], [0, -1]]
+    """
+    check_vectors(query, gallery, block)
+    if k < 1:
+        raise ValueError(f"k is {k}: it must be at least 1")
+    device = device_of(query)
+    codes = place_codes(query_place_id, gallery_place_id, len(query), len(gallery))
+    query_code, gallery_code = (code.to(device) for code in codes)
+    limit = _score_limit(exclude, len(query), device)
+    coordinates_rad = _coordinates_rad(exclude, len(query), len(gallery), device)
+    best = empty_top(len(query), k, device)
+    for rows in query_chunks(len(query)):
+        for columns, scores in score_blocks(query, rows, gallery, block):
+            scores[query_code[rows, None] == gallery_code[None, columns]] = -torch.inf  # (q, n)
+            if limit is not None:
+                scores[scores > limit[rows, None]] = -torch.inf
+            if coordinates_rad is not None:
+                here, there = coordinates_rad[0][rows], coordinates_rad[1][columns]
+                _drop_near(scores, here, there, exclude.min_distance_m)
+            best[rows] = merge_top(best[rows], scores, columns.start)
+    scores, indices = decode_top(best, like=query)
+    return indices, scores
+
+
+def haversine_m(latitude_deg: Array, longitude_deg: Array, to_latitude_deg: Array, to_longitude_deg: Array) -> Tensor:
+    """Great-circle distance between points in degrees, in metres.
+
+    d = 2 R asin sqrt( sin^2(dphi / 2) + cos phi_1 cos phi_2 sin^2(dlambda / 2) ), angles in radians, R = 6371008.8 m
+    (Sinnott 1984, Virtues of the Haversine).
+
+    Args:
+        latitude_deg: WGS84 latitude of the start, degrees; any shape.
+        longitude_deg: its longitude.
+        to_latitude_deg: latitude of the end; a shape that broadcasts.
+        to_longitude_deg: its longitude.
+
+    Returns:
+        Metres, float64; NaN where an input is.
+
+    Example:
+        >>> round(haversine_m(0.0, 0.0, 0.0, 1.0).item())
+        111195
+    """
+    degrees = (latitude_deg, longitude_deg, to_latitude_deg, to_longitude_deg)
+    radians = [torch.as_tensor(angle, dtype=torch.float64).deg2rad() for angle in degrees]
+    return 2 * EARTH_RADIUS_M * _haversine(*radians).clamp(max=1.0).sqrt().asin()
+
+
+def _haversine(latitude: Tensor, longitude: Tensor, to_latitude: Tensor, to_longitude: Tensor) -> Tensor:
+    """sin^2 of half the central angle between points in radians."""
+    across = latitude.cos() * to_latitude.cos() * ((to_longitude - longitude) / 2).sin().square()
+    return ((to_latitude - latitude) / 2).sin().square() + across
+
+
+def _drop_near(scores: Tensor, here: Tensor, there: Tensor, min_distance_m: float) -> None:
+    """Set scores (q, n) to -inf where `here` (q, 2) and `there` (n, 2), radians, are nearer than `min_distance_m`."""
+    half_angle = min(min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2)
+    nearest = math.sin(half_angle) ** 2
+    for part, points in zip(scores.split(_DISTANCE_COLUMNS, dim=1), there.split(_DISTANCE_COLUMNS), strict=True):
+        near = _haversine(here[:, :1], here[:, 1:], points[:, 0], points[:, 1]) < nearest  # (q, part); NaN is not near
+        part[near] = -torch.inf
+
+
+def _score_limit(exclude: FalseNegatives | None, n_queries: int, device: torch.device) -> Tensor | None:
+    """Highest score a negative of each query may have, shape (Q,) float32; None without such a rule."""
+    if exclude is None or (exclude.max_score is None and exclude.positive_scores is None):
+        return None
+    limit = torch.full((n_queries,), torch.inf, device=device)
+    if exclude.max_score is not None:
+        limit.fill_(exclude.max_score)
+    if exclude.positive_scores is not None:
+        positive = torch.as_tensor(exclude.positive_scores, dtype=torch.float32, device=device)
+        if positive.shape != (n_queries,):
+            raise ValueError(
+                f"positive_scores has shape {tuple(positive.shape)}: one score for each of {n_queries} rows"
+            )
+        limit = torch.minimum(limit, positive - (1 - exclude.positive_ratio) * positive.abs())
+    return limit
+
+
+def _coordinates_rad(
+    exclude: FalseNegatives | None, n_queries: int, n_gallery: int, device: torch.device
+) -> tuple[Tensor, Tensor] | None:
+    """Coordinates of queries (Q, 2) and gallery (G, 2) in radians, float64; None without a distance rule."""
+    if exclude is None or exclude.min_distance_m is None:
+        return None
+    sides = []
+    for name, count in (("query_coordinates_deg", n_queries), ("gallery_coordinates_deg", n_gallery)):
+        degrees = torch.as_tensor(getattr(exclude, name), dtype=torch.float64, device=device)
+        if degrees.shape != (count, 2):
+            raise ValueError(
+                f"{name} has shape {tuple(degrees.shape)}: it must be ({count}, 2), latitude and longitude"
+            )
+        if (degrees[:, 0].abs() > 90).any():
+            raise ValueError(f"{name} holds a latitude beyond 90 degrees: columns are latitude, longitude")
+        sides.append(degrees.deg2rad())
+    return sides[0], sides[1]

@@ -1,0 +1,220 @@
+"""Batches of one platform at a time, unique in place, the same on every run and cut for each process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+MIXED = "mixed"  # name of the one group in which all platforms are drawn together
+
+
+class Visit(NamedTuple):
+    """One row of one batch: `row` of the data set, and `visit`, the pass over its platform (draws the caption)."""
+
+    row: int
+    visit: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that are drawn together, by place.
+
+    rows: row numbers sorted by place, shape (n,); starts: where each place begins in `rows`, shape (P + 1,);
+    key: of the group's random streams; n_streams: 1 if the ranks share one permutation of the places, else one a rank.
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    key: int
+    batch_size: int  # per rank
+    joined_size: int  # taken from one permutation at a step
+    n_streams: int
+
+    @property
+    def n_places(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def batches_per_pass(self) -> int:
+        return self.n_places // self.joined_size
+
+
+class PlatformBatchSampler(Sampler[list[Visit]]):
+    """Batch sampler for experts: step s holds rows of platform `platforms[s % len(platforms)]` only, on every rank.
+
+    Places are unique in the joined batch (`batch_size * world_size`) while it is no larger than the platform's number
+    of places; above that they are unique within a rank, each rank drawing its own permutation. A platform with fewer
+    places than `batch_size` uses batches of its place count.
+
+    A pass over a platform visits its places in a fresh permutation, in full batches. The P mod (batch) places that do
+    not fill one are left out; which ones moves round-robin from pass to pass, so that every place is left out equally
+    often. Each visit of a place takes its next image in a shuffled order, so that after whole passes the images of a
+    place have been used equally often, give or take one. Passes go on across epochs: an epoch may end inside one.
+
+    `batch_at` is a pure function of (seed, epoch, step): no random state is kept, so to resume is to start later.
+
+    Args:
+        platform_ids: platform of each row of the data set, integers.
+        place_ids: place of each row, integers from one table over the data set.
+        platforms: platforms to train, in round-robin order.
+        batch_size: rows per rank and step.
+        num_steps: steps in an epoch.
+        seed: of all shuffles, >= 0.
+        rank: this process.
+        world_size: number of processes.
+        mixed: draw the rows of all `platforms` together as one group, places unique as above (the unified model).
+
+    Raises:
+        ValueError: columns of different length, a platform without rows, repeated platforms, numbers out of range.
+
+    Example:
+        >>> sampler = PlatformBatchSampler([0, 0, 1, 1], [5, 6, 5, 6], [0, 1], batch_size=2, num_steps=3, seed=0)
+        >>> [sorted(visit.row for visit in batch) for batch in sampler]
+        [[0, 1], [2, 3], [0, 1]]
+    """
+
+    def __init__(  # noqa: PLR0913 -- what to draw (5), how often, and for whom (3)
+        self,
+        platform_ids: Sequence[int],
+        place_ids: Sequence[int],
+        platforms: Sequence[int],
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        mixed: bool = False,
+    ):
+        if not (batch_size >= 1 and num_steps >= 1 and seed >= 0 and 0 <= rank < world_size):
+            numbers = f"batch_size {batch_size}, num_steps {num_steps}, seed {seed}, rank {rank} of {world_size}"
+            raise ValueError(f"{numbers}: sizes must be at least 1, seed and rank at least 0, rank below world_size")
+        self.platforms, self.batch_size, self.num_steps = list(platforms), batch_size, num_steps
+        self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+        self._start_step = self._next_step = 0
+        self._groups = self._build_groups(np.asarray(platform_ids), np.asarray(place_ids), mixed)
+
+    def _build_groups(self, platform_ids: np.ndarray, place_ids: np.ndarray, mixed: bool) -> dict[int | str, _Group]:
+        """One group for each platform in order, or one for all of them."""
+        if platform_ids.ndim != 1 or platform_ids.shape != place_ids.shape:
+            raise ValueError(
+                f"platform_ids is {platform_ids.shape}, place_ids {place_ids.shape}: one of each for a row"
+            )
+        if not self.platforms or len(set(self.platforms)) < len(self.platforms):
+            raise ValueError(f"platforms is {self.platforms}: name each platform to train once, at least one")
+        missing = sorted(set(self.platforms) - set(platform_ids.tolist()))
+        if missing:
+            raise ValueError(f"platforms {missing} have no rows in the data set: leave them out or add data")
+        if mixed:
+            rows = np.flatnonzero(np.isin(platform_ids, self.platforms))
+            return {MIXED: self._group(rows, place_ids[rows], key=0)}
+        by_platform = {platform: np.flatnonzero(platform_ids == platform) for platform in self.platforms}
+        return {p: self._group(rows, place_ids[rows], key=int(p) + 1) for p, rows in by_platform.items()}
+
+    def _group(self, rows: np.ndarray, place_ids: np.ndarray, key: int) -> _Group:
+        """Sort `rows` by place, places and the images of each place in a shuffled order, and size the batches."""
+        rng = self._rng(key, 0, 0)
+        places, code = np.unique(place_ids, return_inverse=True)
+        position = rng.permutation(len(places))[code]  # (n,) a random position for each place
+        order = np.lexsort((rng.random(len(rows)), position))
+        starts = np.concatenate([[0], np.bincount(position).cumsum()])
+        batch_size = min(self.batch_size, len(places))
+        shared = batch_size * self.world_size <= len(places)
+        joined_size, n_streams = (batch_size * self.world_size, 1) if shared else (batch_size, self.world_size)
+        return _Group(rows[order], starts, key, batch_size, joined_size, n_streams)
+
+    def _rng(self, *words: int) -> np.random.Generator:
+        """Generator of one purpose; always three words, since numpy seeds (a, b) and (a, b, 0) alike."""
+        return np.random.default_rng((self.seed, *words))
+
+    def batch_at(self, step: int) -> list[Visit]:
+        """This rank's batch at `step` of the current epoch.
+
+        Args:
+            step: 0 <= step < num_steps.
+
+        Returns:
+            As many `Visit(row, visit)` as `plan()` says for the step's platform.
+
+        Raises:
+            ValueError: `step` out of range.
+        """
+        if not 0 <= step < self.num_steps:
+            raise ValueError(f"step is {step}: it must lie between 0 and num_steps - 1 = {self.num_steps - 1}")
+        turn, name = step // len(self._groups), list(self._groups)[step % len(self._groups)]
+        group = self._groups[name]
+        visit, batch = divmod(self.epoch * self._steps_of(name) + turn, group.batches_per_pass)
+        stream = self.rank if group.n_streams > 1 else 0
+        offset = batch * group.joined_size + (0 if group.n_streams > 1 else self.rank * group.batch_size)
+        places = self._pass_order(group, visit, stream)[offset : offset + group.batch_size]
+        return [Visit(int(row), visit) for row in self._rows_of(group, places, visit, stream)]
+
+    def _pass_order(self, group: _Group, visit: int, stream: int) -> np.ndarray:
+        """Places of a pass in a fresh order; the window of places left out moves on by its own width every pass."""
+        left_out = group.n_places % group.joined_size
+        kept = (np.arange(group.n_places - left_out) + (visit + 1) * left_out) % group.n_places
+        return self._rng(group.key, visit + 1, stream).permutation(kept)
+
+    @staticmethod
+    def _rows_of(group: _Group, places: np.ndarray, visit: int, stream: int) -> np.ndarray:
+        """The row each place shows in this pass: its next image, counted over earlier passes and over the streams."""
+        left_out_before = visit * (group.n_places % group.joined_size)  # windows 0..visit-1 are 0..left_out_before-1
+        missed = (left_out_before - places + group.n_places - 1) // group.n_places  # of them, those that hit the place
+        turn = (visit - missed) * group.n_streams + stream
+        n_images = group.starts[places + 1] - group.starts[places]
+        return group.rows[group.starts[places] + turn % n_images]
+
+    def _steps_of(self, name: int | str) -> int:
+        """How many of an epoch's steps a group gets."""
+        return len(range(list(self._groups).index(name), self.num_steps, len(self._groups)))
+
+    def __iter__(self) -> Iterator[list[Visit]]:
+        """Yield this rank's batches, from step 0, or once from where `load_state_dict` put the sampler."""
+        start, self._start_step = self._start_step, 0
+        for step in range(start, self.num_steps):
+            self._next_step = step + 1
+            yield self.batch_at(step)
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self.num_steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, >= 0, that `batch_at` and iteration speak of."""
+        if epoch < 0:
+            raise ValueError(f"epoch is {epoch}: it must be at least 0")
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and next step. It counts batches handed out; a data loader with workers runs some steps ahead."""
+        return {"epoch": self.epoch, "next_step": self._next_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration start at `state["next_step"]` of `state["epoch"]`."""
+        if not 0 <= state["next_step"] <= self.num_steps:
+            raise ValueError(f"next_step is {state['next_step']}: this sampler has {self.num_steps} steps")
+        self.set_epoch(state["epoch"])
+        self._start_step = self._next_step = state["next_step"]
+
+    def plan(self) -> dict[int | str, dict[str, int | bool]]:
+        """What an epoch will do, by platform ("mixed" for the joint group).
+
+        Returns:
+            For each: "batch_size" per rank, "joined_batch_size" over all ranks, "steps", "batches_per_pass", "places",
+            "images", and "unique_across_ranks", whether no place comes twice in the joined batch.
+        """
+        return {
+            name: {
+                "batch_size": group.batch_size,
+                "joined_batch_size": group.batch_size * self.world_size,
+                "steps": self._steps_of(name),
+                "batches_per_pass": group.batches_per_pass,
+                "places": group.n_places,
+                "images": len(group.rows),
+                "unique_across_ranks": group.n_streams == 1,
+            }
+            for name, group in self._groups.items()
+        }
