@@ -1,0 +1,191 @@
+"""Guards: a step on one platform moves that platform's expert alone, with weight decay and momentum from earlier
+steps; frozen stays frozen and in eval mode; the gate stage moves the gate alone; bf16 checkpoints do learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_data import build_processor, build_split
+from tiny_models import build_tiny_model
+
+from pemoe.modeling_pemoe import PeMoEModel
+from pemoe.retrieval.evaluation import embed_split, run_image_trunk
+from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, mine_split
+from pemoe.trainers.trainer import prepare_for_stage
+
+
+def build_trainer(model: PeMoEModel, tmp_path, stage: str = "contrastive", steps: int = 3, **options) -> PeMoETrainer:
+    table = {name: options.pop(name, None) for name in ("hard_negatives", "image_states", "callbacks")}
+    arguments = PeMoETrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        stage=stage,
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        **{"learning_rate": 1e-2, "weight_decay": 0.1, "lr_scheduler_type": "constant", **options},
+    )
+    return PeMoETrainer(model, arguments, train_dataset=build_split(), processing_class=build_processor(), **table)
+
+
+def snapshot(model: PeMoEModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+
+
+def changed_parts(before: dict, after: dict) -> set[str]:
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    return {".".join(name.split(".")[:2]) if name.startswith("experts.") else name.split(".")[0] for name in changed}
+
+
+def record_steps(trainer: PeMoETrainer) -> list[tuple[str, set[str]]]:
+    """Train, and tell for every step its platform and the parts that it changed."""
+    steps, state = [], {"before": snapshot(trainer.model)}
+    names = list(trainer.model.config.platforms)
+    compute_loss = trainer.compute_loss
+
+    def watched_loss(model, inputs, **kwargs):
+        if "after" in state:
+            steps.append((state["platform"], changed_parts(state["before"], snapshot(trainer.model))))
+        state.update(before=snapshot(trainer.model), after=True, platform=trainer._expert_of(inputs["platform_id"]))
+        assert not trainer.model.text_trunk.training and not trainer.model.vision_trunk.training
+        assert trainer.model.experts.training
+        return compute_loss(model, inputs, **kwargs)
+
+    trainer.compute_loss = watched_loss
+    trainer.train()
+    steps.append((state["platform"], changed_parts(state["before"], snapshot(trainer.model))))
+    assert names
+    return steps
+
+
+def test_a_step_moves_its_expert_alone(tmp_path) -> None:
+    model = build_tiny_model()
+    scales = [expert.logit_scale.item() for expert in model.experts.values()]
+    steps = record_steps(build_trainer(model, tmp_path, steps=7))
+    assert [platform for platform, _ in steps] == ["satellite", "drone", "ground"] * 2 + ["satellite"]
+    for platform, changed in steps:  # from step 4 on, every expert carries momentum and decay from before
+        assert changed == {f"experts.{platform}"}
+    assert all(expert.logit_scale.item() != old for expert, old in zip(model.experts.values(), scales, strict=True))
+
+
+def test_hard_negative_stage_moves_its_expert_alone(tmp_path) -> None:
+    model = build_tiny_model()
+    negatives = mine_split(model, build_processor(), build_split(), k=3)
+    steps = record_steps(build_trainer(model, tmp_path, "hard_negative", steps=4, hard_negatives=negatives))
+    assert all(changed == {f"experts.{platform}"} for platform, changed in steps)
+
+
+@pytest.mark.parametrize(
+    ("gate_loss", "parts"),
+    [("platform", {"gate"}), ("retrieval", {"gate", "logit_scale"}), ("both", {"gate", "logit_scale"})],
+)
+def test_gate_stage_moves_the_gate_alone(tmp_path, gate_loss: str, parts: set[str]) -> None:
+    model = build_tiny_model()
+    before = snapshot(model)
+    build_trainer(model, tmp_path, "gate", gate_loss=gate_loss).train()
+    assert changed_parts(before, snapshot(model)) == parts
+
+
+def test_gate_learns_the_platform(tmp_path) -> None:
+    model = build_tiny_model()
+    with torch.no_grad():  # a random trunk hardly tells words apart; a trained one does
+        for parameter in model.text_trunk.parameters():
+            parameter.mul_(10.0 if parameter.dim() == 2 else 1.0)
+    build_trainer(model, tmp_path, "gate", steps=250).train()
+    split = embed_split(model.eval(), build_processor(), build_split())
+    names_a_platform = np.array(["roof" in text or "wall" in text for text in split.texts])
+    assert (split.gate_weights.argmax(1) == split.query_platform)[names_a_platform].mean() == 1.0
+
+
+def test_gate_stage_takes_the_mask_away(tmp_path) -> None:
+    model = build_tiny_model(masked_platforms=["ground"])
+    build_trainer(model, tmp_path, "gate").train()
+    assert model.config.masked_platforms == []
+
+
+def test_unified_model_trains_on_every_platform_at_once(tmp_path) -> None:
+    model = build_tiny_model(platforms=["all"])
+    trainer = build_trainer(model, tmp_path, steps=12)
+    platforms = {int(trainer.train_dataset.platform_id[v.row]) for batch in trainer.build_sampler() for v in batch}
+    assert platforms == {0, 1, 2}
+    before = snapshot(model)
+    trainer.train()
+    assert changed_parts(before, snapshot(model)) == {"experts.all"}
+
+
+def test_bf16_checkpoint_learns_in_every_tensor(tmp_path, caplog) -> None:
+    model = build_tiny_model().to(torch.bfloat16)
+    before = snapshot(model)
+    trainer = build_trainer(model, tmp_path, steps=20, learning_rate=2e-5, bf16=True)
+    trainer.train()
+    after = snapshot(model)
+    assert after["text_trunk.encoder.layer.0.output.dense.weight"].dtype == torch.bfloat16
+    for name, tensor in after.items():
+        if name.startswith("experts."):
+            assert tensor.dtype == torch.float32
+            assert not torch.equal(tensor, before[name].float()), name
+        elif "_trunk." in name:
+            assert torch.equal(tensor, before[name]), name
+
+
+def test_pure_bf16_would_lose_updates() -> None:
+    """Why the upcast is there: at 2e-5 most bf16 weights do not move in one step."""
+    model = build_tiny_model().to(torch.bfloat16)
+    prepare_for_stage(model, "contrastive", "platform", ["drone"])
+    assert all(parameter.dtype == torch.float32 for parameter in model.experts.parameters())
+    weight = torch.ones(100, dtype=torch.bfloat16)
+    assert torch.equal(weight - 2e-5, weight)
+
+
+def test_cached_trunk_states_train_alike(tmp_path) -> None:
+    trained = []
+    for cached in (False, True):
+        model = build_tiny_model(tail_dropout=0.0)
+        states = run_image_trunk(model, build_processor(), build_split()) if cached else None
+        build_trainer(model, tmp_path, steps=4, learning_rate=1e-3, image_states=states).train()
+        trained.append(snapshot(model))
+    assert all(torch.allclose(trained[0][name], trained[1][name], atol=2e-5) for name in trained[0])
+
+
+def test_idle_experts_have_no_gradient_at_all(tmp_path) -> None:
+    model = build_tiny_model()
+    trainer = build_trainer(model, tmp_path, steps=1)
+    inputs = next(iter(trainer.get_train_dataloader()))
+    trainer.compute_loss(model.train(), inputs).backward()
+    with_gradient = {".".join(name.split(".")[:2]) for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {"experts.satellite"}
+
+
+def test_evaluate_tells_recall_by_platform(tmp_path) -> None:
+    model = build_tiny_model()
+    trainer = build_trainer(model, tmp_path)
+    metrics = trainer.evaluate(build_split(split="test"))
+    assert 0 <= metrics["eval_recall_at_1"] <= metrics["eval_recall_at_5"] <= metrics["eval_recall_at_10"] <= 1
+    assert metrics["eval_n_queries"] == sum(metrics[f"eval_{p}_n_queries"] for p in ("satellite", "drone", "ground"))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"stage": "warmup"}, "stage"),
+        ({"gate_loss": "x"}, "gate_loss"),
+        ({"caption_column": "text"}, "caption_column"),
+        ({"steps": 0}, "max_steps"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
+        ({"stage": "hard_negative"}, "hard_negatives"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, options: dict, word: str) -> None:
+    with pytest.raises(TrainingError, match=word) as error:
+        build_trainer(build_tiny_model(), tmp_path, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_row_without_refined_captions_is_named(tmp_path) -> None:
+    arguments = PeMoETrainingArguments(output_dir=str(tmp_path), max_steps=1, use_cpu=True)
+    with pytest.raises(TrainingError, match=r"0000/image-00\.png"):
+        PeMoETrainer(
+            build_tiny_model(), arguments, train_dataset=build_split(split="test"), processing_class=build_processor()
+        )

@@ -1,0 +1,203 @@
+"""The quickstart: Table 1 in minutes, a checkpoint that a stranger's process can load, three queries answered."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from pemoe.datasets_scripts import PLATFORMS, load_source
+from pemoe.datasets_scripts.refine import refine_dataset
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.retrieval import search
+from pemoe.retrieval.fresh_process import run_without_package
+from pemoe.retrieval.report import Example, Hit, write_report
+from pemoe.retrieval.runs import write_json
+from pemoe.trainers.recipes import DataRecipe, Recipe, load_recipe
+from pemoe.trainers.stages import build_model
+from pemoe.trainers.table1 import Row, Table1
+
+HITS_SHOWN = 5
+HEADER = ["row", "pairs seen", "R@1", "R@5", "R@10", "Score", *(f"R@1 {p}" for p in PLATFORMS), "seconds"]
+
+# Runs where `pemoe` cannot be imported: everything comes out of the checkpoint directory.
+EMBED_AFRESH = """
+import json
+import numpy as np
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+checkpoint, request, answer = sys.argv[1:4]
+model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+asked = json.load(open(request, encoding="utf-8"))
+images = [Image.open(path) for path in asked["images"]]
+query, gallery = model.encode_text(asked["texts"], processor), model.encode_images(images, processor)
+with torch.no_grad():
+    weights = model.get_text_features(**processor(text=asked["texts"])).gate_weights
+np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
+"""
+
+
+def load_rows(data: DataRecipe, show_progress: bool = False) -> datasets.DatasetDict:
+    """The splits of a recipe's source, training captions refined by rule where the source brings none.
+
+    Raises:
+        DataError: whatever the source finds wrong.
+    """
+    splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
+    if any(not captions for captions in splits["train"]["refined_captions"]):
+        splits = refine_dataset(splits)
+    return splits
+
+
+def run_quickstart(
+    output: Path,
+    data: str | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    show_progress: bool = False,
+    on_row: Callable[[Row], None] | None = None,
+) -> dict:
+    """Render (or read) the data, train Table 1's four rows, save, reload elsewhere, answer three queries.
+
+    Args:
+        output: directory of the run; gets `model/`, `rows/`, `report.html`.
+        data: a directory in GeoText-1652's layout instead of the rendered campus.
+        seed: of everything drawn.
+        recipe: None for the packaged "quickstart".
+        show_progress: draw progress bars.
+        on_row: called with every finished row.
+
+    Returns:
+        The `results` of `metrics.json`: `{"rows": [...], "examples": [...], "reload_max_difference": ...}`.
+
+    Raises:
+        DataError: bad data; RuntimeError: the checkpoint does not load in a fresh process.
+    """
+    recipe = replace(recipe or load_recipe("quickstart"), seed=seed)
+    if data is not None:
+        recipe = replace(recipe, data=DataRecipe(source="geotext1652", root=data))
+    elif recipe.data.source == "campus":
+        recipe = replace(recipe, data=replace(recipe.data, options={**recipe.data.options, "seed": seed}))
+    splits = load_rows(recipe.data, show_progress)
+    model, processor = build_model(recipe)
+    table = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row)
+    rows = table.run()
+    gated = rows[-1].model
+    gated.save_pretrained(output / "model")
+    processor.save_pretrained(output / "model")
+    examples, difference = answer_examples(output / "model", gated, processor, splits["test"])
+    title = "PE-MoE quickstart: " + ("the rendered campus" if data is None else Path(data).name)
+    write_report(output / "report.html", title, format_table(rows), examples, _notes(rows[-1], splits))
+    return {
+        "rows": [row.as_json() for row in rows],
+        "reload_max_difference": difference,
+        "examples": [_example_json(example) for example in examples],
+    }
+
+
+def answer_examples(
+    checkpoint: Path, model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset
+) -> tuple[list[Example], float]:
+    """Rank one query per platform with the checkpoint as loaded by a fresh process.
+
+    Returns:
+        The examples, and the largest difference between the fresh process's vectors and this one's.
+
+    Raises:
+        RuntimeError: the fresh process failed, or its vectors differ by more than 1e-4.
+    """
+    platform = np.asarray(rows["platform"][:])
+    chosen = [int(np.flatnonzero(platform == k)[0]) for k in range(len(PLATFORMS)) if (platform == k).any()]
+    texts = [rows[row]["captions"][-1] for row in chosen]
+    fresh = embed_afresh(checkpoint, texts, rows)
+    own = model.encode_text(texts, processor)
+    difference = float(np.abs(fresh["query"] - own).max())
+    if not difference <= 1e-4:
+        raise RuntimeError(f"{checkpoint}: reloaded in a fresh process, its query vectors differ by {difference:.2g}")
+    scores, found = search(fresh["query"], fresh["gallery"], min(HITS_SHOWN, len(rows)))
+    weights = [dict(zip(model.config.platforms, map(float, row), strict=True)) for row in fresh["gate_weights"]]
+    examples = [
+        Example(
+            text, PLATFORMS[platform[row]], rows[row]["place_id"], weights[k], _hits(rows, row, found[k], scores[k])
+        )
+        for k, (row, text) in enumerate(zip(chosen, texts, strict=True))
+    ]
+    return examples, difference
+
+
+def embed_afresh(checkpoint: Path, texts: list[str], rows: datasets.Dataset) -> dict[str, np.ndarray]:
+    """Query and gallery vectors and gate weights from a process that cannot import `pemoe`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = []
+        for number, row in enumerate(rows.select_columns(["image"])):
+            paths.append(str(Path(scratch) / f"{number}.png"))
+            row["image"].save(paths[-1])
+        request, answer = Path(scratch) / "request.json", Path(scratch) / "answer.npz"
+        write_json(request, {"texts": texts, "images": paths})
+        run_without_package(EMBED_AFRESH, str(checkpoint.resolve()), str(request), str(answer))
+        with np.load(answer) as arrays:
+            return dict(arrays)
+
+
+def format_table(rows: list[Row]) -> list[list[str]]:
+    """Table 1 as cells, percent, the last row being chance."""
+    body = []
+    for row in rows:
+        figures, platforms = row.figures, row.figures["per_platform"]
+        cells = [f"{100 * figures[name]:.1f}" for name in ("recall_at_1", "recall_at_5", "recall_at_10", "score")]
+        cells += [f"{100 * platforms[p]['recall_at_1']:.1f}" if p in platforms else "" for p in PLATFORMS]
+        body.append([row.name, str(row.pairs_seen), *cells, f"{row.seconds:.0f}"])
+    figures = rows[-1].figures
+    chance = [figures[f"chance_recall_at_{k}"] for k in (1, 5, 10)]
+    chance.append((chance[0] + chance[2]) / 2)
+    platforms = figures["per_platform"]
+    chance += [platforms[p]["chance_recall_at_1"] if p in platforms else float("nan") for p in PLATFORMS]
+    body.append(["chance", "", *(f"{100 * value:.1f}" for value in chance), ""])
+    return [HEADER, *body]
+
+
+def _hits(rows: datasets.Dataset, query_row: int, found: np.ndarray, scores: np.ndarray) -> list[Hit]:
+    right = rows[query_row]["place_id"]
+    hits = []
+    for position, score in zip(found, scores, strict=True):
+        row = rows[int(position)]
+        hits.append(
+            Hit(
+                image=row["image"],
+                place_id=row["place_id"],
+                platform=PLATFORMS[row["platform"]],
+                score=float(score),
+                is_right=row["place_id"] == right,
+                latitude_deg=row["latitude_deg"],
+                longitude_deg=row["longitude_deg"],
+            )
+        )
+    return hits
+
+
+def _example_json(example: Example) -> dict:
+    return {
+        "query": example.text,
+        "platform": example.platform,
+        "place_id": example.place_id,
+        "gate_weights": example.gate_weights,
+        "hits": [
+            {"place_id": hit.place_id, "platform": hit.platform, "score": hit.score, "is_right": hit.is_right}
+            for hit in example.hits
+        ],
+    }
+
+
+def _notes(gated: Row, splits: datasets.DatasetDict) -> list[str]:
+    return [
+        f"{gated.figures['n_queries']} test queries search one gallery of {splits['test'].num_rows} satellite, drone "
+        f"and street pictures; a hit is any picture of the query's place. Trained on {splits['train'].num_rows} "
+        "pictures of other places. Figures are percent; chance is a random order of the gallery.",
+        "One seed on a small set: the rows' order may change from run to run.",
+    ]

@@ -1,0 +1,186 @@
+"""Recipes: a whole training run as one YAML file, read strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES
+from pemoe.trainers.errors import TrainingError
+
+PACKAGED = resources.files("pemoe.trainers") / "recipes"
+TINY_BACKBONES = resources.files("pemoe.trainers") / "tiny_backbones"
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Where the rows come from: `load_source(source, root, **options)`."""
+
+    source: str = "campus"
+    root: str | None = None
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What training starts from: backbones, "tiny:text" and "tiny:vision" being the shipped small ones.
+
+    options: further fields of `PeMoEConfig`.
+    """
+
+    text_repo: str = "BAAI/bge-m3"
+    vision_repo: str = "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k"
+    text_revision: str | None = None
+    vision_revision: str | None = None
+    platforms: list = field(default_factory=lambda: ["satellite", "drone", "ground"])
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage."""
+
+    steps: int = 0
+    learning_rate: float = 2e-5
+    weight_decay: float = 1e-4
+    warmup_steps: int = 0
+    lr_scheduler_type: str = "cosine"
+    save_steps: int = 0
+
+
+@dataclass(frozen=True)
+class HardNegativeRecipe(StageRecipe):
+    """Stage 2; see `PeMoETrainingArguments` for margin and weight."""
+
+    margin: float = 0.2
+    info_nce_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class GateRecipe(StageRecipe):
+    """The gate's stage; see `PeMoETrainingArguments` for the losses."""
+
+    gate_loss: str = "platform"
+
+
+@dataclass(frozen=True)
+class MineRecipe:
+    """Mining between the stages; see `mine_split`."""
+
+    k: int = 10
+    positive_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run: data, model and stages.
+
+    seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
+    all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
+    output of every training image in memory (exact while images are not augmented); unified_steps: steps of a unified
+    model on the same captions that the experts then start from (0: from the backbones).
+    """
+
+    seed: int = 0
+    data: DataRecipe = field(default_factory=DataRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    caption_column: str = "refined_captions"
+    global_batch_size: int = 128
+    precision: str = "float32"
+    cache_image_states: bool = False
+    num_workers: int = 0
+    unified_steps: int = 0
+    contrastive: StageRecipe = field(default_factory=StageRecipe)
+    mine: MineRecipe = field(default_factory=MineRecipe)
+    hard_negative: HardNegativeRecipe = field(default_factory=HardNegativeRecipe)
+    gate: GateRecipe = field(default_factory=GateRecipe)
+
+    def __post_init__(self) -> None:
+        choices = {"caption_column": CAPTION_COLUMNS, "precision": ("float32", "bfloat16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise TrainingError(f"{name}: {getattr(self, name)!r} is unknown, use one of {', '.join(allowed)}")
+        if self.gate.gate_loss not in GATE_LOSSES:
+            raise TrainingError(f"gate.gate_loss: {self.gate.gate_loss!r} is not one of {', '.join(GATE_LOSSES)}")
+        if self.global_batch_size < 2:
+            raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
+        if self.contrastive.steps < 1:
+            raise TrainingError("contrastive.steps: give the number of steps of the first stage, at least 1")
+
+    @property
+    def pairs_seen(self) -> int:
+        """Text-image pairs of the whole run, those behind its initialisation included."""
+        steps = self.unified_steps + self.contrastive.steps + self.hard_negative.steps + self.gate.steps
+        return self.global_batch_size * steps
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Read a recipe by its packaged name ("quickstart", "paper") or path.
+
+    Raises:
+        TrainingError: no such recipe, not YAML, an unknown key or a value of the wrong type (the place is named).
+
+    Example:
+        >>> load_recipe("paper").global_batch_size
+        128
+    """
+    path = Path(name)
+    if not path.suffix:
+        path = Path(str(PACKAGED / f"{name}.yaml"))
+    if not path.is_file():
+        known = ", ".join(sorted(p.name.removesuffix(".yaml") for p in PACKAGED.iterdir() if p.name.endswith(".yaml")))
+        raise TrainingError(f"recipe {name}: no such file, and the packaged ones are {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise TrainingError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise TrainingError(f"recipe {path}: expected keys and values, got {type(content).__name__}")
+    return build(Recipe, content, str(path))
+
+
+def build(recipe_class: type, content: dict, where: str) -> object:
+    """Make a (nested) recipe dataclass of plain values, refusing unknown keys and wrong types."""
+    fields = {f.name: f for f in dataclasses.fields(recipe_class)}
+    values = {}
+    for key, value in content.items():
+        if key not in fields:
+            raise TrainingError(f"recipe {where}: unknown key {key!r}, use one of {', '.join(fields)}")
+        default = _default_of(fields[key])
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, dict):
+                raise TrainingError(f"recipe {where}: {key} must hold keys and values, got {value!r}")
+            values[key] = build(type(default), value, f"{where}: {key}")
+        else:
+            values[key] = _checked(key, value, default, fields[key].type, where)
+    return recipe_class(**values)
+
+
+def resolve_repo(repo: str) -> str:
+    """The directory of a shipped small backbone ("tiny:text"), or the name as it is."""
+    return str(TINY_BACKBONES / repo.removeprefix("tiny:")) if repo.startswith("tiny:") else repo
+
+
+def _default_of(spec: dataclasses.Field) -> object:
+    return spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()
+
+
+def _checked(key: str, value: object, default: object, annotation: str, where: str) -> object:
+    if value is None and "None" in annotation:
+        return None
+    expected = {"int": int, "float": (int, float), "str": str, "bool": bool, "dict": dict, "list": list}[
+        annotation.split(" ")[0]
+    ]
+    wrong_bool = isinstance(value, bool) and annotation != "bool"
+    if isinstance(value, str) and annotation.startswith("float"):
+        try:
+            return float(value)  # YAML reads 1e-3 as a string
+        except ValueError:
+            pass
+    if wrong_bool or not isinstance(value, expected):
+        raise TrainingError(f"recipe {where}: {key} must be {annotation}, got {value!r}")
+    return float(value) if annotation.startswith("float") else value

@@ -1,0 +1,249 @@
+"""`PeMoETrainer`: one stage of PE-MoE training on `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import os
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.utils import logging
+
+from pemoe.datasets_scripts.schema import PLATFORMS
+from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
+from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
+from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
+from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.pairs import PairCollator, PairDataset
+from pemoe.trainers.samplers import PlatformBatchSampler
+
+logger = logging.get_logger(__name__)
+
+NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
+
+
+class PeMoETrainer(Trainer):
+    """Trains one stage: every step holds one platform and moves that platform's expert alone.
+
+    Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
+    cross-entropy on the query's platform and/or InfoNCE through Eq. (1), experts frozen. The unified model
+    (`platforms=["all"]`) trains on all platforms mixed. Batches are joined over processes with gradient, so that N
+    processes equal one.
+
+    Args:
+        model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
+        args: `PeMoETrainingArguments`.
+        train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`.
+        processing_class: the model's `PeMoEProcessor`.
+        hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
+        image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
+        kwargs: passed to `transformers.Trainer`.
+
+    Raises:
+        TrainingError: a stage without what it needs, or platforms that data and model do not share.
+
+    Example:
+        >>> PeMoETrainer(model, args, train_dataset=rows, processing_class=processor).train()  # doctest: +SKIP
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PeMoEModel,
+        args: PeMoETrainingArguments,
+        train_dataset: datasets.Dataset | None = None,
+        eval_dataset: datasets.Dataset | None = None,
+        processing_class: PeMoEProcessor | None = None,
+        hard_negatives: np.ndarray | None = None,
+        image_states: Tensor | None = None,
+        **kwargs: object,
+    ) -> None:
+        if processing_class is None:
+            raise TrainingError("processing_class: give the model's PeMoEProcessor")
+        if args.stage == "hard_negative" and hard_negatives is None:
+            raise TrainingError("hard_negatives: stage 'hard_negative' needs them; see mine_split")
+        pairs = None
+        if train_dataset is not None:
+            negatives = hard_negatives if args.stage == "hard_negative" else None
+            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states)
+        self.platforms = trained_platforms(model, pairs)
+        prepare_for_stage(model, args.stage, args.gate_loss, [PLATFORMS[k] for k in self.platforms])
+        self.info_nce = InfoNCELoss(same_place=args.same_place)
+        self.triplet = TripletLoss(margin=args.margin)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=pairs,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=PairCollator(processing_class),
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.can_save_experts_only = has_external_trunks(model)
+
+    def build_sampler(self) -> PlatformBatchSampler:
+        """The batches of this stage, for this process."""
+        args = self.args
+        return build_sampler(
+            self.model, self.train_dataset, args.stage, args.per_device_train_batch_size, args.max_steps, args.seed
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.build_sampler(),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+        )
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ) -> Tensor | tuple[Tensor, PeMoEOutput]:
+        """Loss of one batch in this stage; the embeddings of all processes take part."""
+        place_id = gather_without_grad(inputs["place_id"])
+        model_inputs = {name: t for name, t in inputs.items() if name not in NOT_FOR_THE_MODEL}
+        if self.args.stage == "gate":
+            loss, output = self._gate_loss(model, model_inputs, inputs["platform_id"], place_id)
+        else:
+            output = model(**model_inputs, experts=[self._expert_of(inputs["platform_id"])])
+            loss = self._expert_loss(output, place_id, inputs.get("has_negative"))
+        return (loss, output) if return_outputs else loss
+
+    def _expert_of(self, platform_id: Tensor) -> str:
+        """Name of the expert a batch belongs to; a mixed batch belongs to the unified model's only one."""
+        names = list(self.model.config.platforms)
+        return names[0] if names == ["all"] else PLATFORMS[int(platform_id[0])]
+
+    def _expert_loss(self, output: PeMoEOutput, place_id: Tensor, has_negative: Tensor | None) -> Tensor:
+        text, images = output.text_embeds[:, 0], output.image_embeds[:, 0]  # (B, D), (B or 2B, D)
+        positives, negatives = images[: len(text)], images[len(text) :]
+        joined = gather_with_grad(text), gather_with_grad(positives)
+        loss = self.info_nce(*joined, place_id, output.logit_scale[0])["loss"]
+        if self.args.stage == "contrastive":
+            return loss
+        if has_negative.any():
+            text, positives, negatives = text[has_negative], positives[has_negative], negatives[has_negative]
+            return self.triplet(text, positives, negatives)["loss"] + self.args.info_nce_weight * loss
+        return self.args.info_nce_weight * loss
+
+    def _gate_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], platform_id: Tensor, place_id: Tensor
+    ) -> tuple[Tensor, PeMoEOutput]:
+        needs_images = self.args.gate_loss != "platform"
+        if not needs_images:
+            inputs = {name: t for name, t in inputs.items() if name in ("input_ids", "attention_mask")}
+        output = model(**inputs)
+        losses = []
+        if self.args.gate_loss != "retrieval":
+            names = list(self.model.config.platforms)
+            expert_of_platform = torch.tensor([names.index(p) if p in names else -1 for p in PLATFORMS])
+            losses.append(F.cross_entropy(output.gate_logits, expert_of_platform.to(platform_id.device)[platform_id]))
+        if needs_images:
+            joined = gather_with_grad(fuse_text(output)), gather_with_grad(fuse_images(output))
+            losses.append(self.info_nce(*joined, place_id, self.model.logit_scale)["loss"])
+        return torch.stack(losses).sum(), output
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Weight decay for matrices only: no norm, bias or temperature."""
+        return [name for name in super().get_decay_parameter_names(model) if not name.endswith("logit_scale")]
+
+    def evaluate(
+        self,
+        eval_dataset: datasets.Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Recall of the whole split, queries against its mixed gallery: `{"eval_recall_at_1": ..., ...}`."""
+        rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        results = evaluate_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items() if name != "per_platform"}
+        for platform, figures in results["per_platform"].items():
+            metrics.update({f"{metric_key_prefix}_{platform}_{name}": value for name, value in figures.items()})
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the experts, or the whole model when its trunks cannot be read again from their repositories."""
+        directory = output_dir if output_dir is not None else self.args.output_dir
+        if not self.args.should_save:
+            return
+        os.makedirs(directory, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
+        self.processing_class.save_pretrained(directory)
+
+
+def build_sampler(
+    model: PeMoEModel, pairs: PairDataset, stage: str, batch_size: int, num_steps: int, seed: int
+) -> PlatformBatchSampler:
+    """The batches of a stage for this process: one platform a step, or mixed for the unified model and the gate."""
+    return PlatformBatchSampler(
+        pairs.platform_id,
+        pairs.place_id,
+        trained_platforms(model, pairs),
+        batch_size=batch_size,
+        num_steps=num_steps,
+        seed=seed,
+        rank=rank(),
+        world_size=world_size(),
+        mixed=stage == "gate" or list(model.config.platforms) == ["all"],
+    )
+
+
+def has_external_trunks(model: PeMoEModel) -> bool:
+    """Whether an experts-only checkpoint of this model could be loaded again."""
+    try:
+        model.check_trunks_are_external()
+    except ValueError:
+        return False
+    return True
+
+
+def trained_platforms(model: PeMoEModel, pairs: PairDataset | None) -> list[int]:
+    """Platforms (numbers of the schema) that both the data and the model have, in the model's order.
+
+    Raises:
+        TrainingError: they share none.
+    """
+    names = list(model.config.platforms)
+    in_data = set(range(len(PLATFORMS))) if pairs is None else set(pairs.platform_id.tolist())
+    if names == ["all"]:
+        return sorted(in_data)
+    shared = [PLATFORMS.index(name) for name in names if name in PLATFORMS and PLATFORMS.index(name) in in_data]
+    if not shared:
+        raise TrainingError(f"platforms: the model has {names}, the data {[PLATFORMS[k] for k in sorted(in_data)]}")
+    return shared
+
+
+def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, platforms: list[str]) -> None:
+    """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
+
+    A gate stage takes the masks of the platforms it sees away.
+    """
+    upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
+    if upcast:
+        logger.warning(f"{len(upcast)} trainable tensors are upcast to fp32: AdamW loses small updates in bf16")
+    for part in (model.experts, model.gate):
+        part.float()
+    model.logit_scale.data = model.logit_scale.data.float()
+    model.freeze_trunks()
+    model.experts.requires_grad_(stage != "gate")
+    model.gate.requires_grad_(stage == "gate")
+    model.logit_scale.requires_grad_(stage == "gate" and gate_loss != "platform")
+    if stage == "gate":
+        model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
