@@ -1,0 +1,71 @@
+"""Invariant: every benchmark runs as its command says and writes its ratios beside the floors its layers imply."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_smoke(name: str, output: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, f"benchmarks/{name}.py", "--smoke", "--rounds", "2", "--output", str(output), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def results_of(name: str, output: Path) -> dict:
+    process = run_smoke(name, output)
+    assert process.returncode == 0, process.stderr
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["command"] == f"python benchmarks/{name}.py --rounds 2 --smoke"
+    assert (metrics["results"]["torch_threads"], metrics["results"]["rounds"]) == (1, 2)
+    assert "over floor" in process.stdout
+    return metrics["results"]
+
+
+def check_ratios(comparison: dict, floors: dict[str, float]) -> None:
+    ratios = comparison["ratios"]
+    assert {pair: row["floor"] for pair, row in ratios.items()} == pytest.approx(floors)
+    for pair, row in ratios.items():
+        assert set(pair.split("/")) <= set(comparison["median_s"])
+        assert 0 < row["lowest"] <= row["measured"] <= row["highest"]
+        assert row["measured_over_floor"] == pytest.approx(row["measured"] / row["floor"])
+
+
+@pytest.fixture(scope="module")
+def encoding(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return results_of("encoding", tmp_path_factory.mktemp("runs") / "encoding")
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_encoding_compares_equal_embeddings_with_layer_floors(encoding: dict, modality: str) -> None:
+    model = encoding["model"]
+    depth, tail = model[f"{modality}_layers"], model[f"{modality}_expert_layers"]
+    assert (depth, tail, model["experts"]) == (3, 1, 3)
+    assert encoding[modality]["max_abs_difference"] < 1e-5
+    floors = {"shared/single_encoder": 5 / 3, "naive_ensemble/single_encoder": 3.0, "shared/naive_ensemble": 5 / 9}
+    check_ratios(encoding[modality], floors)
+
+
+def test_training_step_counts_the_frozen_trunk_once(tmp_path: Path) -> None:
+    results = results_of("training_step", tmp_path / "training_step")
+    trained = results["trained_parameters"]
+    assert 0 < trained["expert"] < trained["full_fine_tuning"]
+    # both towers have 2 frozen layers of 3, so their shares agree: (2 + 3 * 1) / (3 * 3)
+    cached = results["step"]["ratios"]["expert_cached/full_fine_tuning"]["floor"]
+    assert 3 / 9 < cached < 5 / 9
+    check_ratios(results["step"], {"expert/full_fine_tuning": 5 / 9, "expert_cached/full_fine_tuning": cached})
+
+
+def test_a_used_directory_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    process = run_smoke("encoding", tmp_path)
+    assert process.returncode == 2
+    assert process.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}: is not empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
