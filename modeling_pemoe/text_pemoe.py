@@ -14,6 +14,7 @@ def build_text_trunk(text_config: PreTrainedConfig, expert_layers: int) -> PreTr
     """First `num_hidden_layers - expert_layers` layers of the encoder, without a pooler, randomly initialised."""
     trunk_config = copy.deepcopy(text_config)
     trunk_config.num_hidden_layers = text_config.num_hidden_layers - expert_layers
+    trunk_config.dtype = None  # else a backbone stored in bf16 would give a bf16 trunk under fp32 experts
     return AutoModel.from_config(trunk_config, add_pooling_layer=False)
 
 

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 app = typer.Typer(
@@ -73,12 +72,12 @@ def info(
     from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
 
     if (preset is None) == (model is None):
-        raise click.UsageError("give --preset or --model")
+        raise typer.BadParameter("give --preset or --model")
     try:
         config = PeMoEConfig.preset(preset) if preset else PeMoEConfig.from_pretrained(model)
         sizes = describe_sizes(config)
     except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
+        raise typer.BadParameter(f"{preset or model}: {error}") from error
     if as_json:
         _print_json(sizes)
         return
@@ -178,17 +177,18 @@ def main() -> None:
     """Entry point: exit code 0, 2 with one line on bad input, 1 on a failure of ours."""
     _quiet_libraries()
     try:
-        app(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.exceptions.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        _fail(error.format_message())
+        code = app(standalone_mode=False)
+    except typer.Exit as done:
+        code = done.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
     except Exception as error:
+        if hasattr(error, "format_message"):  # wrong arguments; typer's click has been its own copy since 0.29
+            _fail(error.format_message())
         if not isinstance(error, _input_errors()):
             raise  # a failure of ours: traceback and exit code 1
         _fail(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> None:
@@ -218,7 +218,7 @@ def _load(checkpoint: str) -> tuple:
     try:
         return AutoModel.from_pretrained(checkpoint).eval(), AutoProcessor.from_pretrained(checkpoint)
     except (ValueError, OSError) as error:
-        raise click.UsageError(f"{checkpoint}: {error}") from error
+        raise typer.BadParameter(f"{checkpoint}: {error}") from error
 
 
 def _data_recipe(data: str | None):

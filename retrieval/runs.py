@@ -26,7 +26,7 @@ def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool 
 
     Raises:
         RunError: it holds something and neither `overwrite` (empties it) nor `resume` (keeps it) was given, or it is
-            no directory, or `overwrite` would delete something that is no earlier run.
+            no directory or cannot be made, or `overwrite` would delete something that is no earlier run.
     """
     path = Path(directory)
     if path.exists() and not path.is_dir():
@@ -37,7 +37,10 @@ def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool 
         if not (path / "metrics.json").is_file() and not (path / "recipe.json").is_file():
             raise RunError(f"{path}: holds no earlier run, so --overwrite leaves it alone; use another --output")
         shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # below a file, or where writing is not allowed
+        raise RunError(f"{path}: cannot be made ({error.strerror}); use another --output") from error
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
@@ -85,6 +85,7 @@ def run_quickstart(
     elif recipe.data.source == "campus":
         recipe = replace(recipe, data=replace(recipe.data, options={**recipe.data.options, "seed": seed}))
     splits = load_rows(recipe.data, show_progress)
+    write_json(output / "recipe.json", asdict(recipe))
     model, processor = build_model(recipe)
     table = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row)
     rows = table.run()

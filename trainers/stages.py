@@ -168,13 +168,11 @@ class StageRunner:
     def train(self, stage: str, spec: StageRecipe, folder: str | None = None) -> dict:
         """One training stage; a finished one is read back instead when resuming."""
         directory = self.directory / (folder or stage)
+        started_s = time.monotonic()
+        trainer = self._trainer(stage, spec, directory)  # readies the model too: fp32 before weights are read
         if self.resume and (directory / DONE).is_file():
             self.model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
-            if stage == "gate":
-                self.model.config.masked_platforms = []
             return json.loads((directory / DONE).read_text())
-        started_s = time.monotonic()
-        trainer = self._trainer(stage, spec, directory)
         checkpoint = last_complete_checkpoint(directory) if self.resume else None
         result = trainer.train(resume_from_checkpoint=checkpoint)
         self.model.eval()

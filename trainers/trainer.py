@@ -131,13 +131,15 @@ class PeMoETrainer(Trainer):
     def _expert_loss(self, output: PeMoEOutput, place_id: Tensor, has_negative: Tensor | None) -> Tensor:
         text, images = output.text_embeds[:, 0], output.image_embeds[:, 0]  # (B, D), (B or 2B, D)
         positives, negatives = images[: len(text)], images[len(text) :]
-        joined = gather_with_grad(text), gather_with_grad(positives)
+        joined = gather_with_grad(text), gather_with_grad(positives)  # (W * B, D) each
         loss = self.info_nce(*joined, place_id, output.logit_scale[0])["loss"]
         if self.args.stage == "contrastive":
             return loss
+        joined = *joined, gather_with_grad(negatives)
+        has_negative = gather_without_grad(has_negative)  # as many on one process as on the joined batch
         if has_negative.any():
-            text, positives, negatives = text[has_negative], positives[has_negative], negatives[has_negative]
-            return self.triplet(text, positives, negatives)["loss"] + self.args.info_nce_weight * loss
+            triplets = [vectors[has_negative] for vectors in joined]  # (n, D) each
+            return self.triplet(*triplets)["loss"] + self.args.info_nce_weight * loss
         return self.args.info_nce_weight * loss
 
     def _gate_loss(
@@ -186,6 +188,11 @@ class PeMoETrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
         self.processing_class.save_pretrained(directory)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Write this process's random state; the file that closes a checkpoint waits for those of all processes."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
 
 def build_sampler(

@@ -30,6 +30,7 @@ def render_satellite(scene: Scene, size_px: int = 160, rng: np.random.Generator 
     """The place from straight above, north up: RGB, `size_px` square. `rng` varies light, zoom and offset.
 
     Example:
+        >>> from pemoe.datasets_scripts.campus.scene import sample_scene
         >>> render_satellite(sample_scene(np.random.default_rng(0))).size
         (160, 160)
     """

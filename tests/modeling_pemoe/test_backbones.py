@@ -60,6 +60,20 @@ def test_timm_directory(tmp_path: Path) -> None:
         assert torch.equal(pooled, whole(pixel_values))
 
 
+def test_backbones_stored_in_bf16_give_an_fp32_model(tmp_path: Path) -> None:
+    text_dir, vision_dir = write_text_backbone(tmp_path / "text"), write_timm_backbone(tmp_path / "vision")
+    AutoModel.from_pretrained(text_dir, dtype=torch.bfloat16).save_pretrained(text_dir)
+    model = PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=224)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "checkpoint")
+    again = PeMoEModel.from_pretrained(tmp_path / "checkpoint")
+    input_ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        assert torch.equal(
+            again.get_text_features(input_ids).text_embeds, model.get_text_features(input_ids).text_embeds
+        )
+
+
 def test_experts_start_alike_but_are_their_own(tmp_path: Path) -> None:
     text_dir, vision_dir = write_text_backbone(tmp_path / "text"), write_timm_backbone(tmp_path / "vision")
     model = PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=224)

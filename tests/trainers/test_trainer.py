@@ -96,7 +96,7 @@ def test_gate_learns_the_platform(tmp_path) -> None:
     build_trainer(model, tmp_path, "gate", steps=250).train()
     split = embed_split(model.eval(), build_processor(), build_split())
     names_a_platform = np.array(["roof" in text or "wall" in text for text in split.texts])
-    assert (split.gate_weights.argmax(1) == split.query_platform)[names_a_platform].mean() == 1.0
+    assert (split.gate_weights.argmax(1) == split.query_platform)[names_a_platform].mean() >= 0.9  # chance: 0.5
 
 
 def test_gate_stage_takes_the_mask_away(tmp_path) -> None:

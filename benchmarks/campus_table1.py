@@ -1,0 +1,121 @@
+"""Table 1 on the rendered campus over several seeds, with paired bootstrap intervals over places.
+
+    python benchmarks/campus_table1.py --output runs/campus_table1
+
+Every row sees the same number of pairs, those behind its initialisation counted; the unified model at twice the pairs
+is an extra row. A seed changes the rendered places, the fresh weights and every draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pemoe.retrieval.metrics import bootstrap_difference
+from pemoe.retrieval.runs import RunError, prepare_output, write_json, write_metrics
+from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.quickstart import load_rows
+from pemoe.trainers.recipes import Recipe, load_recipe
+from pemoe.trainers.stages import build_model
+from pemoe.trainers.table1 import ROWS, Row, Table1
+
+EXTRA = "unified+refined_x2"
+COMPARISONS = (
+    ("unified+refined", "unified"),
+    ("experts_uniform", "unified+refined"),
+    ("experts_gated", "experts_uniform"),
+    ("experts_gated", "unified"),
+    ("experts_gated", EXTRA),
+)
+
+
+def run_seed(recipe: Recipe, seed: int, directory: Path, show_progress: bool) -> tuple[list[Row], np.ndarray, dict]:
+    """All rows of one seed, the place of each test query, and facts about the run."""
+    data = replace(recipe.data, options={**recipe.data.options, "seed": seed})
+    recipe = replace(recipe, seed=seed, data=data)
+    splits = load_rows(recipe.data, show_progress)
+    table = Table1(*build_model(recipe), splits, recipe, directory, show_progress, on_row=print_row)
+    rows = [*table.run(), table.unified(EXTRA, "refined_captions", budget=2.0)]
+    test = splits["test"]
+    places = np.repeat([f"{seed}/{place}" for place in test["place_id"]], [len(c) for c in test["captions"]])
+    return rows, places, {"test_images": test.num_rows, "train_images": splits["train"].num_rows}
+
+
+def print_row(row: Row) -> None:
+    """One line for a finished row."""
+    figures = row.figures
+    by_platform = " ".join(f"{p[:3]} {100 * f['recall_at_1']:.1f}" for p, f in figures["per_platform"].items())
+    print(
+        f"{row.name:20} {row.pairs_seen:7d} pairs  R@1 {100 * figures['recall_at_1']:5.1f}  R@5 "
+        f"{100 * figures['recall_at_5']:5.1f}  R@10 {100 * figures['recall_at_10']:5.1f}  Score "
+        f"{100 * figures['score']:5.1f}  ({by_platform})  {row.seconds:.0f} s",
+        flush=True,
+    )
+
+
+def summarise(by_seed: list[tuple[list[Row], np.ndarray]]) -> dict:
+    """Means over seeds, and differences of R@1 and Score with 95 % intervals over the places of all seeds."""
+    places = np.concatenate([places for _, places in by_seed])
+    ranks = {
+        name: np.concatenate([next(r.ranks for r in rows if r.name == name) for rows, _ in by_seed])
+        for name in (*ROWS, EXTRA)
+    }
+    score = {name: ((rank < 1).astype(float) + (rank < 10)) / 2 for name, rank in ranks.items()}
+    means = {
+        name: {f"recall_at_{k}": float((rank < k).mean()) for k in (1, 5, 10)} | {"score": float(score[name].mean())}
+        for name, rank in ranks.items()
+    }
+    differences = {}
+    for better, worse in COMPARISONS:
+        for figure, table in (("recall_at_1", {n: (r < 1).astype(float) for n, r in ranks.items()}), ("score", score)):
+            mean, low, high = bootstrap_difference(table[better], table[worse], places)
+            differences[f"{better} - {worse}: {figure}"] = {"mean": mean, "low": low, "high": high}
+    ratio = means["experts_gated"]["score"] / means["unified"]["score"]
+    return {"means": means, "differences": differences, "score_ratio_gated_to_unified": ratio, "queries": len(places)}
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="campus", help="packaged recipe name or YAML path")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/campus_table1"))
+    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--progress", action="store_true")
+    options = parser.parse_args()
+    started_s = time.monotonic()
+    try:
+        recipe = load_recipe(options.recipe)
+        output = prepare_output(options.output, options.overwrite)
+    except (RunError, TrainingError) as error:
+        print(f"campus_table1: {error}", file=sys.stderr)
+        return 2
+    write_json(output / "recipe.json", {"recipe": options.recipe, "seeds": options.seeds})
+    by_seed, facts = [], {}
+    for seed in options.seeds:
+        print(f"seed {seed}", flush=True)
+        rows, places, facts = run_seed(recipe, seed, output / f"seed{seed}", options.progress)
+        by_seed.append((rows, places))
+    summary = summarise(by_seed)
+    results = {
+        **summary,
+        **facts,
+        "seeds": {str(s): [r.as_json() for r in rows] for s, (rows, _) in zip(options.seeds, by_seed, strict=True)},
+    }
+    write_metrics(output, "benchmarks/campus_table1.py --recipe " + options.recipe, None, started_s, results)
+    print(f"\n{summary['queries']} queries over {len(options.seeds)} seeds, percent")
+    for name, figures in summary["means"].items():
+        print(f"{name:20} " + "  ".join(f"{figure} {100 * value:5.1f}" for figure, value in figures.items()))
+    for name, interval in summary["differences"].items():
+        print(f"{name:55} {100 * interval['mean']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]")
+    print(f"Score of the gated row over the unified one: {summary['score_ratio_gated_to_unified']:.2f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Guards: the command line answers bad input with one line on stderr and exit code 2, before anything is written;
+`--json` puts exactly one object on stdout; help is there for every command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pemoe import cli
+
+COMMANDS = ("quickstart", "info", "train", "mine", "evaluate")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit code of `pemoe ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["pemoe", *arguments])
+    try:
+        cli.main()
+    except SystemExit as done:
+        return done.code or 0
+    return 0
+
+
+def assert_refused(monkeypatch, capsys, arguments: list[str], word: str) -> None:
+    code = run(monkeypatch, *arguments)
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.out == ""
+    assert said.err.startswith("pemoe: ") and said.err.count("\n") == 1, said.err
+    assert word in said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(monkeypatch, capsys, command: str) -> None:
+    assert run(monkeypatch, command, "--help") == 0
+    assert f"Example: pemoe {command}" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_info_json_is_one_object_with_the_design_names(monkeypatch, capsys) -> None:
+    assert run(monkeypatch, "info", "--preset", "paper", "--json") == 0
+    sizes = json.loads(capsys.readouterr().out)
+    assert set(sizes) == {"parts", "checkpoints", "trainable_share"}
+    assert set(sizes["parts"]) == {"text_trunk", "vision_trunk", "expert", "gate"}
+    assert set(sizes["checkpoints"]["experts_only"]) == {"parameters", "mb_bf16", "mb_fp32"}
+
+
+def test_info_tells_people(monkeypatch, capsys) -> None:
+    assert run(monkeypatch, "info", "--preset", "paper") == 0
+    said = capsys.readouterr().out
+    assert "76,652,193" in said and "satellite, drone, ground" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["info"], "--preset"),
+        (["info", "--preset", "huge"], "huge"),
+        (["info", "--model", "no/such-directory-or-repo"], "no/such-directory-or-repo"),
+        (["quickstart", "--seed", "-1"], "--seed"),
+        (["nonsense"], "nonsense"),
+        (["train"], "--config"),
+        (["train", "--config", "nosuch"], "nosuch"),
+        (["train", "--config", "paper"], "--data"),
+        (["evaluate", "no-such-checkpoint"], "no-such-checkpoint"),
+        (["mine", "no-such-checkpoint"], "no-such-checkpoint"),
+    ],
+)
+def test_bad_arguments(monkeypatch, capsys, tmp_path: Path, arguments: list[str], word: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(monkeypatch, capsys, arguments, word)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_recipe_key_is_named(monkeypatch, capsys, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("contrastive: {steps: 1, learningrate: 1e-3}\n")
+    output = tmp_path / "run"
+    assert_refused(monkeypatch, capsys, ["train", "--config", str(recipe), "--output", str(output)], "learningrate")
+    assert not output.exists()
+
+
+def test_missing_data_directory_is_named(monkeypatch, capsys, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    arguments = ["quickstart", "--data", str(tmp_path / "nowhere"), "--output", str(output)]
+    assert_refused(monkeypatch, capsys, arguments, "nowhere")
+    assert not output.exists() or not list(output.iterdir())
+
+
+def test_full_output_directory_is_left_alone(monkeypatch, capsys, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for flags in ([], ["--overwrite"]):
+        assert_refused(monkeypatch, capsys, ["quickstart", "--output", str(tmp_path), *flags], str(tmp_path))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_failure_of_ours_is_not_called_bad_input(monkeypatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("pemoe.modeling_pemoe.sizes_pemoe.describe_sizes", broken)
+    monkeypatch.setattr(sys, "argv", ["pemoe", "info", "--preset", "tiny"])
+    with pytest.raises(KeyError):
+        cli.main()

@@ -1,0 +1,134 @@
+"""Guards recipes: what a file says is what runs; a wrong key, type or file gets one line that names the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pemoe.trainers import TrainingError
+from pemoe.trainers.recipes import PACKAGED, Recipe, StageRecipe, build, load_recipe, resolve_repo
+
+SMALL = {"contrastive": {"steps": 3}}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("speed: 3", ["'speed'", "global_batch_size"]),
+        ("contrastive: {steps: 3, learning_rat: 1}", ["contrastive", "'learning_rat'", "learning_rate"]),
+        ("gate: {steps: 3, margin: 0.1}", ["gate", "'margin'", "gate_loss"]),
+        ("3: 4", ["unknown key 3"]),
+        ("contrastive: 100", ["contrastive", "100"]),
+        ("contrastive:", ["contrastive", "None"]),
+        ("contrastive: {steps: many}", ["contrastive", "steps", "int", "'many'"]),
+        ("contrastive: {steps: 2.5}", ["steps", "int", "2.5"]),
+        ("contrastive: {steps: true}", ["steps", "int", "True"]),
+        ("contrastive: {learning_rate: fast}", ["learning_rate", "float", "'fast'"]),
+        ("contrastive: {learning_rate: false}", ["learning_rate", "float", "False"]),
+        ("contrastive: {learning_rate: }", ["learning_rate", "float", "None"]),
+        ("mine: {positive_ratio: high}", ["mine", "positive_ratio", "'high'"]),
+        ("cache_image_states: 1", ["cache_image_states", "bool", "1"]),
+        ("seed: '0'", ["seed", "int", "'0'"]),
+        ("model: {platforms: drone}", ["model", "platforms", "list", "'drone'"]),
+        ("data: {options: [1]}", ["data", "options", "dict"]),
+        ("data: {root: 5}", ["data", "root", "str"]),
+        ("precision: 16", ["precision", "str", "16"]),
+        ("- 1\n- 2", ["list"]),
+        ("", ["NoneType"]),
+        ("contrastive: {steps: 3", ["YAML", "line 1"]),
+        ("a: b: c\nd", ["YAML", "line 1"]),
+    ],
+)
+def test_wrong_recipes_name_the_place(tmp_path, text: str, words: list[str]) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(TrainingError) as error:
+        load_recipe(path)
+    message = str(error.value)
+    assert "\n" not in message and str(path) in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ({**SMALL, "caption_column": "text"}, "caption_column"),
+        ({**SMALL, "precision": "float16"}, "precision"),
+        ({**SMALL, "gate": {"steps": 1, "gate_loss": "x"}}, "gate.gate_loss"),
+        ({**SMALL, "global_batch_size": 1}, "global_batch_size"),
+        ({}, "contrastive.steps"),
+        ({"contrastive": {"steps": 0}}, "contrastive.steps"),
+    ],
+)
+def test_values_that_cannot_run_are_refused(content: dict, word: str) -> None:
+    with pytest.raises(TrainingError, match=word) as error:
+        build(Recipe, content, "test")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_names(tmp_path) -> None:
+    with pytest.raises(TrainingError, match="no such file") as error:
+        load_recipe(tmp_path / "none.yaml")
+    assert str(tmp_path / "none.yaml") in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(TrainingError, match="quikstart") as error:
+        load_recipe("quikstart")
+    assert "quickstart" in str(error.value) and "paper" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_values_arrive_as_written(tmp_path) -> None:
+    text = """
+seed: 7
+data: {source: geotext1652, root: /data, options: {max_places: 5}}
+model: {text_revision: null, platforms: [drone], options: {tail_dropout: 0.2}}
+contrastive: {steps: 3, learning_rate: 1e-3, weight_decay: 0, warmup_steps: 2, save_steps: 4}
+mine: {k: 4, positive_ratio: 9e-1}
+hard_negative: {steps: 5, margin: .5, info_nce_weight: 2}
+gate: {steps: 6, gate_loss: both, lr_scheduler_type: constant}
+"""
+    recipe = load_recipe(write(tmp_path, text))
+    rates = (recipe.contrastive.learning_rate, recipe.contrastive.weight_decay, recipe.hard_negative.info_nce_weight)
+    assert rates == (0.001, 0.0, 2.0) and all(type(rate) is float for rate in rates)
+    assert recipe.mine.positive_ratio == 0.9 and recipe.hard_negative.margin == 0.5
+    assert (recipe.data.source, recipe.data.root, recipe.data.options) == ("geotext1652", "/data", {"max_places": 5})
+    assert (recipe.model.text_revision, recipe.model.platforms) == (None, ["drone"])
+    assert recipe.contrastive == StageRecipe(3, 0.001, 0.0, 2, "cosine", 4)
+    assert (recipe.gate.gate_loss, recipe.gate.lr_scheduler_type, recipe.seed) == ("both", "constant", 7)
+    assert recipe.caption_column == "refined_captions" and recipe.precision == "float32"  # left at the default
+
+
+@pytest.mark.parametrize("text", ["1e-3", "2E-5", "1.e-4", "0.001", "1", ".5"])
+def test_floats_in_every_spelling(tmp_path, text: str) -> None:
+    recipe = load_recipe(write(tmp_path, f"contrastive: {{steps: 1, learning_rate: {text}}}"))
+    assert recipe.contrastive.learning_rate == float(text)
+
+
+def test_packaged_recipes_parse() -> None:
+    names = {path.name.removesuffix(".yaml") for path in PACKAGED.iterdir() if path.name.endswith(".yaml")}
+    assert {"quickstart", "paper"} <= names
+    recipes = {name: load_recipe(name) for name in names}
+    assert all(recipe.pairs_seen > 0 for recipe in recipes.values())
+    paper = recipes["paper"]
+    assert (paper.global_batch_size, paper.contrastive.learning_rate, paper.contrastive.weight_decay) == (
+        128,
+        2e-5,
+        1e-4,
+    )
+
+
+def test_pairs_seen_counts_every_stage() -> None:
+    steps = {"contrastive": {"steps": 7}, "hard_negative": {"steps": 11}, "gate": {"steps": 13}}
+    assert build(Recipe, {"global_batch_size": 6, "unified_steps": 5, **steps}, "test").pairs_seen == 6 * (
+        5 + 7 + 11 + 13
+    )
+    assert build(Recipe, {"global_batch_size": 6, **SMALL}, "test").pairs_seen == 18
+
+
+def test_shipped_backbones_have_short_names() -> None:
+    assert resolve_repo("BAAI/bge-m3") == "BAAI/bge-m3"
+    assert Path(resolve_repo("tiny:text")).parts[-2:] == ("tiny_backbones", "text")
