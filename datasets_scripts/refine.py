@@ -2,7 +2,8 @@
 
 A caption goes through: sentences, cut-off ends dropped; verbose frames shortened; directions taken out (satellite) or
 only leading ones (drone, ground); what the platform cannot see taken out, first as a phrase, then as a clause, then as
-the sentence; statements without content and duplicates dropped; neighbours joined up to the length of a query.
+the sentence; statements without content and duplicates dropped. The rest is put as queries are: each text opens with
+the building itself and goes on with some of what is around it, up to the length of a query.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, 
 from pemoe.datasets_scripts.visibility import without_hidden
 
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
+LEAD_SHARE = 0.7  # of that length, for the statements about the building itself
 
 # building blocks -----------------------------------------------------------------------------------------------------
 _IMAGE = r"(?:image|picture|photo|photograph|frame|view|scene|shot|tile)"
@@ -177,6 +179,35 @@ def _statement(sentence: str, platform: str) -> str:
     return _tidy(_shorten(_LEADING.sub("", without_hidden(text, platform))))
 
 
+_OF_THE_BUILDING = re.compile(  # what a query names first: shape, roof, walls, windows, height
+    r"\b(?:roofs?|rooftops?|plan|footprint|[\w-]*-shaped|rectangular|circular|round|oblong|courtyard|wings?|fa[cç]ades?|"
+    r"walls?|windows?|[\w-]*-?(?:store?y(?:ed)?|floor)|store?ys?|stories|floors|domes?|towers?|columns|"
+    r"made of|clad in|brick|concrete|glass)\b",
+    _ANY_CASE,
+)
+_ABOUT_ELSEWHERE = re.compile(
+    r"(?:to|at|on|in|next to|near|beside|along|behind|around|across|opposite|north|south|east|west)\b", _ANY_CASE
+)
+
+
+def _is_lead(statement: str) -> bool:
+    """Whether a statement describes the building itself rather than something near it or its entrance."""
+    return bool(_OF_THE_BUILDING.search(statement)) and not _ABOUT_ELSEWHERE.match(statement)
+
+
+def _compose(statements: list[str], target_chars: int) -> list[str]:
+    """Texts put as queries are: what the building looks like, then some of what is around it."""
+    lead: list[str] = []
+    for statement in filter(_is_lead, statements):
+        if not lead or len(" ".join([*lead, statement])) <= LEAD_SHARE * target_chars:
+            lead.append(statement)
+    rest = [statement for statement in statements if statement not in lead]
+    if not lead or not rest:
+        return _join(statements, target_chars)
+    opening = " ".join(lead)
+    return [f"{opening} {more}" for more in _join(rest, target_chars - len(opening) - 1)]
+
+
 def _join(statements: Iterable[str], target_chars: int) -> list[str]:
     """Neighbouring statements joined while they stay within `target_chars`; a longer one stands alone."""
     joined: list[str] = []
@@ -192,7 +223,7 @@ class RuleRefiner:
     """Rewrites a training caption for its platform by rules, close to the length and style of a search query.
 
     Args:
-        target_chars: length in characters up to which neighbouring statements are joined; a statement is never cut.
+        target_chars: length in characters up to which statements are joined; a statement is never cut.
 
     Raises:
         DataError: `target_chars` is not positive.
@@ -228,7 +259,7 @@ class RuleRefiner:
             raise DataError(f"the caption {caption!r} is empty; drop it or write one")
         statements = (_statement(sentence, platform) for sentence in complete_sentences(caption))
         distinct = dict.fromkeys(statement for statement in statements if statement)
-        return _join(distinct, self.target_chars) or [cleaned]
+        return _compose(list(distinct), self.target_chars) or [cleaned]
 
 
 def _refine_row(captions: list[str], platform: str, refiner: RuleRefiner) -> list[str]:

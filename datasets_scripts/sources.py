@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,4 +38,8 @@ def load_source(name: str, root: str | Path | None = None, **options: object) ->
     """
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: use one of {', '.join(SOURCES)}")
+    known = inspect.signature(SOURCES[name]).parameters
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise DataError(f"data source {name!r} has no option {unknown[0]!r}: it has {', '.join(list(known)[1:])}")
     return SOURCES[name](root, **options)

@@ -9,8 +9,8 @@ import os
 from typing import NamedTuple
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
@@ -33,40 +33,40 @@ class Backbone(NamedTuple):
     revision: str | None
 
 
-def read_text_backbone(repo: str, revision: str | None = None, token: str | None = None) -> Backbone:
+def read_text_backbone(repo: str, revision: str | None = None, **hub: object) -> Backbone:
     """Read a transformers text encoder (BERT, RoBERTa or XLM-R family), without its pooler.
+
+    `hub` may hold `token`, `cache_dir`, `local_files_only` and `force_download`.
 
     Raises:
         OSError: no such repository, directory or weight file.
     """
-    config = AutoConfig.from_pretrained(repo, revision=revision, token=token)
-    commit = _commit_in_path(_find_file(repo, ("config.json",), revision, token))
+    config = AutoConfig.from_pretrained(repo, revision=revision, **hub)
+    commit = _commit_of(repo, _find_file(repo, ("config.json",), revision, hub))
     model = AutoModel.from_pretrained(
-        repo, revision=commit or revision, token=token, add_pooling_layer=False, dtype=torch.float32
+        repo, revision=commit or revision, add_pooling_layer=False, dtype=torch.float32, **hub
     )
     config._name_or_path = ""  # a path of this machine would travel in every checkpoint
     return Backbone(config, model.state_dict(), commit)
 
 
-def read_vision_backbone(
-    repo: str, image_size: int, revision: str | None = None, token: str | None = None
-) -> Backbone:
+def read_vision_backbone(repo: str, image_size: int, revision: str | None = None, **hub: object) -> Backbone:
     """Read an open_clip or timm repository, position embeddings resampled (fp32) to `image_size` px.
 
     `config` is PE-MoE's `vision_config`: `{"architecture", "model_args"}`. A `.bin` file is read with
-    `weights_only=True`, at the commit that the configuration file came from.
+    `weights_only=True`, at the commit that the configuration file came from. `hub` as in `read_text_backbone`.
 
     Raises:
         OSError: no such repository, directory or weight file.
         ValueError: the repository is neither open_clip's nor timm's, or its image tower is no timm model.
     """
-    path = _find_file(repo, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision, token)
+    path = _find_file(repo, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision, hub)
     is_open_clip = os.path.basename(path) == OPEN_CLIP_CONFIG
     reader, weight_names = (_read_open_clip, OPEN_CLIP_WEIGHTS) if is_open_clip else (_read_timm, TIMM_WEIGHTS)
-    commit = _commit_in_path(path)
+    commit = _commit_of(repo, path)
     with open(path, encoding="utf-8") as file:
         description = json.load(file)
-    weights = _find_file(repo, weight_names, commit or revision, token)
+    weights = _find_file(repo, weight_names, commit or revision, hub)
     vision_config, encoder_weights = reader(repo, description, weights)
     encoder = build_vision_encoder(vision_config, _native_size(vision_config))
     missing, _ = encoder.load_state_dict(encoder_weights, strict=False)
@@ -130,7 +130,8 @@ def _read_open_clip(repo: str, description: dict, weights: str) -> tuple[dict, d
     model_args = {"img_size": vision["image_size"]} if "image_size" in vision else {}
     if vision.get("timm_pool"):
         model_args["global_pool"] = vision["timm_pool"]
-    return {"architecture": vision["timm_model_name"], "model_args": model_args}, named
+    config = {"architecture": vision["timm_model_name"], "model_args": model_args}
+    return {**config, **_normalisation(description.get("preprocess_cfg", {}))}, named
 
 
 def _read_timm(repo: str, description: dict, weights: str) -> tuple[dict, dict[str, Tensor]]:
@@ -141,9 +142,14 @@ def _read_timm(repo: str, description: dict, weights: str) -> tuple[dict, dict[s
     else:
         loaded = torch.load(weights, map_location="cpu", weights_only=True)
     model_args = dict(description.get("model_args") or {})
-    return {"architecture": description["architecture"], "model_args": model_args}, {
-        name: tensor.float() for name, tensor in loaded.items()
-    }
+    config = {"architecture": description["architecture"], "model_args": model_args}
+    config.update(_normalisation(description.get("pretrained_cfg", description)))
+    return config, {name: tensor.float() for name, tensor in loaded.items()}
+
+
+def _normalisation(description: dict) -> dict[str, list[float]]:
+    """Mean and standard deviation a backbone wants its pixels normalised with, where its repository tells them."""
+    return {f"image_{name}": [float(v) for v in description[name]] for name in ("mean", "std") if name in description}
 
 
 def _native_size(vision_config: dict) -> int:
@@ -159,7 +165,7 @@ def _layer_index(name: str, root: str) -> int | None:
     return int(name.removeprefix(root).partition(".")[0]) if name.startswith(root) else None
 
 
-def _find_file(repo: str, names: tuple[str, ...], revision: str | None, token: str | None) -> str:
+def _find_file(repo: str, names: tuple[str, ...], revision: str | None, hub: dict) -> str:
     """Local path of the first of these files that the directory or Hub repository holds."""
     for name in names:
         if os.path.isdir(repo):
@@ -167,16 +173,27 @@ def _find_file(repo: str, names: tuple[str, ...], revision: str | None, token: s
                 return os.path.join(repo, name)
             continue
         try:
-            return hf_hub_download(repo, name, revision=revision, token=token)
+            return hf_hub_download(repo, name, revision=revision, **hub)
+        except LocalEntryNotFoundError as error:  # not reached: says nothing about what the repository holds
+            if not _is_known_to_be_absent(repo, name, revision, hub):
+                raise OSError(f"{repo}: cannot be reached, and {name} is not in the cache") from error
         except EntryNotFoundError:
             continue
-    raise OSError(f"{repo}: found none of {', '.join(names)} (a directory, or a Hub repository that can be reached?)")
+    raise OSError(f"{repo}: found none of {', '.join(names)}; name a directory or a Hub repository that holds one")
 
 
-def _commit_in_path(path: str) -> str | None:
-    """The commit in a Hub cache path `…/snapshots/<commit>/…`; None for a plain directory."""
+def _is_known_to_be_absent(repo: str, name: str, revision: str | None, hub: dict) -> bool:
+    """Whether an earlier download noted in the cache that the repository has no such file."""
+    cached = try_to_load_from_cache(repo, name, cache_dir=hub.get("cache_dir"), revision=revision)
+    return cached is not None and not isinstance(cached, str)
+
+
+def _commit_of(repo: str, path: str) -> str | None:
+    """The commit in a Hub cache path `…/snapshots/<commit>/…`; None for a directory of the user's."""
     parts = os.path.normpath(path).split(os.sep)
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+    if os.path.isdir(repo) or "snapshots" not in parts:
+        return None
+    return parts[parts.index("snapshots") + 1]
 
 
 def _import_open_clip():

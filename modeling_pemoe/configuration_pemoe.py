@@ -25,7 +25,8 @@ class PeMoEConfig(PreTrainedConfig):
 
     Args:
         text_config: the whole text encoder (`model_type` bert, roberta, xlm-roberta or camembert), before the split.
-        vision_config: `{"architecture": timm name, "model_args": keyword arguments of timm.create_model}`, whole.
+        vision_config: `{"architecture": timm name, "model_args": keyword arguments of timm.create_model}`, whole; may
+            add "image_mean" and "image_std", three numbers each, where the backbone wants other than CLIP's.
         text_repo, vision_repo: Hub id or directory the frozen trunks came from; None when there is none.
         text_revision, vision_revision: commit of these repositories.
         trunk_sha256: hash of both trunks' weights per dtype ("float32", "bfloat16"); None when unknown.
@@ -91,6 +92,11 @@ class PeMoEConfig(PreTrainedConfig):
         return len(self.platforms)
 
     @property
+    def is_unified(self) -> bool:
+        """Whether one expert serves every platform (rows 1 and 2 of the paper's Table 1)."""
+        return list(self.platforms) == [UNIFIED_PLATFORM]
+
+    @property
     def active_experts(self) -> list[int]:
         """Places on the E axis that the gate weighs (all but `masked_platforms`)."""
         return [k for k, name in enumerate(self.platforms) if name not in self.masked_platforms]
@@ -130,6 +136,9 @@ class PeMoEConfig(PreTrainedConfig):
                 f"text_expert_layers: {self.text_expert_layers} must be at least 1 and below the text encoder's "
                 f"{text.num_hidden_layers} layers"
             )
+        longest = text.max_position_embeddings - (2 if text.model_type != "bert" else 0)
+        if self.max_text_tokens > longest:
+            raise ValueError(f"max_text_tokens: {self.max_text_tokens} exceeds the text encoder's {longest} positions")
         if text.hidden_size != self.embed_dim:
             raise ValueError(
                 f"embed_dim: {self.embed_dim} differs from text_config.hidden_size {text.hidden_size}; "

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from .configuration_pemoe import PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import SoftmaxGate, build_gate
-from .losses_pemoe import InfoNCELoss
+from .losses_pemoe import MAX_LOG_SCALE, InfoNCELoss
 from .pretrained_pemoe import PeMoEPreTrainedModel
 from .processing_pemoe import PeMoEProcessor
 from .text_pemoe import build_text_layers, build_text_trunk, expand_text_mask, run_text_trunk
@@ -125,7 +125,8 @@ class PeMoEModel(PeMoEPreTrainedModel):
         if image_states is not None:
             output.image_embeds = self._embed_images(image_states, names)
         if input_ids is not None and image_states is not None:
-            self._add_scores(output, place_id, fused=experts is None)
+            with torch.autocast(output.text_embeds.device.type, enabled=False):  # scores are fp32 under autocast too
+                self._add_scores(output, place_id, fused=experts is None)
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
 
@@ -160,7 +161,7 @@ class PeMoEModel(PeMoEPreTrainedModel):
         with_loss = place_id is not None and len(output.text_embeds) == len(output.image_embeds)
         if fused:
             query, gallery = fuse_text(output), fuse_images(output)
-            scale = self.logit_scale.float().clamp(max=np.log(100.0)).exp()
+            scale = self.logit_scale.float().clamp(max=MAX_LOG_SCALE).exp()
             output.logits_per_text = scale * (query @ gallery.T)  # (Q, G)
             output.logits_per_image = output.logits_per_text.T
             if with_loss:
@@ -242,11 +243,15 @@ class PeMoEModel(PeMoEPreTrainedModel):
     def _encode(
         self, items: list, embed: Callable[[list], Tensor], batch_size: int, show_progress: bool
     ) -> np.ndarray:
+        if isinstance(items, str):
+            raise ValueError("encode_text: give a list of texts, not one string")
         was_training = self.training
         self.eval()
-        starts = tqdm(range(0, len(items), batch_size), disable=not show_progress, desc="encode")
-        rows = [embed(items[start : start + batch_size]).cpu().numpy() for start in starts]
-        self.train(was_training)
+        try:
+            starts = tqdm(range(0, len(items), batch_size), disable=not show_progress, desc="encode")
+            rows = [embed(items[start : start + batch_size]).cpu().numpy() for start in starts]
+        finally:
+            self.train(was_training)
         width = self.config.num_experts * self.config.embed_dim
         return np.concatenate(rows) if rows else np.zeros((0, width), dtype=np.float32)
 

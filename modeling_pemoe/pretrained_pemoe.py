@@ -24,6 +24,8 @@ from .backbones_pemoe import (
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+ONE_FILE = "1000GB"
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
@@ -80,8 +82,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             ValueError: backbones of another kind, or options that contradict them.
         """
         image_size = config_options.get("image_size", PeMoEConfig.image_size)
-        text = read_text_backbone(text_repo, text_revision, token)
-        vision = read_vision_backbone(vision_repo, image_size, vision_revision, token)
+        text = read_text_backbone(text_repo, text_revision, token=token)
+        vision = read_vision_backbone(vision_repo, image_size, vision_revision, token=token)
         config = cls.config_class(
             text_config=text.config,
             vision_config=vision.config,
@@ -134,11 +136,13 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         state_dict = self.state_dict() if state_dict is None else state_dict
         if experts_only:
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
+            kwargs["max_shard_size"] = ONE_FILE
         config = self.config
         kept = config.backbone_weights, config.text_repo, config.vision_repo
         try:
             config.backbone_weights = "external" if experts_only else "included"
-            config.text_repo, config.vision_repo = (_relative(repo, save_directory) for repo in kept[1:])
+            repos = (_portable(repo, save_directory, experts_only) for repo in kept[1:])
+            config.text_repo, config.vision_repo = repos
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept
@@ -176,21 +180,22 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         if name is not None:
             hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
             if not isinstance(config, PreTrainedConfig):
-                config = cls.config_class.from_pretrained(name, **hub)
+                fields = {key: kwargs.pop(key) for key in list(kwargs) if key in PeMoEConfig.__annotations__}
+                config = cls.config_class.from_pretrained(name, **hub, **fields)
             _resolve_repos(config, name)
             if config.backbone_weights == "external" and state_dict is None:
                 state_dict = _assemble(config, name, hub)
                 kwargs = {option: value for option, value in kwargs.items() if option not in HUB_OPTIONS}
-                if kwargs.get("dtype") in (None, "auto"):
-                    kwargs["dtype"] = config.dtype or torch.float32
+                asked = kwargs.pop("torch_dtype", kwargs.get("dtype"))
+                kwargs["dtype"] = config.dtype or torch.float32 if asked in (None, "auto") else asked
                 name = None
         model, info = super().from_pretrained(
             name, *args, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
         )
-        missing = [key for key in info["missing_keys"] if key.startswith(TRUNK_ROOTS)]
+        missing = sorted(info["missing_keys"])
         if missing:
             raise ValueError(
-                f"{pretrained_model_name_or_path}: {len(missing)} trunk weights are missing, first {missing[0]}"
+                f"{pretrained_model_name_or_path}: {len(missing)} weights are missing, first {missing[0]}"
             )
         model.freeze_trunks()  # loading makes every parameter trainable again
         return (model, info) if wants_info else model
@@ -203,8 +208,14 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
 def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
     """State dict of an experts-only checkpoint: its own tensors and those of its backbones, checked by hash."""
-    text = read_text_backbone(config.text_repo, config.text_revision, hub.get("token"))
-    vision = read_vision_backbone(config.vision_repo, config.image_size, config.vision_revision, hub.get("token"))
+    for repo in (config.text_repo, config.vision_repo):
+        if str(repo).startswith(".") and not os.path.isdir(name):
+            raise ValueError(
+                f"{name}: its backbone {repo} is a directory beside the checkpoint, which a Hub id has not"
+            )
+    options = {option: hub[option] for option in BACKBONE_OPTIONS if option in hub}
+    text = read_text_backbone(config.text_repo, config.text_revision, **options)
+    vision = read_vision_backbone(config.vision_repo, config.image_size, config.vision_revision, **options)
     state_dict = trunk_state_dict(text, vision, *_trunk_depths(config, vision))
     if hash_trunks(state_dict, torch.float32) != config.trunk_sha256["float32"]:
         raise ValueError(
@@ -224,10 +235,14 @@ def _absolute(repo: str) -> str:
     return os.path.abspath(repo) if os.path.isdir(repo) else str(repo)
 
 
-def _relative(repo: str | None, checkpoint: str | os.PathLike) -> str | None:
+def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: bool) -> str | None:
+    """How a checkpoint names a backbone: a Hub id as it is, a directory relative to an experts-only checkpoint.
+
+    A full checkpoint does not need the directory, and would only carry a path of this machine.
+    """
     if repo is None or not os.path.isabs(repo):
         return repo
-    return os.path.relpath(repo, checkpoint)
+    return os.path.relpath(repo, checkpoint) if experts_only else None
 
 
 def _resolve_repos(config: PeMoEConfig, checkpoint: str | os.PathLike) -> None:

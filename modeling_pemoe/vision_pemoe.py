@@ -37,6 +37,11 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
         raise ValueError(f"vision_config: {name!r} is no ViT of timm's EVA or ViT family")
     if getattr(encoder, "rope_mixed", False) or getattr(encoder, "attn_pool", None) is not None:
         raise ValueError(f"vision_config: {name!r} uses mixed rope or attention pooling, which cannot be split")
+    rope = getattr(encoder, "rope", None)
+    if rope is not None and not hasattr(rope, "init_non_persistent_buffers"):
+        raise ImportError(
+            "this timm cannot re-create its rope tables after loading: run `pip install -U 'timm>=1.0.24'`"
+        )
     encoder.set_input_size(img_size=image_size)
     return encoder
 

@@ -40,14 +40,18 @@ def quickstart(
 
     Example: pemoe quickstart --output runs/quickstart
     """
-    from pemoe.retrieval.runs import prepare_output, write_metrics
-    from pemoe.trainers.quickstart import format_table, run_quickstart
+    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
+    from pemoe.trainers.distributed import local_device
+    from pemoe.trainers.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
 
     started_s = time.monotonic()
-    directory = prepare_output(output or Path("runs/quickstart"), overwrite)
+    directory = check_output(output or Path("runs/quickstart"), overwrite)
+    recipe = quickstart_recipe(data, seed)
+    splits = load_rows(recipe.data, show_progress=True)
+    prepare_output(directory, overwrite)
     rows: list = []
-    results = run_quickstart(directory, data, seed, show_progress=True, on_row=rows.append)
-    metrics = write_metrics(directory, _command(), seed, started_s, results)
+    results = run_quickstart(directory, recipe, splits, show_progress=True, on_row=rows.append)
+    metrics = write_metrics(directory, _command(), seed, started_s, results, local_device().type)
     if as_json:
         _print_json(metrics)
         return
@@ -68,15 +72,17 @@ def info(
 
     Example: pemoe info --preset paper
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     from pemoe.modeling_pemoe import PeMoEConfig
     from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
 
     if (preset is None) == (model is None):
         raise typer.BadParameter("give --preset or --model")
     try:
-        config = PeMoEConfig.preset(preset) if preset else PeMoEConfig.from_pretrained(model)
+        config = PeMoEConfig.preset(preset) if preset else _config_of(model)
         sizes = describe_sizes(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         raise typer.BadParameter(f"{preset or model}: {error}") from error
     if as_json:
         _print_json(sizes)
@@ -92,7 +98,7 @@ def info(
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Option(help="Packaged recipe (paper, quickstart) or a YAML file.")],
+    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart) or a YAML file.")],
     data: Data = None,
     output: Output = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
@@ -104,19 +110,15 @@ def train(
 
     Example: pemoe train --config quickstart --output runs/train
     """
-    from pemoe.retrieval.runs import prepare_output, write_metrics
-    from pemoe.trainers.train import read_config, run_training
+    from pemoe.trainers.train import read_config, train_into
 
-    started_s = time.monotonic()
-    recipe = read_config(config, data, seed)
-    directory = prepare_output(output or Path("runs/train"), overwrite, resume)
+    directory = output or Path("runs/train")
 
     def tell(plan: list[dict]) -> None:
         columns = ("stage", "platform", "joined_batch_size", "steps", "places", "images")
         typer.echo(_table([list(columns), *([str(line[name]) for name in columns] for line in plan)]), err=True)
 
-    results = run_training(recipe, directory, resume, show_progress=True, on_plan=tell)
-    metrics = write_metrics(directory, _command(), recipe.seed, started_s, results)
+    metrics = train_into(directory, read_config(config, data, seed), _command(), overwrite, resume, tell)
     _report(metrics, as_json, f"Model: {directory / 'model'}")
 
 
@@ -134,19 +136,21 @@ def mine(
 
     Example: pemoe mine runs/train/model --output runs/mine
     """
-    from pemoe.retrieval.runs import prepare_output, write_metrics
+    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
     from pemoe.trainers.mine import mine_split
     from pemoe.trainers.quickstart import load_rows
     from pemoe.trainers.stages import save_negatives
 
     started_s = time.monotonic()
+    directory = check_output(output or Path("runs/mine"), overwrite)
     model, processor = _load(checkpoint)
-    rows = load_rows(_data_recipe(data), show_progress=True)["train"]
-    directory = prepare_output(output or Path("runs/mine"), overwrite)
+    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True)["train"]
+    prepare_output(directory, overwrite)
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
     results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
-    _report(write_metrics(directory, _command(), seed, started_s, results), as_json, f"{directory / 'negatives.npy'}")
+    metrics = write_metrics(directory, _command(), seed, started_s, results, model.device.type)
+    _report(metrics, as_json, f"{directory / 'negatives.npy'}")
 
 
 @app.command()
@@ -162,15 +166,17 @@ def evaluate(
     Example: pemoe evaluate runs/quickstart/model
     """
     from pemoe.retrieval.evaluation import evaluate_split
-    from pemoe.retrieval.runs import prepare_output, write_metrics
+    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
     from pemoe.trainers.quickstart import load_rows
 
     started_s = time.monotonic()
+    directory = check_output(output or Path("runs/evaluate"), overwrite)
     model, processor = _load(checkpoint)
-    rows = load_rows(_data_recipe(data), show_progress=True)["test"]
-    directory = prepare_output(output or Path("runs/evaluate"), overwrite)
+    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True)["test"]
+    prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
-    _report(write_metrics(directory, _command(), None, started_s, results), as_json, f"{directory / 'metrics.json'}")
+    metrics = write_metrics(directory, _command(), None, started_s, results, model.device.type)
+    _report(metrics, as_json, f"{directory / 'metrics.json'}")
 
 
 def main() -> None:
@@ -207,24 +213,47 @@ def _input_errors() -> tuple[type[Exception], ...]:
 def _quiet_libraries() -> None:
     import logging
 
+    from transformers.utils import logging as transformers_logging
+
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()
 
 
 def _load(checkpoint: str) -> tuple:
-    from transformers import AutoModel, AutoProcessor
+    from huggingface_hub.errors import StrictDataclassError
 
-    import pemoe.modeling_pemoe  # noqa: F401 - registers the classes
+    from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+    from pemoe.trainers.distributed import local_device
 
     try:
-        return AutoModel.from_pretrained(checkpoint).eval(), AutoProcessor.from_pretrained(checkpoint)
-    except (ValueError, OSError) as error:
+        _config_of(checkpoint)
+        model = PeMoEModel.from_pretrained(checkpoint).eval().to(local_device())
+        return model, PeMoEProcessor.from_pretrained(checkpoint)
+    except (ValueError, OSError, StrictDataclassError) as error:
         raise typer.BadParameter(f"{checkpoint}: {error}") from error
 
 
-def _data_recipe(data: str | None):
+def _config_of(checkpoint: str):
+    from transformers import AutoConfig
+
+    import pemoe.modeling_pemoe  # noqa: F401 - makes the model type known
+
+    config = AutoConfig.from_pretrained(checkpoint)
+    if config.model_type != "pemoe":
+        raise ValueError(f"holds a {config.model_type} model, not a PE-MoE one")
+    return config
+
+
+def _data_recipe(checkpoint: str, data: str | None):
+    """Where the rows come from: the directory given, else what the run beside the checkpoint used, else the campus."""
     from pemoe.trainers.recipes import DataRecipe, load_recipe
 
-    return load_recipe("quickstart").data if data is None else DataRecipe(source="geotext1652", root=data)
+    run = Path(checkpoint).parent / "recipe.json"
+    if data is not None:
+        return DataRecipe(source="geotext1652", root=data)
+    if run.is_file():
+        return DataRecipe(**json.loads(run.read_text(encoding="utf-8"))["data"])
+    return load_recipe("quickstart").data
 
 
 def _command() -> str:

@@ -12,9 +12,8 @@ from tqdm.auto import tqdm
 
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.retrieval.metrics import chance_recall, evaluate_retrieval, first_hit_ranks
-
-RECALL_KS = (1, 5, 10)
+from pemoe.modeling_pemoe.modeling_pemoe import fuse_text
+from pemoe.retrieval.metrics import CUTOFFS, chance_recall, evaluate_retrieval, first_hit_ranks
 
 
 @dataclass(frozen=True)
@@ -128,10 +127,10 @@ def score_split(split: EmbeddedSplit) -> dict[str, object]:
 
 def _figures(split: EmbeddedSplit, ranks: np.ndarray, chosen: np.ndarray) -> dict[str, float]:
     figures: dict[str, float] = {"n_queries": int(chosen.sum())}
-    for k in RECALL_KS:
-        figures[f"recall_at_{k}"] = float((ranks[chosen] < k).mean())
+    for k in CUTOFFS:
+        figures[f"recall_at_{k}"] = float(((ranks[chosen] >= 0) & (ranks[chosen] < k)).mean())
     figures["score"] = (figures["recall_at_1"] + figures["recall_at_10"]) / 2
-    for k in RECALL_KS:
+    for k in CUTOFFS:
         figures[f"chance_recall_at_{k}"] = chance_recall(split.query_place_id[chosen], split.place_id, k)
     return figures
 
@@ -149,8 +148,7 @@ def _embed_texts(
         chosen = order[start : start + batch_size]
         inputs = processor(text=[texts[position] for position in chosen]).to(model.device)
         output = model.get_text_features(**inputs)
-        fused = output.gate_weights.unsqueeze(-1) * output.text_embeds  # (q, E, D)
-        query[chosen] = fused.flatten(1).cpu().numpy()
+        query[chosen] = fuse_text(output).cpu().numpy()
         weights[chosen] = output.gate_weights.cpu().numpy()
     return query, weights
 
@@ -159,9 +157,10 @@ def _embed_images(
     model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset, batch_size: int, show_progress: bool
 ) -> np.ndarray:
     images = rows.select_columns(["image"])
-    starts = tqdm(range(0, len(rows), batch_size), disable=not show_progress, desc="images")
-    batches = [images[start : start + batch_size]["image"] for start in starts]
-    return np.concatenate([model.encode_images(batch, processor, batch_size) for batch in batches])
+    parts = []  # batch by batch: a decoded split would not fit into memory
+    for start in tqdm(range(0, len(rows), batch_size), disable=not show_progress, desc="images"):
+        parts.append(model.encode_images(images[start : start + batch_size]["image"], processor, batch_size))
+    return np.concatenate(parts)
 
 
 @torch.no_grad()

@@ -21,13 +21,8 @@ class RunError(ValueError):
     """A run directory that cannot be used, told in one line."""
 
 
-def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool = False) -> Path:
-    """Make the directory of a run.
-
-    Raises:
-        RunError: it holds something and neither `overwrite` (empties it) nor `resume` (keeps it) was given, or it is
-            no directory or cannot be made, or `overwrite` would delete something that is no earlier run.
-    """
+def check_output(directory: str | Path, overwrite: bool = False, resume: bool = False) -> Path:
+    """See whether a run may use a directory, and change nothing; raises as `prepare_output`."""
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; name a directory with --output")
@@ -36,6 +31,18 @@ def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool 
             raise RunError(f"{path}: is not empty; use --overwrite to replace it, or another --output")
         if not (path / "metrics.json").is_file() and not (path / "recipe.json").is_file():
             raise RunError(f"{path}: holds no earlier run, so --overwrite leaves it alone; use another --output")
+    return path
+
+
+def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool = False) -> Path:
+    """Make the directory of a run; call it when the input has been read, since `overwrite` empties it.
+
+    Raises:
+        RunError: it holds something and neither `overwrite` (empties it) nor `resume` (keeps it) was given, or it is
+            no directory or cannot be made, or `overwrite` would delete something that is no earlier run.
+    """
+    path = check_output(directory, overwrite, resume)
+    if overwrite and not resume and path.is_dir():
         shutil.rmtree(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,22 +66,25 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_metrics(directory: Path, command: str, seed: int | None, started_s: float, results: dict) -> dict:
+def write_metrics(
+    directory: Path, command: str, seed: int | None, started_s: float, results: dict, device: str = "cpu"
+) -> dict:
     """Write `metrics.json` of a run and return its content.
 
     Args:
         directory: of the run.
-        command: as typed, without paths of this machine.
+        command: as typed.
         seed: None where nothing is drawn.
         started_s: `time.monotonic()` at the start.
         results: the command's own figures.
+        device: type of the device the work ran on, "cpu" or "cuda" (whose name is written).
     """
     metrics = {
         "command": command,
         "version": __version__,
         "commit": _commit(),
         "seed": seed,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "wall_s": round(time.monotonic() - started_s, 2),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
         "results": results,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -23,11 +24,30 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def process_count() -> int:
+    """Processes that the launcher started, also before they have joined."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_device() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def process_options() -> dict[str, object]:
+    """Trainer arguments that follow from the machine: CPU without a GPU, gloo between CPU processes."""
+    on_cpu = not torch.cuda.is_available()
+    return {"use_cpu": on_cpu, **({"ddp_backend": "gloo"} if on_cpu and process_count() > 1 else {})}
+
+
 def join_processes() -> None:
     """Start the process group that torchrun or `accelerate launch` asks for (gloo without a GPU); else a no-op."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if process_count() > 1:
         on_cpu = not torch.cuda.is_available()
-        PartialState(cpu=on_cpu, **({"backend": "gloo"} if on_cpu else {}))
+        # the first process mines alone while the others wait, which may take longer than the usual half hour
+        PartialState(cpu=on_cpu, timeout=timedelta(hours=24), **({"backend": "gloo"} if on_cpu else {}))
 
 
 def wait_for_all() -> None:

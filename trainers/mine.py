@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.trainers.mining import FalseNegatives, mine_hard_negatives
 from pemoe.trainers.pairs import PairDataset
@@ -47,7 +46,7 @@ def mine_split(  # noqa: PLR0913 -- the model, the rows, and what training uses 
     pairs = PairDataset(rows, caption_column, seed, image_states=image_states)
     negatives = np.full((len(rows), k), -1, dtype=np.int64)
     for expert in model.config.platforms:
-        chosen = _rows_of(expert, pairs)
+        chosen = np.arange(len(pairs)) if model.config.is_unified else _rows_of(expert, pairs)
         if not len(chosen):
             continue
         query, gallery = _embed_rows(model, processor, pairs, chosen, expert, batch_size)
@@ -61,10 +60,9 @@ def mine_split(  # noqa: PLR0913 -- the model, the rows, and what training uses 
     return negatives
 
 
-def _rows_of(expert: str, pairs: PairDataset) -> np.ndarray:
-    if expert == "all":
-        return np.arange(len(pairs))
-    return np.flatnonzero(pairs.platform_id == (PLATFORMS.index(expert) if expert in PLATFORMS else -1))
+def _rows_of(platform: str, pairs: PairDataset) -> np.ndarray:
+    names = pairs.platform_names
+    return np.flatnonzero(pairs.platform_id == (names.index(platform) if platform in names else -1))
 
 
 def _embed_rows(

@@ -49,6 +49,7 @@ class PairDataset(Dataset):
                 raise TrainingError(f"{name}: holds {len(table)} rows, the data set {len(rows)}")
         self.images = rows.select_columns(["image"])
         self.place_id = number_places(rows["place_id"][:])
+        self.platform_names: list[str] = rows.features["platform"].names
         self.platform_id = np.asarray(rows["platform"][:], dtype=np.int64)
         self.seed = seed
         self.hard_negatives = hard_negatives

@@ -97,7 +97,7 @@ def pretrain(places: int, steps: int, batch_size: int, seed: int, learning_rate:
     config = PeMoEConfig.preset("campus", platforms=["all"], tail_dropout=0.0)
     texts = [text for captions in rows["captions"] for text in captions]
     tokenizer = train_tokenizer(texts, config.text_config.vocab_size)
-    processor = PeMoEProcessor.build(tokenizer, config.image_size, config.max_text_tokens)
+    processor = PeMoEProcessor.build(tokenizer, config)
     torch.manual_seed(seed)
     config.text_config.vocab_size = len(tokenizer)
     clip = Clip(config)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pemoe.datasets_scripts import PLATFORMS, load_source
 from pemoe.datasets_scripts.refine import refine_dataset
-from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.retrieval import search
 from pemoe.retrieval.fresh_process import run_without_package
 from pemoe.retrieval.report import Example, Hit, write_report
@@ -35,8 +35,11 @@ model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
 asked = json.load(open(request, encoding="utf-8"))
-images = [Image.open(path) for path in asked["images"]]
-query, gallery = model.encode_text(asked["texts"], processor), model.encode_images(images, processor)
+def embed(paths):
+    return model.encode_images([Image.open(path) for path in paths], processor, batch_size=64)
+paths = asked["images"]  # 64 at a time: a process may not open thousands of files
+gallery = np.concatenate([embed(paths[start : start + 64]) for start in range(0, len(paths), 64)])
+query = model.encode_text(asked["texts"], processor)
 with torch.no_grad():
     weights = model.get_text_features(**processor(text=asked["texts"])).gate_weights
 np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
@@ -44,32 +47,38 @@ np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
 
 
 def load_rows(data: DataRecipe, show_progress: bool = False) -> datasets.DatasetDict:
-    """The splits of a recipe's source, training captions refined by rule where the source brings none.
+    """The splits of a recipe's source; training captions are refined by rule where the source brings no refined ones.
 
     Raises:
         DataError: whatever the source finds wrong.
     """
     splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
-    if any(not captions for captions in splits["train"]["refined_captions"]):
+    if not any(splits["train"]["refined_captions"]):
         splits = refine_dataset(splits)
     return splits
 
 
+def quickstart_recipe(data: str | None = None, seed: int = 0) -> Recipe:
+    """The packaged quickstart on the rendered campus of that seed, or on a directory in GeoText-1652's layout."""
+    recipe = load_recipe("quickstart")
+    rendered = replace(recipe.data, options={**recipe.data.options, "seed": seed})
+    source = rendered if data is None else DataRecipe(source="geotext1652", root=data)
+    return replace(recipe, seed=seed, data=source)
+
+
 def run_quickstart(
     output: Path,
-    data: str | None = None,
-    seed: int = 0,
-    recipe: Recipe | None = None,
+    recipe: Recipe,
+    splits: datasets.DatasetDict,
     show_progress: bool = False,
     on_row: Callable[[Row], None] | None = None,
 ) -> dict:
-    """Render (or read) the data, train Table 1's four rows, save, reload elsewhere, answer three queries.
+    """Train Table 1's four rows, save, reload in a fresh process, answer three queries, write the report.
 
     Args:
-        output: directory of the run; gets `model/`, `rows/`, `report.html`.
-        data: a directory in GeoText-1652's layout instead of the rendered campus.
-        seed: of everything drawn.
-        recipe: None for the packaged "quickstart".
+        output: a prepared directory; gets `model/`, `rows/`, `recipe.json`, `report.html`.
+        recipe: from `quickstart_recipe`.
+        splits: from `load_rows`.
         show_progress: draw progress bars.
         on_row: called with every finished row.
 
@@ -77,24 +86,18 @@ def run_quickstart(
         The `results` of `metrics.json`: `{"rows": [...], "examples": [...], "reload_max_difference": ...}`.
 
     Raises:
-        DataError: bad data; RuntimeError: the checkpoint does not load in a fresh process.
+        TrainingError: a recipe the data does not fit; RuntimeError: the checkpoint does not load in a fresh process.
     """
-    recipe = replace(recipe or load_recipe("quickstart"), seed=seed)
-    if data is not None:
-        recipe = replace(recipe, data=DataRecipe(source="geotext1652", root=data))
-    elif recipe.data.source == "campus":
-        recipe = replace(recipe, data=replace(recipe.data, options={**recipe.data.options, "seed": seed}))
-    splits = load_rows(recipe.data, show_progress)
     write_json(output / "recipe.json", asdict(recipe))
     model, processor = build_model(recipe)
-    table = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row)
-    rows = table.run()
-    gated = rows[-1].model
-    gated.save_pretrained(output / "model")
+    rows = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row).run()
+    gated = rows[-1]
+    gated.model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     examples, difference = answer_examples(output / "model", gated, processor, splits["test"])
-    title = "PE-MoE quickstart: " + ("the rendered campus" if data is None else Path(data).name)
-    write_report(output / "report.html", title, format_table(rows), examples, _notes(rows[-1], splits))
+    data = recipe.data
+    title = "PE-MoE quickstart: " + ("the rendered campus" if data.root is None else Path(data.root).name)
+    write_report(output / "report.html", title, format_table(rows), examples, _notes(gated, splits))
     return {
         "rows": [row.as_json() for row in rows],
         "reload_max_difference": difference,
@@ -103,33 +106,44 @@ def run_quickstart(
 
 
 def answer_examples(
-    checkpoint: Path, model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset
+    checkpoint: Path, row: Row, processor: PeMoEProcessor, rows: datasets.Dataset
 ) -> tuple[list[Example], float]:
     """Rank one query per platform with the checkpoint as loaded by a fresh process.
 
+    Args:
+        checkpoint: directory of the saved model.
+        row: the trained row whose model was saved.
+        processor: its processor.
+        rows: the test split.
+
     Returns:
-        The examples, and the largest difference between the fresh process's vectors and this one's.
+        The examples, and the largest difference between the fresh process's vectors, of queries and of the whole
+        gallery, and those that were evaluated.
 
     Raises:
         RuntimeError: the fresh process failed, or its vectors differ by more than 1e-4.
     """
     platform = np.asarray(rows["platform"][:])
     chosen = [int(np.flatnonzero(platform == k)[0]) for k in range(len(PLATFORMS)) if (platform == k).any()]
-    texts = [rows[row]["captions"][-1] for row in chosen]
+    texts = [rows[position]["captions"][-1] for position in chosen]
     fresh = embed_afresh(checkpoint, texts, rows)
-    own = model.encode_text(texts, processor)
-    difference = float(np.abs(fresh["query"] - own).max())
+    own = {"query": row.model.encode_text(texts, processor), "gallery": row.gallery}
+    difference = max(float(np.abs(fresh[side] - own[side]).max()) for side in own)
     if not difference <= 1e-4:
-        raise RuntimeError(f"{checkpoint}: reloaded in a fresh process, its query vectors differ by {difference:.2g}")
+        raise RuntimeError(f"{checkpoint}: reloaded in a fresh process, its vectors differ by {difference:.2g}")
     scores, found = search(fresh["query"], fresh["gallery"], min(HITS_SHOWN, len(rows)))
-    weights = [dict(zip(model.config.platforms, map(float, row), strict=True)) for row in fresh["gate_weights"]]
-    examples = [
+    names = row.model.config.platforms
+    weights = [dict(zip(names, map(float, weight), strict=True)) for weight in fresh["gate_weights"]]
+    return [
         Example(
-            text, PLATFORMS[platform[row]], rows[row]["place_id"], weights[k], _hits(rows, row, found[k], scores[k])
+            text=texts[k],
+            platform=PLATFORMS[platform[position]],
+            place_id=rows[position]["place_id"],
+            gate_weights=weights[k],
+            hits=_hits(rows, position, found[k], scores[k]),
         )
-        for k, (row, text) in enumerate(zip(chosen, texts, strict=True))
-    ]
-    return examples, difference
+        for k, position in enumerate(chosen)
+    ], difference
 
 
 def embed_afresh(checkpoint: Path, texts: list[str], rows: datasets.Dataset) -> dict[str, np.ndarray]:
@@ -138,7 +152,7 @@ def embed_afresh(checkpoint: Path, texts: list[str], rows: datasets.Dataset) -> 
         paths = []
         for number, row in enumerate(rows.select_columns(["image"])):
             paths.append(str(Path(scratch) / f"{number}.png"))
-            row["image"].save(paths[-1])
+            row["image"].convert("RGB").save(paths[-1])
         request, answer = Path(scratch) / "request.json", Path(scratch) / "answer.npz"
         write_json(request, {"texts": texts, "images": paths})
         run_without_package(EMBED_AFRESH, str(checkpoint.resolve()), str(request), str(answer))

@@ -8,7 +8,9 @@ from importlib import resources
 from pathlib import Path
 
 import yaml
+from transformers import SchedulerType
 
+from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES
 from pemoe.trainers.errors import TrainingError
 
@@ -110,16 +112,36 @@ class Recipe:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:
             raise TrainingError("contrastive.steps: give the number of steps of the first stage, at least 1")
+        _check_ranges(self)
+        unknown = sorted(set(self.model.options) - set(PeMoEConfig.__annotations__))
+        if unknown:
+            raise TrainingError(f"model.options: PeMoEConfig has no field {unknown[0]!r}")
 
     @property
     def pairs_seen(self) -> int:
-        """Text-image pairs of the whole run, those behind its initialisation included."""
+        """Text-image pairs of the whole run where no platform has fewer places than the batch."""
         steps = self.unified_steps + self.contrastive.steps + self.hard_negative.steps + self.gate.steps
         return self.global_batch_size * steps
 
 
+def _check_ranges(recipe: Recipe) -> None:
+    """Refuse numbers that would only fail hours later, after the first stage."""
+    stages = {"contrastive": recipe.contrastive, "hard_negative": recipe.hard_negative, "gate": recipe.gate}
+    checks = {"seed": recipe.seed >= 0, "num_workers": recipe.num_workers >= 0, "mine.k": recipe.mine.k >= 1}
+    checks["unified_steps"] = recipe.unified_steps >= 0
+    checks["hard_negative.margin"] = 0 <= recipe.hard_negative.margin <= 2
+    for name, stage in stages.items():
+        for part in ("steps", "weight_decay", "warmup_steps", "save_steps"):
+            checks[f"{name}.{part}"] = getattr(stage, part) >= 0
+        checks[f"{name}.learning_rate"] = stage.learning_rate > 0
+        checks[f"{name}.lr_scheduler_type"] = stage.lr_scheduler_type in {kind.value for kind in SchedulerType}
+    wrong = [name for name, is_right in checks.items() if not is_right]
+    if wrong:
+        raise TrainingError(f"{wrong[0]}: its value is out of range")
+
+
 def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe by its packaged name ("quickstart", "paper") or path.
+    """Read a recipe by its packaged name ("quickstart", "campus", "paper") or path.
 
     Raises:
         TrainingError: no such recipe, not YAML, an unknown key or a value of the wrong type (the place is named).
@@ -136,7 +158,7 @@ def load_recipe(name: str | Path) -> Recipe:
         raise TrainingError(f"recipe {name}: no such file, and the packaged ones are {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path}: expected keys and values, got {type(content).__name__}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +11,26 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
-from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.evaluation import run_image_trunk
 from pemoe.retrieval.runs import write_atomically, write_json
 from pemoe.trainers.arguments import PeMoETrainingArguments
-from pemoe.trainers.distributed import join_processes, rank, wait_for_all
+from pemoe.trainers.distributed import (
+    join_processes,
+    local_device,
+    process_count,
+    process_options,
+    rank,
+    wait_for_all,
+)
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mine import mine_split
 from pemoe.trainers.pairs import PairDataset
@@ -79,11 +86,12 @@ def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
                 text_repo, vision_repo, spec.platforms, spec.text_revision, spec.vision_revision, **spec.options
             )
         tokenizer = AutoTokenizer.from_pretrained(text_repo, revision=spec.text_revision)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
         raise TrainingError(f"model: {' '.join(str(error).split())}") from error
-    if recipe.precision == "bfloat16":
-        model.to(torch.bfloat16)
-    return model, PeMoEProcessor.build(tokenizer, model.config.image_size, model.config.max_text_tokens)
+    if recipe.precision == "bfloat16":  # the experts stay fp32: what is trained must not be rounded first
+        for trunk in (model.text_trunk, model.vision_trunk):
+            trunk.to(torch.bfloat16)
+    return model.to(local_device()), PeMoEProcessor.build(tokenizer, model.config)
 
 
 class StageRunner:
@@ -142,7 +150,7 @@ class StageRunner:
                 continue
             groups = build_sampler(self.model, pairs, stage, batch_size, steps, self.recipe.seed).plan()
             for name, group in groups.items():
-                platform = name if isinstance(name, str) else PLATFORMS[name]
+                platform = name if isinstance(name, str) else pairs.platform_names[name]
                 lines.append({"stage": stage, "platform": platform, **group})
         return lines
 
@@ -162,7 +170,7 @@ class StageRunner:
         )
         record = runner.train("contrastive", stage, folder="unified")
         for expert in self.model.experts.values():
-            expert.load_state_dict(single.experts["all"].state_dict())
+            expert.load_state_dict(single.experts[UNIFIED_PLATFORM].state_dict())
         return record
 
     def train(self, stage: str, spec: StageRecipe, folder: str | None = None) -> dict:
@@ -256,18 +264,13 @@ class StageRunner:
 def as_unified(model: PeMoEModel) -> PeMoEModel:
     """A model with one expert for all platforms, on the same trunks, its expert a copy of the first one's."""
     config = copy.deepcopy(model.config)
-    config.platforms, config.masked_platforms = ["all"], []
+    config.platforms, config.masked_platforms = [UNIFIED_PLATFORM], []
     single = PeMoEModel(config)
     single.load_state_dict({name: t for name, t in model.state_dict().items() if "_trunk." in name}, strict=False)
-    single.experts["all"].load_state_dict(next(iter(model.experts.values())).state_dict())
-    return single.to(model.dtype_of_trunk).eval()
-
-
-def process_options() -> dict[str, object]:
-    """Trainer arguments that follow from the machine: CPU without a GPU, gloo between CPU processes."""
-    on_cpu = not torch.cuda.is_available()
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return {"use_cpu": on_cpu, **({"ddp_backend": "gloo"} if on_cpu and several else {})}
+    for trunk in (single.text_trunk, single.vision_trunk):
+        trunk.to(model.dtype_of_trunk)
+    single.experts[UNIFIED_PLATFORM].load_state_dict(next(iter(model.experts.values())).state_dict())
+    return single.to(model.device).eval()
 
 
 def batch_per_process(global_batch_size: int) -> int:
@@ -276,10 +279,9 @@ def batch_per_process(global_batch_size: int) -> int:
     Raises:
         TrainingError: the processes cannot share it evenly.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if global_batch_size % processes:
-        raise TrainingError(f"global_batch_size: {global_batch_size} cannot be shared by {processes} processes")
-    return global_batch_size // processes
+    if global_batch_size % process_count():
+        raise TrainingError(f"global_batch_size: {global_batch_size} cannot be shared by {process_count()} processes")
+    return global_batch_size // process_count()
 
 
 def last_complete_checkpoint(directory: Path) -> str | None:

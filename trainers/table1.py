@@ -12,7 +12,6 @@ import datasets
 import numpy as np
 from torch import Tensor
 
-from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.gates_pemoe import build_gate
 from pemoe.retrieval.evaluation import embed_split, run_image_trunk, score_split
@@ -25,7 +24,7 @@ ROWS = ("unified", "unified+refined", "experts_uniform", "experts_gated")
 
 @dataclass
 class Row:
-    """One row of the table: its model, what it saw, what it reached, and the rank of each query's first hit."""
+    """One row of the table: its model, what it saw and reached, each query's first hit, the test images' vectors."""
 
     name: str
     model: PeMoEModel
@@ -33,6 +32,7 @@ class Row:
     seconds: float
     figures: dict
     ranks: np.ndarray
+    gallery: np.ndarray
 
     def as_json(self) -> dict:
         """The row as `metrics.json` holds it."""
@@ -85,13 +85,13 @@ class Table1:
         """One expert for all platforms, both stages; `budget` multiplies the pairs it sees."""
         started_s = time.monotonic()
         recipe = self.recipe
-        first, second, gate = (self._pairs(stage) for stage in (recipe.contrastive, recipe.hard_negative, recipe.gate))
-        first += recipe.unified_steps * recipe.global_batch_size
+        first = self._expert_pairs(recipe.contrastive.steps) + self._mixed_pairs(recipe.unified_steps)
+        second = self._expert_pairs(recipe.hard_negative.steps) + self._mixed_pairs(recipe.gate.steps)
         model = as_unified(self.start)
         runner = self._runner(model, replace(recipe, caption_column=caption_column), name)
         records = [runner.train("contrastive", self._unified_steps(recipe.contrastive, budget * first))]
         runner.mine()
-        last = self._unified_steps(recipe.hard_negative, budget * (second + gate))
+        last = self._unified_steps(recipe.hard_negative, budget * second)
         records.append(runner.train("hard_negative", last))
         return self._finish(name, model, records, started_s)
 
@@ -105,7 +105,8 @@ class Table1:
         shared.mine()
         shared_s, rows = time.monotonic() - started_s, []
         if "experts_uniform" in names:
-            steps = recipe.hard_negative.steps + self._gate_steps()
+            gate_pairs = self._mixed_pairs(recipe.gate.steps)
+            steps = recipe.hard_negative.steps + round(gate_pairs / float(np.mean(self._expert_batches())))
             rows.append(self._expert_row("experts_uniform", shared, records, steps, shared_s))
         if "experts_gated" in names:
             rows.append(self._expert_row("experts_gated", shared, records, recipe.hard_negative.steps, shared_s))
@@ -128,7 +129,7 @@ class Table1:
         split = embed_split(model.eval(), self.processor, self.splits["test"], image_states=self.test_states)
         ranks = first_hit_ranks(split.query, split.gallery, split.query_place_id, split.place_id)
         pairs_seen = sum(record["pairs_seen"] for record in records)
-        row = Row(name, model, pairs_seen, time.monotonic() - started_s, score_split(split), ranks)
+        row = Row(name, model, pairs_seen, time.monotonic() - started_s, score_split(split), ranks, split.gallery)
         if self.on_row is not None:
             self.on_row(row)
         return row
@@ -144,25 +145,31 @@ class Table1:
             image_states=self.train_states,
         )
 
-    def _pairs(self, stage: StageRecipe) -> int:
-        """Pairs an expert stage sees: a platform with fewer places than the batch makes smaller batches."""
-        if stage is self.recipe.gate:
-            return self.recipe.global_batch_size * stage.steps
-        sizes = [min(self.recipe.global_batch_size, places) for places in self._places_per_platform()]
-        return sum(sizes[step % len(sizes)] for step in range(stage.steps))
-
-    def _gate_steps(self) -> int:
-        """Expert steps that see as many pairs as the gate stage."""
-        sizes = [min(self.recipe.global_batch_size, places) for places in self._places_per_platform()]
-        return round(self._pairs(self.recipe.gate) / (sum(sizes) / len(sizes)))
-
     def _unified_steps(self, stage: StageRecipe, pairs: float) -> StageRecipe:
-        return replace(stage, steps=max(1, round(pairs / self.recipe.global_batch_size)))
+        return replace(stage, steps=max(1, round(pairs / self._mixed_pairs(1))))
 
-    def _places_per_platform(self) -> list[int]:
-        """Training places of each platform the model and the data share, in the model's order."""
+    def _expert_pairs(self, steps: int) -> int:
+        """Pairs that expert steps see, platforms taking turns."""
+        return count_pairs(self._expert_batches(), steps)
+
+    def _mixed_pairs(self, steps: int) -> int:
+        """Pairs that steps over all platforms at once see."""
+        return count_pairs([min(self.recipe.global_batch_size, len(set(self.splits["train"]["place_id"])))], steps)
+
+    def _expert_batches(self) -> list[int]:
+        """Batch of each platform that model and data share, in the model's order."""
         rows = self.splits["train"]
+        names = rows.features["platform"].names
         platform, place = np.asarray(rows["platform"][:]), np.asarray(rows["place_id"][:])
-        numbers = [PLATFORMS.index(name) for name in self.start.config.platforms if name in PLATFORMS]
-        counts = [len(np.unique(place[platform == number])) for number in numbers]
-        return [count for count in counts if count]
+        counts = [len(set(place[platform == names.index(p)])) for p in self.start.config.platforms if p in names]
+        return [min(self.recipe.global_batch_size, count) for count in counts if count]
+
+
+def count_pairs(batches: list[int], steps: int) -> int:
+    """Pairs seen in `steps` steps that take these batch sizes in turn: a platform of few places makes small batches.
+
+    Example:
+        >>> count_pairs([10, 10, 4], 7)
+        58
+    """
+    return sum(batches[step % len(batches)] for step in range(steps))

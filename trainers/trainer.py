@@ -32,7 +32,8 @@ class PeMoETrainer(Trainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
-    cross-entropy on the query's platform and/or InfoNCE through Eq. (1), experts frozen. The unified model
+    cross-entropy on the query's platform and/or InfoNCE through Eq. (1), experts frozen; its batches hold the data's
+    own shares of platforms. The unified model
     (`platforms=["all"]`) trains on all platforms mixed. Batches are joined over processes with gradient, so that N
     processes equal one.
 
@@ -73,8 +74,9 @@ class PeMoETrainer(Trainer):
         if train_dataset is not None:
             negatives = hard_negatives if args.stage == "hard_negative" else None
             pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states)
+        self.platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
         self.platforms = trained_platforms(model, pairs)
-        prepare_for_stage(model, args.stage, args.gate_loss, [PLATFORMS[k] for k in self.platforms])
+        prepare_for_stage(model, args.stage, args.gate_loss, [self.platform_names[k] for k in self.platforms])
         self.info_nce = InfoNCELoss(same_place=args.same_place)
         self.triplet = TripletLoss(margin=args.margin)
         super().__init__(
@@ -126,7 +128,7 @@ class PeMoETrainer(Trainer):
     def _expert_of(self, platform_id: Tensor) -> str:
         """Name of the expert a batch belongs to; a mixed batch belongs to the unified model's only one."""
         names = list(self.model.config.platforms)
-        return names[0] if names == ["all"] else PLATFORMS[int(platform_id[0])]
+        return names[0] if self.model.config.is_unified else self.platform_names[int(platform_id[0])]
 
     def _expert_loss(self, output: PeMoEOutput, place_id: Tensor, has_negative: Tensor | None) -> Tensor:
         text, images = output.text_embeds[:, 0], output.image_embeds[:, 0]  # (B, D), (B or 2B, D)
@@ -152,8 +154,9 @@ class PeMoETrainer(Trainer):
         losses = []
         if self.args.gate_loss != "retrieval":
             names = list(self.model.config.platforms)
-            expert_of_platform = torch.tensor([names.index(p) if p in names else -1 for p in PLATFORMS])
-            losses.append(F.cross_entropy(output.gate_logits, expert_of_platform.to(platform_id.device)[platform_id]))
+            expert_of_platform = torch.tensor([names.index(p) if p in names else -1 for p in self.platform_names])
+            target = expert_of_platform.to(platform_id.device)[platform_id]  # (B,)
+            losses.append(F.cross_entropy(output.gate_logits, target, ignore_index=-1))
         if needs_images:
             joined = gather_with_grad(fuse_text(output)), gather_with_grad(fuse_images(output))
             losses.append(self.info_nce(*joined, place_id, self.model.logit_scale)["loss"])
@@ -171,6 +174,8 @@ class PeMoETrainer(Trainer):
     ) -> dict[str, float]:
         """Recall of the whole split, queries against its mixed gallery: `{"eval_recall_at_1": ..., ...}`."""
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        if rows is None:
+            raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
         results = evaluate_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items() if name != "per_platform"}
         for platform, figures in results["per_platform"].items():
@@ -208,7 +213,7 @@ def build_sampler(
         seed=seed,
         rank=rank(),
         world_size=world_size(),
-        mixed=stage == "gate" or list(model.config.platforms) == ["all"],
+        mixed=stage == "gate" or model.config.is_unified,
     )
 
 
@@ -222,18 +227,20 @@ def has_external_trunks(model: PeMoEModel) -> bool:
 
 
 def trained_platforms(model: PeMoEModel, pairs: PairDataset | None) -> list[int]:
-    """Platforms (numbers of the schema) that both the data and the model have, in the model's order.
+    """Platforms (numbers of the data's classes) that both the data and the model have, in the model's order.
 
     Raises:
         TrainingError: they share none.
     """
-    names = list(model.config.platforms)
-    in_data = set(range(len(PLATFORMS))) if pairs is None else set(pairs.platform_id.tolist())
-    if names == ["all"]:
+    names = list(PLATFORMS) if pairs is None else pairs.platform_names
+    in_data = set(range(len(names))) if pairs is None else set(pairs.platform_id.tolist())
+    if model.config.is_unified:
         return sorted(in_data)
-    shared = [PLATFORMS.index(name) for name in names if name in PLATFORMS and PLATFORMS.index(name) in in_data]
+    shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
     if not shared:
-        raise TrainingError(f"platforms: the model has {names}, the data {[PLATFORMS[k] for k in sorted(in_data)]}")
+        raise TrainingError(
+            f"platforms: the model has {list(model.config.platforms)}, the data {[names[k] for k in sorted(in_data)]}"
+        )
     return shared
 
 

@@ -4,6 +4,8 @@ that cannot import the package and whose heap holds NaN; experts-only refuses wh
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
 batch = load_file(inputs)
 with torch.no_grad():
-    output = model(**{**batch, "pixel_values": batch["pixel_values"]})
+    output = model(**batch)
 names = ("text_embeds", "image_embeds", "gate_weights", "gate_logits", "logits_per_text", "logit_scale")
 save_file({name: output[name].contiguous() for name in names}, outputs)
 """
@@ -130,7 +132,7 @@ def test_full_checkpoint_without_trunk_weights_is_refused(tmp_path: Path) -> Non
     model = build_tiny_model()
     rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("vision_trunk.")}
     model.save_pretrained(tmp_path / "checkpoint", state_dict=rest)
-    with pytest.raises(ValueError, match="trunk weights are missing"):
+    with pytest.raises(ValueError, match="weights are missing, first vision_trunk"):
         PeMoEModel.from_pretrained(tmp_path / "checkpoint")
 
 
@@ -169,3 +171,83 @@ AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
     model.save_pretrained(tmp_path / "experts", experts_only=True)
     with pytest.raises(RuntimeError, match="pip install open_clip_torch"):
         run_without_package(read_open_clip, str(tmp_path / "experts"))
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
+def test_device_map_loads_the_same(tmp_path: Path, device_map: object) -> None:
+    model = build_tiny_model()
+    model.save_pretrained(tmp_path / "checkpoint")
+    assert_same_outputs(model, PeMoEModel.from_pretrained(tmp_path / "checkpoint", device_map=device_map), 56)
+
+
+def test_compiled_model_scores_the_same() -> None:
+    model, inputs = build_tiny_model(), build_tiny_inputs()
+    with torch.no_grad():
+        compiled = torch.compile(model, backend="eager")(**inputs)  # the graph is what is at stake, not the kernels
+        assert torch.allclose(compiled.logits_per_text, model(**inputs).logits_per_text, atol=1e-5)
+
+
+def test_config_fields_can_be_overridden_on_load(tmp_path: Path) -> None:
+    build_tiny_model(tail_dropout=0.0).save_pretrained(tmp_path / "checkpoint")
+    model = PeMoEModel.from_pretrained(tmp_path / "checkpoint", tail_dropout=0.3)
+    assert model.experts["drone"].text_layers[0].output.dropout.p == 0.3
+
+
+def test_missing_expert_is_refused(tmp_path: Path) -> None:
+    model = build_tiny_model()
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("experts.drone.")}
+    model.save_pretrained(tmp_path / "checkpoint", state_dict=rest)
+    with pytest.raises(ValueError, match=r"weights are missing, first experts\.drone"):
+        PeMoEModel.from_pretrained(tmp_path / "checkpoint")
+
+
+def test_full_checkpoint_tells_no_path_of_this_machine(tmp_path: Path, backbone_model: PeMoEModel) -> None:
+    backbone_model.save_pretrained(tmp_path / "checkpoint")
+    assert "backbones" not in (tmp_path / "checkpoint" / "config.json").read_text().replace("backbone_weights", "")
+
+
+def fill_hub_cache(cache: Path, repo: str, source: Path) -> None:
+    """Lay a directory out as the Hub's cache holds a downloaded repository."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(commit)
+    shutil.copytree(source, folder / "snapshots" / commit)
+
+
+def test_hub_ids_are_read_from_the_cache_at_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "hub"
+    fill_hub_cache(cache, "me/text", write_text_backbone(tmp_path / "text"))
+    fill_hub_cache(cache, "me/vision", write_open_clip_backbone(tmp_path / "vision"))
+    code = """
+cache, checkpoint = sys.argv[1:3]
+from transformers import AutoModel
+model = AutoModel.from_pretrained("me/pemoe", trust_remote_code=True, cache_dir=cache)
+assert model.config.text_repo == "me/text" and model.config.text_revision.startswith("0123"), model.config
+print(float(model.get_text_features(torch.arange(3, 9)[None]).text_embeds.sum()))
+"""
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    make = """
+import sys
+import torch
+from pemoe.modeling_pemoe import PeMoEModel
+torch.manual_seed(0)
+model = PeMoEModel.from_backbones("me/text", "me/vision", image_size=196, gate_hidden_dim=8)
+assert model.config.vision_revision.startswith("0123"), model.config.vision_revision
+model.save_pretrained(sys.argv[1], experts_only=True)
+print(float(model.get_text_features(torch.arange(3, 9)[None]).text_embeds.sum()))
+"""
+    made = subprocess.run(
+        [sys.executable, "-c", make, str(tmp_path / "made")], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr[-1500:]
+    fill_hub_cache(cache, "me/pemoe", tmp_path / "made")
+    answer = run_without_package(code, str(cache), str(tmp_path / "made"))
+    assert float(answer) == float(made.stdout)
+
+
+def test_directory_beside_a_hub_checkpoint_is_refused(tmp_path: Path, backbone_model: PeMoEModel, monkeypatch) -> None:
+    backbone_model.save_pretrained(tmp_path / "checkpoint", experts_only=True)
+    fill_hub_cache(tmp_path / "hub", "me/experts", tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="directory beside the checkpoint"):
+        PeMoEModel.from_pretrained("me/experts", cache_dir=tmp_path / "hub")

@@ -23,6 +23,7 @@ from pemoe.modeling_pemoe import PeMoEConfig
         ({"text_expert_layers": 3}, "text_expert_layers"),
         ({"text_expert_layers": 0}, "text_expert_layers"),
         ({"vision_expert_layers": 0}, "vision_expert_layers"),
+        ({"max_text_tokens": 257}, "max_text_tokens"),
         ({"tail_dropout": 1.5}, "tail_dropout"),
         ({"vision_config": {"model_args": {}}}, "vision_config"),
         ({"text_config": {"model_type": "t5"}}, "text_config"),

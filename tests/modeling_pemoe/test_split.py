@@ -48,7 +48,7 @@ def split_model(text: torch.nn.Module, vision: torch.nn.Module, **options: objec
 def text_encoder(attention: str = "sdpa", **overrides: int) -> XLMRobertaModel:
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
-    config = XLMRobertaConfig(vocab_size=300, max_position_embeddings=64, type_vocab_size=1, **{**sizes, **overrides})
+    config = XLMRobertaConfig(vocab_size=300, max_position_embeddings=130, type_vocab_size=1, **{**sizes, **overrides})
     return AutoModel.from_config(config, add_pooling_layer=False, attn_implementation=attention).eval()
 
 

@@ -23,7 +23,7 @@ def write_text_backbone(directory: Path, with_bin: bool = False) -> Path:
         num_hidden_layers=4,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=66,
+        max_position_embeddings=130,
         type_vocab_size=1,
     )
     model = AutoModel.from_config(config)

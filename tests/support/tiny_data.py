@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS
-from pemoe.modeling_pemoe import PeMoEProcessor
+from pemoe.modeling_pemoe import PeMoEConfig, PeMoEProcessor
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "teal", "pink", "gold")
 WORDS = ("<s>", "<pad>", "</s>", "<unk>", "roof", "wall", "door", "seen", "from", *PLATFORMS, *COLOURS)
@@ -27,7 +27,7 @@ def build_processor(image_size: int = 56) -> PeMoEProcessor:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
-    return PeMoEProcessor.build(fast, image_size, 64)
+    return PeMoEProcessor.build(fast, PeMoEConfig.preset("tiny", image_size=image_size))
 
 
 def build_split(places: int = 6, drone_views: int = 2, split: str = "train") -> datasets.Dataset:

@@ -1,0 +1,129 @@
+"""Guards: a recipe trains from the command to a checkpoint that gives its reported figures when loaded, bf16 too;
+bad recipes and directories are refused before anything is lost; torchrun writes the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pemoe import cli
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.retrieval.runs import RunError
+from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.quickstart import load_rows
+from pemoe.trainers.recipes import load_recipe
+from pemoe.trainers.stages import build_model
+from pemoe.trainers.train import read_config, train_into
+
+
+def write_recipe(path: Path, **changes: object) -> str:
+    """The packaged quickstart cut down to seconds."""
+    recipe = dataclasses.asdict(load_recipe("quickstart"))
+    recipe["data"]["options"] = {"train_places": 6, "test_places": 3, "drone_views": 1, "ground_views": 1}
+    recipe.update(global_batch_size=4, unified_steps=0, **changes)
+    for stage in ("contrastive", "hard_negative", "gate"):
+        recipe[stage]["steps"] = 3
+        recipe[stage]["warmup_steps"] = 0
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_reported_figures_are_those_of_the_saved_checkpoint(tmp_path: Path, precision: str) -> None:
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml", precision=precision))
+    plans: list = []
+    metrics = train_into(tmp_path / "run", recipe, "test", on_plan=plans.extend)
+    assert {line["stage"] for line in plans} == {"contrastive", "hard_negative", "gate"}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    model = PeMoEModel.from_pretrained(tmp_path / "run" / "model").eval()
+    assert str(model.dtype) == f"torch.{precision}"
+    processor = PeMoEProcessor.from_pretrained(tmp_path / "run" / "model")
+    again = evaluate_split(model, processor, load_rows(recipe.data)["test"])
+    assert again == metrics["results"]["test"]
+
+
+def test_bf16_starts_from_unrounded_experts(tmp_path: Path) -> None:
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml", precision="bfloat16"))
+    model, _ = build_model(recipe)
+    assert str(model.dtype_of_trunk) == "torch.bfloat16" and str(model.dtype_of_experts) == "torch.float32"
+
+
+def test_evaluate_and_mine_read_the_data_of_their_run(tmp_path: Path, monkeypatch, capsys) -> None:
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml"), seed=5)
+    metrics = train_into(tmp_path / "run", recipe, "test")
+    for command, extra in (("evaluate", []), ("mine", ["--k", "2"])):
+        arguments = ["pemoe", command, str(tmp_path / "run" / "model"), "--output", str(tmp_path / command), "--json"]
+        monkeypatch.setattr(sys, "argv", arguments + extra)
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert done.value.code == 0
+        said = json.loads(capsys.readouterr().out)
+        if command == "evaluate":
+            assert said["results"] == metrics["results"]["test"]
+        else:
+            assert said["results"]["rows"] == 18 and (tmp_path / "mine" / "negatives.npy").is_file()
+
+
+def test_resume_refuses_another_recipe_and_overwrite_keeps_the_old_run_until_data_is_read(tmp_path: Path) -> None:
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml"))
+    train_into(tmp_path / "run", recipe, "test")
+    with pytest.raises(RunError, match="not empty"):
+        train_into(tmp_path / "run", recipe, "test")
+    with pytest.raises(TrainingError, match="another seed"):
+        train_into(tmp_path / "run", dataclasses.replace(recipe, seed=1), "test", resume=True)
+    broken = read_config(write_recipe(tmp_path / "recipe.yaml"), data=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="nowhere"):
+        train_into(tmp_path / "run", broken, "test", overwrite=True)
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model": {"options": {"image_sizee": 1}}}, "image_sizee"),
+        ({"mine": {"k": 0}}, r"mine\.k"),
+        ({"hard_negative": {"margin": 5.0}}, "margin"),
+        ({"contrastive": {"steps": 1, "learning_rate": -1.0}}, "learning_rate"),
+        ({"contrastive": {"steps": 1, "lr_scheduler_type": "cosin"}}, "lr_scheduler_type"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_wrong_values_are_refused_before_the_first_stage(tmp_path: Path, change: dict, word: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"contrastive": {"steps": 1}, **change}))
+    with pytest.raises(TrainingError, match=word):
+        read_config(str(path))
+
+
+def test_wrong_types_in_model_options_are_one_line(tmp_path: Path) -> None:
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml"))
+    model = dataclasses.replace(recipe.model, options={**recipe.model.options, "gate_hidden_dim": "64"})
+    with pytest.raises(TrainingError, match="gate_hidden_dim") as error:
+        build_model(dataclasses.replace(recipe, model=model))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_data_option_is_named(tmp_path: Path) -> None:
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml"))
+    data = dataclasses.replace(recipe.data, options={"train_place": 3})
+    with pytest.raises(ValueError, match="train_place"):
+        load_rows(data)
+
+
+@pytest.mark.slow
+def test_torchrun_writes_one_run(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe.yaml")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "pemoe.trainers.train"]
+    arguments = ["--config", recipe, "--output", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, *command, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["results"]["stages"]["contrastive"]["pairs_seen"] == 12
+    assert "contrastive satellite: 1 steps of 4 pairs" in done.stderr
