@@ -22,7 +22,7 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.evaluation import run_image_trunk
 from pemoe.retrieval.runs import write_atomically, write_json
-from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.distributed import (
     join_processes,
     local_device,
@@ -144,8 +144,9 @@ class StageRunner:
         pairs = PairDataset(self.rows, self.recipe.caption_column, self.recipe.seed)
         batch_size = batch_per_process(self.recipe.global_batch_size)
         lines = []
-        for stage in ("contrastive", "hard_negative", "gate"):
-            steps = getattr(self.recipe, stage).steps
+        planned = {"unified": self.recipe.unified_steps}
+        planned |= {stage: getattr(self.recipe, stage).steps for stage in STAGES}
+        for stage, steps in planned.items():
             if not steps:
                 continue
             groups = build_sampler(self.model, pairs, stage, batch_size, steps, self.recipe.seed).plan()

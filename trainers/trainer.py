@@ -25,6 +25,7 @@ from pemoe.trainers.samplers import PlatformBatchSampler
 
 logger = logging.get_logger(__name__)
 
+MIXED_STAGES = ("unified", "gate")  # their batches hold all platforms at once
 NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
 
 
@@ -213,7 +214,7 @@ def build_sampler(
         seed=seed,
         rank=rank(),
         world_size=world_size(),
-        mixed=stage == "gate" or model.config.is_unified,
+        mixed=stage in MIXED_STAGES or model.config.is_unified,
     )
 
 
