@@ -21,7 +21,8 @@ class EmbeddedSplit:
     """A split as vectors: Q queries (all captions, in row order) and G images.
 
     query: `(Q, E * D)`; gallery: `(G, E * D)`; query_row: `(Q,)` row whose caption the query is;
-    place_id: `(G,)` strings; platform: `(G,)` int64; texts: the Q queries; gate_weights: `(Q, E)`.
+    place_id: `(G,)` strings; platform: `(G,)` int64, numbers in platform_names; texts: the Q queries;
+    gate_weights: `(Q, E)`.
     """
 
     query: np.ndarray
@@ -31,6 +32,7 @@ class EmbeddedSplit:
     platform: np.ndarray
     texts: list[str]
     gate_weights: np.ndarray
+    platform_names: tuple[str, ...] = PLATFORMS
 
     @property
     def query_place_id(self) -> np.ndarray:
@@ -95,6 +97,7 @@ def embed_split(
         platform=np.asarray(rows["platform"][:], dtype=np.int64),
         texts=texts,
         gate_weights=weights,
+        platform_names=tuple(rows.features["platform"].names),
     )
 
 
@@ -119,7 +122,7 @@ def score_split(split: EmbeddedSplit) -> dict[str, object]:
     results.update({name: value for name, value in both_ways.items() if name.startswith("i2t_")})
     results["per_platform"] = {
         platform: _figures(split, ranks, split.query_platform == number)
-        for number, platform in enumerate(PLATFORMS)
+        for number, platform in enumerate(split.platform_names)
         if (split.query_platform == number).any()
     }
     return results
