@@ -2,9 +2,10 @@
 
     python benchmarks/gate_headroom.py runs/campus_table1
 
-Reads the runs that benchmarks/campus_table1.py left, renders their test places again, and scores the same experts with
 Reads the runs that benchmarks/campus_table1.py left, renders their test places again, and scores the same experts
-the query was asked of and spreads the rest evenly. Where the oracle does not beat uniform weights, no gate can.
+with the learned gate, with uniform weights, and with an oracle that puts a share of the weight on the expert of the
+platform the query was asked of and spreads the rest evenly. Where the oracle does not beat uniform weights, no gate
+of this kind can.
 """
 
 from __future__ import annotations
