@@ -1,264 +1,37 @@
-"""Directions in captions: words that a flip or a rotation of the image makes untrue.
+"""Sanitizing satellite captions, so that flips and rotations of the picture leave them true.
 
-`find_directions` tries the rules of `_RULES` in order; a word inside a match of `_EXCEPTIONS` is never a direction.
-Foreground and background depend on where the viewer stands and count as directions; so do "top" and "lower part"
-where they mean the image, but not where they mean height ("top floor", "lower part of the wall").
+Mode "remove" drops every sentence that holds a direction, as in the paper; mode "mask" takes the directions alone
+out of their sentences. Only satellite rows of the training split are changed: queries stay as they were asked, and
+other platforms are not turned.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from pemoe.datasets_scripts.direction_masking import mask_directions
+from pemoe.datasets_scripts.directions import FRAMES, Direction, find_directions
+from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sentences import split_sentences
 
+__all__ = [
+    "MODES",
+    "Direction",
+    "SanitizeReport",
+    "Sanitized",
+    "find_directions",
+    "is_direction_free",
+    "mask_directions",
+    "remove_directional_sentences",
+    "sanitize_caption",
+    "sanitize_rows",
+]
 
-@dataclass(frozen=True)
-class Direction:
-    """A direction in a text.
-
-    Args:
-        start, end: character offsets, `text == whole[start:end]`.
-        text: the words found.
-        frame: what the direction refers to: "image", "compass", "clock" or "viewer".
-        reason: why the words count, for reports.
-    """
-
-    start: int
-    end: int
-    text: str
-    frame: str
-    reason: str
-
-
-# building blocks -----------------------------------------------------------------------------------------------------
-_IMAGE = r"(?:images?|pictures?|photos?|photographs?|frames?|views?|scenes?|shots?|tiles?|maps?|screens?)"
-_NOUN = (
-    r"(?:hand[ -]side|sides?|corners?|half|halves|parts?|portions?|sections?|edges?|ends?|areas?|margins?|borders?|"
-    r"third|quarter|quadrants?|regions?|foreground|background)"
-)
-_AT = (
-    r"(?:(?<!\w)(?:on|to|at|in|into|along|across|near|from|towards?|toward|over|through|down|up|"
-    r"beyond) )?(?:(?<!\w)(?:the|its|their) )?"
-)
-_FAR = r"(?:(?:very|far|extreme|immediate|near|outer|slightly|just) )*"
-_VERTICAL = r"(?:top|bottom|upper|lower|uppermost|lowermost|down|middle|mid|cent(?:er|re)|central)"
-_SIDE = r"(?:left|right)(?:most)?(?:[ -]hand)?"
-_OF = rf"(?: of (?:the |this |an? )?{_IMAGE}\b)?"
-_COMPASS = (
-    r"(?:north|south)(?:[ -]?(?:north|south))?(?:[ -]?(?:east|west))?|(?:east|west)(?:[ -]?(?:north|"
-    r"south)[ -]?(?:east|west))?"
-)
-_COMPASS_END = r"(?:ern(?:most)?|erly|wards?|bound|most)?"
-_PHYSICAL = (
-    r"(?:fa[cç]ades?|walls?|towers?|buildings?|columns?|windows?|doors?|chimneys?|spires?|poles?|hills?|slopes?|"
-    r"stairs?|"
-    r"staircases?|steps|roofs?|domes?|structures?|houses?|gables?|entrances?|flights?|masts?|fences?|arch(?:es)?|"
-    r"posts?)"
-)
-_TALL = (
-    r"(?:fa[cç]ades?|walls?|towers?|columns?|windows?|doors?|chimneys?|spires?|hills?|slopes?|stairs?|gables?|domes?)"
-)
-_NOT_TALL = rf"(?! of (?:the |its |an? |each )?(?:\w+ )?{_TALL}\b)"
-_NOT_HEIGHT = rf"(?! (?:floors?|levels?|store?ys?|stories|row)\b| of (?:the |its |an? |each )?(?:\w+ )?{_PHYSICAL}\b)"
-_NOT_AFTER_THE = (
-    "".join(
-        rf"(?<!\b{word}[ -])"
-        for word in (
-            "the",
-            "its",
-            "their",
-            "your",
-            "our",
-            "upper",
-            "lower",
-            "top",
-            "bottom",
-            "far",
-            "middle",
-            "and",
-            "or",
-            "to",
-        )
-    )
-    + r"(?<!'s )"
-)
-_NAME_END = r"(?!(?:Side|Corner|Edge|End|Half|Part|Wing|Facing|North|South|East|West|And|Of|Is|There)\b)[A-Z]\w+"
-
-
-def _any_case(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
-# (pattern, frame, reason): the first rule that matches a stretch of text wins ----------------------------------------
-_RULES: tuple[tuple[re.Pattern[str], str, str], ...] = (
-    (
-        _any_case(
-            rf"\b(?:on|to|at|from|in) (?:your|our|the (?:viewer|observer|camera|reader)['’]s) (?:far )?{_SIDE}"
-            rf"\b(?: {_NOUN}\b)?|\b(?:your|our) {_SIDE}\b(?: {_NOUN}\b)?|\b(?:in front of|behind) (?:you|us)\b"
-        ),
-        "viewer",
-        "side of the viewer",
-    ),
-    (
-        _any_case(
-            r"\b(?:(?:at|towards?|near|around|in) )?(?:the |about |roughly )?"
-            r"(?:1[0-2]|[1-9]|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)[ -]?o\s?['’‘]?\s?clock\b"
-            r"(?: (?:position|direction)\b)?"
-        ),
-        "clock",
-        "position on a clock face",
-    ),
-    (_any_case(r"\b(?:(?:counter|anti)[ -]?)?clockwise\b"), "clock", "sense of rotation"),
-    (
-        _any_case(
-            rf"{_AT}(?<!\w){_FAR}(?:{_VERTICAL}(?:[ -](?:{_VERTICAL}))?[ -])?(?<!\w){_SIDE}\b"
-            rf"(?:[ -]?(?:{_VERTICAL}\b))?(?:[ -]{_NOUN}\b)?(?: (?:of|from) (?:the )?(?:cent(?:er|re)|middle)\b)?{_OF}"
-        ),
-        "image",
-        "left or right",
-    ),
-    (
-        _any_case(
-            rf"{_AT}{_FAR}\b(?:top|bottom|upper|lower|uppermost|lowermost)[ -](?:cent(?:er|re)|middle|mid|central)\b"
-            rf"(?: {_NOUN}\b)?{_OF}"
-        ),
-        "image",
-        "upper or lower middle of the image",
-    ),
-    (
-        _any_case(
-            rf"{_AT}{_FAR}\b(?:top|bottom|upper|lower|uppermost|lowermost)(?:most)?[ -]{_NOUN}\b{_NOT_TALL}{_OF}"
-        ),
-        "image",
-        "upper or lower part of the image",
-    ),
-    (
-        _any_case(
-            rf"\b(?:at|on|along|near|across|towards?|to|in|from|beyond|over|past) the (?:very )?"
-            rf"(?:top|bottom)\b{_NOT_HEIGHT}{_OF}"
-            rf"|\b(?:the )?(?:top|bottom) of (?:the |this |an? )?{_IMAGE}\b|\b{_IMAGE}['’]s (?:top|bottom)\b"
-            r"|\b(?:from )?(?:top to bottom|bottom to top)\b"
-            r"|\bthe (?:very )?(?:top|bottom)\b(?=\s*(?:[,.;:]|$)|\s(?:and|while)\b)"
-        ),
-        "image",
-        "top or bottom of the image",
-    ),
-    (
-        _any_case(
-            r"\b(?:just |directly |slightly )?(?:above|below|beneath) (?:the |its )?(?:cent(?:er|re)|middle)\b"
-            rf"|\b(?:horizontally|vertically) (?:across|through|over) (?:the |this )?{_IMAGE}\b"
-        ),
-        "image",
-        "above or below in the image",
-    ),
-    (
-        _any_case(rf"{_AT}(?:immediate |near |far |distant )?\b(?:foreground|background|middle ground)\b{_OF}"),
-        "viewer",
-        "depth as seen by the viewer",
-    ),
-    (
-        _any_case(
-            rf"{_AT}\b(?:due )?(?:{_COMPASS}){_COMPASS_END}(?:[ -](?:{_COMPASS}))?\b(?:[ -](?:{_NOUN}|facing|wing)\b)?"
-        ),
-        "compass",
-        "compass direction",
-    ),
-    (
-        re.compile(
-            r"(?:(?:[Oo]n|[Ii]n|[Aa]t|[Tt]o|[Tt]owards?|[Ff]acing) )?(?:[Tt]he )?(?<!\w)(?:NNE|NNW|SSE|SSW|ENE|ESE|"
-            r"WNW|WSW|NE|NW|SE|SW)\b(?!-?\d)"
-            rf"(?: {_NOUN}\b)?|(?<!\w)(?:ne|nw|se|sw) {_NOUN}\b|(?<!\w)[NSEW] (?:{_NOUN}|wing)\b"
-            r"|\b(?:[Ff]acing|[Hh]eading|[Tt]o the|[Dd]ue) [NSEW]\b(?!\.\w)"
-        ),
-        "compass",
-        "compass abbreviation",
-    ),
-)
-
-# words that look like directions and are none ------------------------------------------------------------------------
-_EXCEPTIONS: tuple[re.Pattern[str], ...] = (
-    _any_case(
-        rf"{_NOT_AFTER_THE}\bright (?:next|beside|behind|in front|in the (?:middle|cent(?:er|re)|heart)|across|at|by|"
-        rf"after|"
-        r"above|below|up|along|through|into|onto?|around|outside|inside|under|underneath|over|between|against|"
-        r"opposite|from|"
-        r"where|near|adjacent|alongside|before|beyond|away|now|there|here|out|off|past|amid|among|within|down)\b"
-    ),
-    _any_case(
-        r"\bright[ -](?:angled?|angles|triangles?|of[ -]way)\b|\ball right\b|\bright-angled\b|\b(?:human|"
-        r"all) rights?\b"
-    ),
-    _any_case(r"\bthe right (?:size|kind|amount|place|time|choice|way|proportions?|moment|balance|mix|conditions)\b"),
-    _any_case(
-        rf"{_NOT_AFTER_THE}\bleft (?:over|behind|open|out|empty|blank|bare|alone|vacant|un\w+|intact|exposed|natural|"
-        rf"wild|free|"
-        r"clear|standing|parked|rough|plain|visible|dry|lying|to (?:grow|decay|rust|rot|itself)|in (?:ruins?|place|"
-        r"its|a \w+ state)|"
-        r"as (?:is|it)|by|without)\b"
-    ),
-    _any_case(r"\b(?:been|being|has|have|had) left\b(?! of\b| side\b| and\b| or\b| turn)"),
-    _any_case(
-        r"\b(?:nothing|little|space|room|much|few|any|some|trees|land|all that is|what is|all that's|"
-        r"what's) left\b(?! side)"
-    ),
-    re.compile(rf"\b(?:Left|Right) {_NAME_END}"),
-    re.compile(
-        r"\b(?:North|South|East|West)(?:[ -]?(?:[Ee]ast|[Ww]est))?(?:ern)?(?:most)?"
-        rf"(?: {_NAME_END}| (?:\d+(?:st|nd|rd|th)) [A-Z]\w+)"
-    ),
-    re.compile(
-        r"\b(?:Street|St\.?|Avenue|Ave\.?|Road|Rd\.?|Drive|Place|Boulevard) "
-        r"(?:NE|NW|SE|SW|N|S|E|W|North|South|East|West|Northeast|Northwest|Southeast|Southwest)\b"
-    ),
-    re.compile(
-        r"\b(?:Middle|Far|Near) East(?:ern)?\b|\b(?:Wild|Key|Mid) West\b|\b[NSEW]\.? [A-Z]\w+ (?:St|Ave|Rd|Street|"
-        r"Avenue|Road)\b"
-    ),
-    _any_case(
-        r"\b(?:north|south|east|west)(?:east|west)?ern(?:[ -](?:style|styled|architecture|architectural|cuisine|"
-        r"tradition|influences?|"
-        r"movies?|red|white|red oaks?)|-inspired| european| asian)\b"
-    ),
-    _any_case(r"o['’]?\s?clock (?:in the (?:morning|afternoon|evening)|at night|sun|shadow|news)\b"),
-    _any_case(r"\bagainst (?:the |an? )?(?:\w+ ){0,2}background\b"),
-    _any_case(r"\b(?:top|bottom)[ -](?:down|view|floor)\b|\bon top\b"),
-    _any_case(r"\b(?:upper|lower)[ -](?:floors?|levels?|store?ys?|stories|decks?|roofs?)\b"),
-)
-
-
-def _spans(text: str) -> list[tuple[int, int]]:
-    """Stretches of `text` that are no directions whatever they hold."""
-    return [match.span() for pattern in _EXCEPTIONS for match in pattern.finditer(text)]
-
-
-def _overlaps(start: int, end: int, spans: list[tuple[int, int]]) -> bool:
-    """Whether `[start, end)` meets one of `spans`."""
-    return any(start < other_end and other_start < end for other_start, other_end in spans)
-
-
-def find_directions(text: str) -> list[Direction]:
-    """Find the directions of a text.
-
-    Args:
-        text: any text; may be empty.
-
-    Returns:
-        The directions, non-overlapping and in order of `start`; [] when there are none.
-
-    Example:
-        >>> [(found.text, found.frame) for found in find_directions("A pond to the right of it, facing south.")]
-        [('to the right', 'image'), ('south', 'compass')]
-    """
-    taken = _spans(text)
-    found = []
-    for pattern, frame, reason in _RULES:
-        for match in pattern.finditer(text):
-            start = match.start() + len(match[0]) - len(match[0].lstrip())
-            if not _overlaps(start, match.end(), taken):
-                found.append(Direction(start, match.end(), text[start : match.end()], frame, reason))
-                taken.append((start, match.end()))
-    return sorted(found, key=lambda direction: direction.start)
+MODES = ("remove", "mask")
+MAX_EXAMPLES = 5  # per frame, in a report
 
 
 def remove_directional_sentences(text: str) -> str:
@@ -275,3 +48,166 @@ def remove_directional_sentences(text: str) -> str:
         'A round pond. It is right next to a hall.'
     """
     return " ".join(sentence for sentence in split_sentences(text) if not find_directions(sentence))
+
+
+@dataclass(frozen=True)
+class Sanitized:
+    """A caption after sanitizing.
+
+    Args:
+        text: what is left; "" when nothing is.
+        removed: the sentences that went as a whole.
+        directions: the directions of the caption as it was, with offsets into it.
+    """
+
+    text: str
+    removed: tuple[str, ...]
+    directions: tuple[Direction, ...]
+
+
+def _check_mode(mode: str) -> None:
+    """Raises DataError for a mode that does not exist."""
+    if mode not in MODES:
+        raise DataError(f"sanitize mode {mode!r} does not exist: use one of {', '.join(MODES)}")
+
+
+def sanitize_caption(text: str, mode: str = "remove") -> Sanitized:
+    """Sanitize one caption.
+
+    Args:
+        text: a caption; may be empty. One without directions comes back as it is, but for white space.
+        mode: "remove" drops sentences with a direction, "mask" takes the directions out of them where the rest reads.
+
+    Raises:
+        DataError: for another mode.
+
+    Example:
+        >>> result = sanitize_caption("A pond lies here. The left wing is white.", "mask")
+        >>> result.text, result.removed, [found.text for found in result.directions]
+        ('A pond lies here. The wing is white.', (), ['The left'])
+    """
+    _check_mode(mode)
+    clean = remove_directional_sentences if mode == "remove" else mask_directions
+    sentences = split_sentences(text)
+    cleaned = [clean(sentence) for sentence in sentences]
+    removed = tuple(sentence for sentence, rest in zip(sentences, cleaned, strict=True) if not rest)
+    return Sanitized(" ".join(filter(None, cleaned)), removed, tuple(find_directions(text)))
+
+
+def is_direction_free(texts: Sequence[str]) -> bool:
+    """Whether there are texts and none holds a direction, so that their picture may be flipped and rotated.
+
+    Example:
+        >>> is_direction_free(["A round pond."]), is_direction_free(["A pond on the left."]), is_direction_free([])
+        (True, False, False)
+    """
+    return bool(texts) and not any(find_directions(text) for text in texts)
+
+
+@dataclass
+class SanitizeReport:
+    """What sanitizing changed, counted while rows pass.
+
+    `captions_*` and `sentences_removed` count the texts sanitized (refined captions, or raw ones where a row has none
+    refined); `raw_captions_*` always count the raw ones, an emptied one being one whose every sentence holds a
+    direction. An emptied row keeps its texts, and its picture must not be turned.
+    """
+
+    mode: str = "remove"
+    rows_seen: int = 0
+    satellite_train_rows: int = 0
+    rows_changed: int = 0
+    rows_emptied: int = 0
+    captions_seen: int = 0
+    captions_changed: int = 0
+    captions_emptied: int = 0
+    sentences_seen: int = 0
+    sentences_removed: int = 0
+    raw_captions_seen: int = 0
+    raw_captions_emptied: int = 0
+    frames: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {frame: [] for frame in FRAMES})
+
+    def add_caption(self, image_id: str, before: str, result: Sanitized) -> None:
+        """Count one sanitized caption and keep it as an example of its frames while there are fewer than five."""
+        self.captions_seen += 1
+        self.captions_changed += bool(result.directions)
+        self.captions_emptied += not result.text
+        self.sentences_seen += len(split_sentences(before))
+        self.sentences_removed += len(result.removed)
+        self.frames.update(found.frame for found in result.directions)
+        self.reasons.update(found.reason for found in result.directions)
+        for frame in {found.frame for found in result.directions}:
+            if len(self.examples[frame]) < MAX_EXAMPLES:
+                self.examples[frame].append({"image_id": image_id, "before": before, "after": result.text})
+
+    def add_row(self, raw_captions: Sequence[str], results: Sequence[Sanitized]) -> None:
+        """Count one satellite training row, given its raw captions and the results of its sanitized ones."""
+        emptied = not any(result.text for result in results)
+        self.satellite_train_rows += 1
+        self.rows_emptied += emptied
+        self.rows_changed += not emptied and any(result.directions for result in results)
+        self.raw_captions_seen += len(raw_captions)
+        self.raw_captions_emptied += sum(not remove_directional_sentences(text) for text in raw_captions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able values, counts by frame and reason most frequent first.
+
+        Example:
+            >>> SanitizeReport().to_dict()["rows_seen"]
+            0
+        """
+        values = {name: value for name, value in vars(self).items() if name not in ("frames", "reasons", "examples")}
+        counted = {"frames": dict(self.frames.most_common()), "reasons": dict(self.reasons.most_common())}
+        return values | counted | {"examples": {frame: list(kept) for frame, kept in self.examples.items() if kept}}
+
+
+def _sanitize_row(row: dict[str, Any], mode: str, report: SanitizeReport) -> dict[str, Any]:
+    """A satellite training row with sanitized `refined_captions`, or as it was where nothing would be left."""
+    basis = list(row["refined_captions"] or row["captions"])
+    results = [sanitize_caption(text, mode) for text in basis]
+    for text, result in zip(basis, results, strict=True):
+        report.add_caption(row["image_id"], text, result)
+    report.add_row(row["captions"], results)
+    texts = [result.text for result in results if result.text]
+    return {**row, "refined_captions": texts} if texts else row
+
+
+def sanitize_rows(
+    rows: Iterable[dict[str, Any]], mode: str = "remove", report: SanitizeReport | None = None
+) -> Iterator[dict[str, Any]]:
+    """Sanitize the satellite rows of the training split; all others pass untouched, in order, one at a time.
+
+    Args:
+        rows: rows of `schema.FEATURES`, `platform` a name or None.
+        mode: "remove" or "mask", see `sanitize_caption`.
+        report: counts what happens, as far as the rows were taken; its `mode` is set.
+
+    Returns:
+        The rows. A sanitized one has its texts in `refined_captions` (from the refined captions, where there are
+        none from `captions`); texts left empty are dropped, and a row left without any keeps its texts as they were.
+        `captions` never changes, and rows given are not written to.
+
+    Raises:
+        DataError: at once, for another mode.
+
+    Example:
+        >>> row = {"image_id": "0001/0001.jpg", "platform": "satellite", "split": "train",
+        ...        "captions": ["A pond. Trees on the left."], "refined_captions": []}
+        >>> report = SanitizeReport()
+        >>> [row["refined_captions"] for row in sanitize_rows([row], report=report)], report.sentences_removed
+        ([['A pond.']], 1)
+    """
+    _check_mode(mode)
+    report = SanitizeReport() if report is None else report
+    report.mode = mode
+    return _sanitized(rows, mode, report)
+
+
+def _sanitized(rows: Iterable[dict[str, Any]], mode: str, report: SanitizeReport) -> Iterator[dict[str, Any]]:
+    """The generator behind `sanitize_rows`, whose mode was checked."""
+    for row in rows:
+        report.rows_seen += 1
+        is_turned = row["platform"] == "satellite" and row["split"] == "train"
+        yield _sanitize_row(row, mode, report) if is_turned else row

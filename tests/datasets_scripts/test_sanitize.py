@@ -1,186 +1,96 @@
-"""Invariant: directions of every frame are found, words that only look like directions are not, text outside stays."""
+"""Invariant: directions of every frame are found, lookalikes are not; sanitized texts hold none; other text stays."""
 
 from __future__ import annotations
 
+import copy
+import csv
 import itertools
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pemoe.datasets_scripts.sanitize import Direction, find_directions, remove_directional_sentences
+from pemoe.datasets_scripts.sanitize import (
+    MODES,
+    Direction,
+    SanitizeReport,
+    find_directions,
+    is_direction_free,
+    mask_directions,
+    remove_directional_sentences,
+    sanitize_caption,
+    sanitize_rows,
+)
+from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sentences import split_sentences
 
 REAL = os.environ.get("PEMOE_REAL_CAMPUS")
-
-POSITIVE = {
-    "image": (
-        "On the left side there is a huge building.",
-        "A road runs in the upper left corner.",
-        "Trees stand at the lower right.",
-        "A car park lies to the right of the hall.",
-        "There is a pond left of the building.",
-        "A road is at the top of the image.",
-        "The bottom half is covered with trees.",
-        "On the upper middle side of the building there is a street.",
-        "The lower part of the picture shows grass.",
-        "A street closes the top edge.",
-        "The right wing is taller.",
-        "Left of the building is a pond.",
-        "Cars stand on the right-hand side.",
-        "The leftmost block is white.",
-        "It sits in the upper-right corner.",
-        "Road on the right next to the pond.",
-        "A tree on the left behind the hall.",
-        "A garden is in the lower center.",
-        "A pond on the middle right.",
-        "The road runs from left to right.",
-        "It goes from top to bottom.",
-        "Turn left at the gate.",
-        "A drive is on its left.",
-        "Buses stand along the bottom.",
-        "A path lies near the bottom of the tile.",
-        "A pond on the far left.",
-        "A road along the left edge.",
-        "A patch fills the right side and the bottom.",
-        "A lawn lies below the center.",
-        "On the lower middle side is a lawn.",
-        "A lake can be seen at the top.",
-        "Left and right of it are trees.",
-        "On the down left side there is a road.",
-        "Trees on both the left and the right sides.",
-        "A road is on the upper side of the building.",
-        "The left one is bigger.",
-        "A street crosses the bottom.",
-        "Lawns fill the right side and the top.",
-        "A road runs down the left side of the street.",
-        "A court lies in the lower left of the center.",
-        "A dome stands at the image's top.",
-    ),
-    "viewer": (
-        "A hedge stands in the foreground.",
-        "Hills rise in the background.",
-        "There is a shop to your left.",
-        "On your right-hand side is a fence.",
-        "A wall is visible in the far background.",
-    ),
-    "compass": (
-        "A lawn lies to the north of the hall.",
-        "Its northern side is shaded.",
-        "A gate at the north-east.",
-        "The facade is facing south.",
-        "A tree in the NE corner.",
-        "A path crosses the southwest corner.",
-        "South-facing slope with vines.",
-        "Northern side of the building is dark.",
-        "The building runs north to south.",
-        "The southernmost court is round.",
-        "A westward road.",
-        "It is in the North East corner.",
-        "The N side is open.",
-        "A house stands due west of it.",
-        "The west wing has a green roof.",
-        "Parking is southeast of the hall.",
-    ),
-    "clock": (
-        "A car stands at 3 o'clock.",
-        "A pool can be found at three o’clock.",
-        "Moving clockwise, a lawn follows.",
-        "The gate is at about 10 o'clock.",
-    ),
-}
-NEGATIVE = (
-    "A plaza lies in the center of the image.",
-    "Trees surround the middle of the court.",
-    "Paths run around the hall.",
-    "A car park lies behind it.",
-    "A fountain is in front of the building.",
-    "A lawn is opposite the hall.",
-    "A pond is next to the road.",
-    "A shed stands beside it.",
-    "A shop is right next to the station.",
-    "Two wings meet at a right angle.",
-    "The wings join at right angles.",
-    "A yard is right behind the hall.",
-    "Some land was left over from the works.",
-    "A crane was left behind.",
-    "The roof is bright.",
-    "An upright slab stands there.",
-    "A copyright mark is printed.",
-    "The top floor is glazed.",
-    "The upper floors have balconies.",
-    "The lower level is a garage.",
-    "The lower floors are brick.",
-    "This is a top-down view of a campus.",
-    "A tank stands on top of the roof.",
-    "A path leads to North Hall.",
-    "People sit at Left Bank Cafe.",
-    "The campus of Northwestern University is green.",
-    "It stands on South Street.",
-    "North Hall stands alone.",
-    "Shops line West 4th Street.",
-    "The lot has been left unpaved.",
-    "The field is left open.",
-    "There is little space left.",
-    "A right-of-way crosses the site.",
-    "The right-angled wings enclose a court.",
-    "The hall is in West Lafayette.",
-    "A clock tower stands alone.",
-    "A brightly lit yard.",
-    "It resembles Middle Eastern houses.",
-    "K Street NW passes by.",
-    "The lower part of the facade is stone.",
-    "A flag is at the top of the building.",
-    "It has a western-style gate.",
-    "A white house against a background of trees.",
-    "Right in front of the hall is a lawn.",
-    "The top of the tower is glazed.",
-    "A shelter stands right at the corner.",
-    "Southampton has a port.",
-    "The rooftop has solar panels.",
-    "The upper storeys are set back.",
-    "A diagonal path crosses the lawn.",
-    "An inner court lies between both wings.",
-    "A dome rises above the entrance.",
-    "The University of Southern California owns it.",
-    "Stairs lead to the top of the hill.",
-    "A flag flies at the top of a tall tower.",
-    "Two lower roofs adjoin the hall.",
-    "Two cover plates lie in the yard.",
-    "A hilltop chapel overlooks the town.",
-    "A cross-shaped roof has five skylights.",
-    "The wall was left unpainted.",
-    "It runs right along the river.",
-    "A path is right in the middle of the lawn.",
-    "A dense forest surrounds it.",
-    "Northgate Mall is white.",
-)
+SETS = ("development", "held_out", "later")
+MIN_SCORE = 0.97
 
 
-def test_enough_cases():
-    assert sum(map(len, POSITIVE.values())) + len(NEGATIVE) >= 120
+def _labelled() -> list[tuple[str, Counter[str], str]]:
+    """(set, count of directions per frame, sentence), as labelled by hand."""
+    path = Path(__file__).with_name("directional_sentences.tsv")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    frames = [[] if row["frames"] == "-" else row["frames"].split(",") for row in rows]
+    return [(row["set"], Counter(names), row["sentence"]) for row, names in zip(rows, frames, strict=True)]
 
 
-@pytest.mark.parametrize(("frame", "sentence"), [(frame, text) for frame, texts in POSITIVE.items() for text in texts])
-def test_finds_directions(frame, sentence):
-    assert {direction.frame for direction in find_directions(sentence)} == {frame}
-    assert remove_directional_sentences(sentence) == ""
+LABELLED = _labelled()
+DIRECTIONAL = [sentence for _, frames, sentence in LABELLED if frames]
+OTHERS = [sentence for _, frames, sentence in LABELLED if not frames]
 
 
-@pytest.mark.parametrize("sentence", NEGATIVE)
-def test_leaves_other_words(sentence):
-    assert find_directions(sentence) == []
-    assert remove_directional_sentences(sentence) == sentence
+def _real_satellite_captions() -> list[str]:
+    records = json.loads((Path(REAL) / "train.json").read_text(encoding="utf-8"))
+    return [record["caption"] for record in records if re.fullmatch(r"(\d{4})/\1\.\w+", record["image_id"])]
 
 
-@pytest.mark.parametrize("frame", POSITIVE)
-def test_offsets_are_true_ordered_and_disjoint(frame):
-    text = " ".join(POSITIVE[frame]) + " ".join(NEGATIVE)
-    found = find_directions(text)
-    assert len(found) >= len(POSITIVE[frame])
-    assert all(text[one.start : one.end] == one.text == one.text.strip() and one.reason for one in found)
-    assert all(one.end <= other.start for one, other in itertools.pairwise(found))
+def _scores(pairs: list[tuple[Counter[str], Counter[str]]]) -> tuple[float, float]:
+    """Precision and recall of (wanted, found) multisets."""
+    hits = sum((wanted & found).total() for wanted, found in pairs)
+    return hits / sum(found.total() for _, found in pairs), hits / sum(wanted.total() for wanted, _ in pairs)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_precision_and_recall(name):
+    labelled = [(wanted, sentence) for set_name, wanted, sentence in LABELLED if set_name == name]
+    found = {sentence: Counter(one.frame for one in find_directions(sentence)) for _, sentence in labelled}
+    spans = [(wanted, found[sentence]) for wanted, sentence in labelled]
+    sentences = [tuple(Counter(["any"] if frames else []) for frames in pair) for pair in spans]
+    failures = [f"{dict(want)} != {dict(found[text])}: {text}" for want, text in labelled if want != found[text]]
+    scores = {"sentence": _scores(sentences), "span": _scores(spans)}
+    assert min(itertools.chain(*scores.values())) >= MIN_SCORE, "\n".join([str(scores), *failures])
+
+
+def test_queries_without_capitals_and_punctuation():
+    found = [bool(find_directions(re.sub(r"[,.!?:;]", "", text.lower()))) for _, _, text in LABELLED]
+    wanted = [bool(frames) for _, frames, _ in LABELLED]
+    hits = sum(map(min, wanted, found))
+    assert hits / sum(wanted) >= MIN_SCORE
+    assert hits / sum(found) >= 0.9  # names can no longer be told: "at left bank cafe"
+
+
+def test_enough_sentences():
+    assert len({sentence for _, _, sentence in LABELLED}) == len(LABELLED) >= 450
+    for name in SETS:
+        counts = Counter(bool(frames) for set_name, frames, _ in LABELLED if set_name == name)
+        assert min(counts[True], counts[False]) >= 50
+    assert {frame for _, frames, _ in LABELLED for frame in frames} == {"image", "compass", "clock", "viewer"}
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_offsets_are_true_ordered_and_disjoint(size):
+    for start in range(0, len(DIRECTIONAL), size):
+        text = " ".join(DIRECTIONAL[start : start + size])
+        found = find_directions(text)
+        assert all(text[one.start : one.end] == one.text == one.text.strip() and one.reason for one in found)
+        assert all(one.end <= other.start for one, other in itertools.pairwise(found))
 
 
 def test_spans_hold_the_whole_phrase():
@@ -192,6 +102,12 @@ def test_spans_hold_the_whole_phrase():
         ("to the north-east", "compass"),
         ("at 3 o'clock", "clock"),
         ("to your left", "viewer"),
+    ]
+    text = "A pond in the lower left foreground, trees between two and three o'clock."
+    assert [one.text for one in find_directions(text)] == [
+        "in the lower left foreground",
+        "between two",
+        "three o'clock",
     ]
     assert find_directions("left")[0] == Direction(0, 4, "left", "image", "left or right")
 
@@ -209,10 +125,168 @@ def test_removes_whole_sentences_only():
     assert remove_directional_sentences("") == "" and find_directions("") == []
 
 
+@pytest.mark.parametrize("clean", [remove_directional_sentences, mask_directions])
+def test_sanitized_sentences_hold_no_direction_and_others_stay(clean):
+    for sentence in DIRECTIONAL:
+        assert not find_directions(clean(sentence)), sentence
+    kept = [clean(sentence) == sentence for sentence in OTHERS if not find_directions(sentence)]
+    assert kept and all(kept)
+    assert not find_directions(clean(" ".join(DIRECTIONAL + OTHERS)))
+
+
+def test_masking_keeps_most_sentences_and_leaves_nothing_dangling():
+    masked = [mask_directions(sentence) for sentence in DIRECTIONAL if sentence.endswith(".")]
+    kept = [text for text in masked if text]
+    assert len(kept) >= 0.9 * len(masked)
+    assert all(text[0].isupper() and text.endswith(".") and len(text.split()) >= 3 for text in kept)
+    dangling = re.compile(
+        r"\b(?:the|an?|of|is|are|and|its|to)[.,]|,[.,]| [,.]|  |\b(?:on|in|at) (?:of|there|is|are)\b"
+    )
+    assert [text for text in kept if dangling.search(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("sentence", "masked"),
+    [
+        ("On the left side there is a huge building.", "There is a huge building."),
+        ("On the left stands a tower.", "There is a tower."),
+        ("Some trees are left of the hall.", "Some trees are next to the hall."),
+        ("The lower left foreground shows a hedge.", "Part of the view shows a hedge."),
+        ("The lake lies between two and three o'clock.", "The lake can be seen."),
+        ("A hill hides the left of the plaza.", "A hill hides one side of the plaza."),
+        ("The road on the left ends at the gate.", "The road ends at the gate."),
+        ("The library, on the right, has a new roof.", "The library has a new roof."),
+        ("The building second from the left is new.", "The building is new."),
+        ("Panels cover the right two roofs.", "Panels cover the two roofs."),
+        ("Lawns border it at the top and bottom.", "Lawns border it."),
+        ("A car park lies to the right of the hall.", "A car park lies next to the hall."),
+        ("A road is at the top of the image.", "A road can be seen."),
+        ("A lawn lies here, and a road is on the right.", "A lawn lies here, and a road can be seen."),
+        ("Trees cover the left and the right sides.", "Trees cover the sides."),
+        ("A lawn fills the upper left corner.", "A lawn fills one corner."),
+        ("The lower part of the picture shows grass.", "One part of the picture shows grass."),
+        ("An eastern wing adjoins the hall.", "A wing adjoins the hall."),
+        ("The right wing is taller than the left wing.", "The wing is taller than the wing."),
+        ("Solar panels cover the south-facing roof.", "Solar panels cover the roof."),
+        (
+            "On both the left and the right sides of the road there are trees.",
+            "On both sides of the road there are trees.",
+        ),
+        ("It has two roofs, the left of which is red.", "It has two roofs, one of which is red."),
+        ("A warehouse, located at the bottom, has a white roof.", "A warehouse has a white roof."),
+        ("Turn left at the gate.", "Turn at the gate."),
+        ("From left to right, the roofs are grey and red.", "The roofs are grey and red."),
+        ("The stadium is in the south of the city.", "The stadium is in the city."),
+        ("In the foreground, a lawn is crossed by two paths.", "A lawn is crossed by two paths."),
+        ("The school faces north.", ""),
+        ("The school faces north, and a lawn surrounds it.", "A lawn surrounds it."),
+    ],
+)
+def test_masked_sentences_read(sentence, masked):
+    assert mask_directions(sentence) == masked
+
+
+def test_a_mask_token_takes_the_place_of_each_direction():
+    text = "A round pond. On the left side there is a road, and a gate is to the north."
+    assert mask_directions(text, "[DIR]") == "A round pond. [DIR] there is a road, and a gate is [DIR]."
+    assert all(not find_directions(mask_directions(sentence, "[DIR]")) for sentence in DIRECTIONAL)
+    with pytest.raises(DataError, match="a direction itself"):
+        mask_directions(text, "left")
+
+
+def test_sanitize_caption_tells_what_went():
+    caption = "A pond. The school faces north. The left wing is white."
+    removed, masked = (sanitize_caption(caption, mode) for mode in MODES)
+    assert (removed.text, masked.text) == ("A pond.", "A pond. The wing is white.")
+    assert removed.removed == ("The school faces north.", "The left wing is white.")
+    assert masked.removed == ("The school faces north.",)
+    assert [caption[one.start : one.end] for one in masked.directions] == ["north", "The left"]
+    assert sanitize_caption("") == sanitize_caption("", "mask") and sanitize_caption("").text == ""
+    with pytest.raises(DataError, match="mode 'erase' does not exist: use one of remove, mask"):
+        sanitize_caption(caption, "erase")
+
+
+def _row(name: str, captions: list[str], refined: list[str], platform: str | None = "satellite", split: str = "train"):
+    return {
+        "image_id": name,
+        "platform": platform,
+        "split": split,
+        "captions": captions,
+        "refined_captions": refined,
+        "image": {"bytes": b"x", "path": None},
+    }
+
+
+ROWS = (
+    _row("1/raw", ["A pond. Trees on the left.", "A road on the right.", "A hall."], []),
+    _row("2/refined", ["A pond is to the north."], ["A pond. A gate at 3 o'clock.", "A road in the foreground."]),
+    _row("3/emptied", ["A road on the right."], ["A gate on the left.", "Go left."]),
+    _row("4/emptied raw", ["A road on the right."], []),
+    _row("5/drone", ["A road on the right."], ["On the left."], platform="drone"),
+    _row("6/query", ["A road on the right."], [], split="test"),
+    _row("7/unknown", ["A road on the right."], [], platform=None),
+)
+
+
+def test_only_satellite_training_rows_change():
+    given = copy.deepcopy(ROWS)
+    rows = list(sanitize_rows(given))
+    assert list(given) == list(ROWS)  # nothing is written into the rows given
+    assert rows[0]["refined_captions"] == ["A pond.", "A hall."]
+    assert rows[1]["refined_captions"] == ["A pond."]
+    assert rows[2:] == list(ROWS[2:])
+    assert [row["captions"] for row in rows] == [row["captions"] for row in ROWS]
+    assert [is_direction_free(row["refined_captions"]) for row in rows[:4]] == [True, True, False, False]
+    assert list(sanitize_rows(rows)) == rows  # once more changes nothing
+
+
+def test_report_counts_what_happened():
+    report = SanitizeReport()
+    list(sanitize_rows(ROWS, "remove", report))
+    told = json.loads(json.dumps(report.to_dict()))
+    expected = {
+        "mode": "remove",
+        "rows_seen": 7,
+        "satellite_train_rows": 4,
+        "rows_changed": 2,
+        "rows_emptied": 2,
+        "captions_seen": 8,
+        "captions_changed": 7,
+        "captions_emptied": 5,
+        "sentences_seen": 10,
+        "sentences_removed": 7,
+        "raw_captions_seen": 6,
+        "raw_captions_emptied": 4,
+        "frames": {"image": 5, "clock": 1, "viewer": 1},
+    }
+    assert {key: told[key] for key in expected} == expected
+    assert told["reasons"]["left or right"] == 5 and sum(told["reasons"].values()) == 7
+    assert told["examples"]["clock"] == [
+        {"image_id": "2/refined", "before": "A pond. A gate at 3 o'clock.", "after": "A pond."}
+    ]
+    assert "compass" not in told["examples"]
+
+
+def test_report_keeps_few_examples():
+    report = SanitizeReport()
+    list(sanitize_rows([ROWS[0]] * 20, "mask", report))
+    assert len(report.to_dict()["examples"]["image"]) == 5
+
+
+def test_rows_pass_one_at_a_time_and_a_bad_mode_is_refused_at_once():
+    endless = (ROWS[number % len(ROWS)] for number in itertools.count())
+    assert len(list(itertools.islice(sanitize_rows(endless), 20))) == 20
+    with pytest.raises(DataError, match="mode 'flip'"):
+        sanitize_rows(ROWS, "flip")
+
+
 @pytest.mark.skipif(REAL is None, reason="PEMOE_REAL_CAMPUS does not name a directory of real tiles")
-def test_real_captions_keep_nothing_with_left_or_right():
-    records = json.loads((Path(REAL) / "train.json").read_text(encoding="utf-8"))
-    kept = [remove_directional_sentences(record["caption"]) for record in records]
-    words = [word.strip(".,;") for text in kept for sentence in split_sentences(text) for word in sentence.split()]
-    assert len(words) > 1000
-    assert not {"left", "leftmost", "rightmost", "lower-left", "upper-left", "lower-right"} & set(words)
+def test_real_captions_hold_no_direction_when_sanitized():
+    captions = _real_satellite_captions()
+    for clean in (remove_directional_sentences, mask_directions):
+        texts = [clean(caption) for caption in captions]
+        assert not any(find_directions(text) for text in texts)
+        assert not {"left", "right", "leftmost"} & set(re.findall(r"[a-z]+", " ".join(texts).lower()))
+    sentences = [sentence for caption in captions for sentence in split_sentences(caption)]
+    assert sum(map(bool, map(remove_directional_sentences, sentences))) > 50
+    assert sum(map(bool, map(mask_directions, sentences))) > 0.95 * len(sentences)
