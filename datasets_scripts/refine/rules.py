@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-import datasets
-
 from pemoe.datasets_scripts.sanitize import find_directions
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, keep_clauses
 from pemoe.datasets_scripts.visibility import without_hidden
 
+RULES_VERSION = 1  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
 LEAD_SHARE = 0.7  # of that length, for the statements about the building itself
 
@@ -260,40 +259,3 @@ class RuleRefiner:
         statements = (_statement(sentence, platform) for sentence in complete_sentences(caption))
         distinct = dict.fromkeys(statement for statement in statements if statement)
         return _compose(list(distinct), self.target_chars) or [cleaned]
-
-
-def _refine_row(captions: list[str], platform: str, refiner: RuleRefiner) -> list[str]:
-    """The distinct texts of all captions of an image."""
-    return list(dict.fromkeys(text for caption in captions for text in refiner.refine(caption, platform)))
-
-
-def refine_dataset(dataset_dict: datasets.DatasetDict, refiner: RuleRefiner | None = None) -> datasets.DatasetDict:
-    """Fill `refined_captions` of the train split from its captions; all else stays as it is.
-
-    Args:
-        dataset_dict: splits with the columns of `schema.FEATURES`; must have `train`.
-        refiner: anything with `refine(caption, platform) -> list[str]`; None for `RuleRefiner()`.
-
-    Returns:
-        A new `datasets.DatasetDict`, same splits, rows, columns and order.
-
-    Raises:
-        DataError: no train split, or an empty caption.
-
-    Example:
-        >>> refine_dataset(load_source("campus"))["train"][0]["refined_captions"]       # doctest: +SKIP
-        ['Long white hall with a flat roof. A round pond and a car park.']
-    """
-    if "train" not in dataset_dict:
-        raise DataError(f"there is no train split to refine, only {', '.join(dataset_dict) or 'no split at all'}")
-    refiner = refiner if refiner is not None else RuleRefiner()
-    train = dataset_dict["train"]
-    names = train.features["platform"].names
-    pairs = zip(train["captions"], train["platform"], strict=True)
-    refined = [_refine_row(captions, names[platform], refiner) for captions, platform in pairs]
-    refined_train = (
-        train.remove_columns("refined_captions")
-        .add_column("refined_captions", refined, feature=FEATURES["refined_captions"])
-        .select_columns(train.column_names)
-    )
-    return datasets.DatasetDict({**dataset_dict, "train": refined_train})

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pemoe.datasets_scripts.campus.source import load_campus
-from pemoe.datasets_scripts.geotext1652 import platform_of
+from pemoe.datasets_scripts.geotext_names import platform_of
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError

@@ -1,0 +1,27 @@
+"""Refining captions: by rules, or by a language model whose every answer is checked."""
+
+from pemoe.datasets_scripts.refine.backends import EndpointBackend, LocalBackend
+from pemoe.datasets_scripts.refine.budget import BudgetError
+from pemoe.datasets_scripts.refine.llm import Estimate, LLMRefiner
+from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest, Rejection
+from pemoe.datasets_scripts.refine.report import RefineReport
+from pemoe.datasets_scripts.refine.report_html import write_refine_report
+from pemoe.datasets_scripts.refine.rows import refine_dataset, refine_rows, row_requests
+from pemoe.datasets_scripts.refine.rules import RuleRefiner
+
+__all__ = [
+    "BudgetError",
+    "EndpointBackend",
+    "Estimate",
+    "LLMRefiner",
+    "LocalBackend",
+    "RefineReport",
+    "RefineRequest",
+    "Refinement",
+    "Rejection",
+    "RuleRefiner",
+    "refine_dataset",
+    "refine_rows",
+    "row_requests",
+    "write_refine_report",
+]

@@ -1,0 +1,108 @@
+"""What a run may spend: tokens and dollars, reserved before a request goes out, so that the cap is never passed."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from pemoe.datasets_scripts.refine.outcome import Tokens
+from pemoe.datasets_scripts.schema import DataError
+
+CHARS_PER_TOKEN = 4  # of English text; an estimate until the server reports its own count
+
+
+class BudgetError(DataError):
+    """The cap leaves no room for another request; every answer received so far is in the cache."""
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens of an English text, roughly: one for every four characters, rounded up.
+
+    Example:
+        >>> estimate_tokens("A round pond.")
+        4
+    """
+    return math.ceil(len(text) / CHARS_PER_TOKEN)
+
+
+class Budget:
+    """Counts what is spent and reserved, and refuses what would pass the cap.
+
+    A request reserves its estimated prompt and the longest answer it may get; the answer replaces the reservation by
+    what it cost. While others are on their way, a request that does not fit waits for them. What a server charges for
+    a request that failed is not known, and not counted.
+
+    Args:
+        tokens: cap on prompt and completion tokens together; None for no cap.
+        usd: cap in US dollars; None for no cap.
+        usd_per_million_in, usd_per_million_out: price of a million prompt and completion tokens.
+
+    Raises:
+        DataError: a cap or a price is negative, or `usd` comes without prices.
+
+    Example:
+        >>> budget = Budget(tokens=100)
+        >>> budget.reserve(Tokens(40, 50))
+        >>> budget.settle(Tokens(40, 50), Tokens(38, 12))
+        >>> budget.spent.total
+        50
+    """
+
+    def __init__(
+        self,
+        tokens: int | None = None,
+        usd: float | None = None,
+        usd_per_million_in: float | None = None,
+        usd_per_million_out: float | None = None,
+    ) -> None:
+        if any(value is not None and value < 0 for value in (tokens, usd, usd_per_million_in, usd_per_million_out)):
+            raise DataError("a budget or a price is negative; give zero or more")
+        prices = (usd_per_million_in, usd_per_million_out)
+        if usd is not None and None in prices:
+            raise DataError("a budget in USD needs the price per million tokens, in and out; give both, or tokens")
+        self.spent = Tokens()
+        self._caps = tokens, usd
+        self._prices = None if None in prices else prices
+        self._reserved = Tokens()
+        self._in_flight = 0
+        self._changed = threading.Condition()
+
+    def usd(self, tokens: Tokens) -> float | None:
+        """The price of tokens in US dollars; None where no prices were given."""
+        if self._prices is None:
+            return None
+        return (tokens.prompt * self._prices[0] + tokens.completion * self._prices[1]) / 1e6
+
+    def reserve(self, tokens: Tokens) -> None:
+        """Set aside what a request may cost at most; waits while requests on their way leave it open.
+
+        Raises:
+            BudgetError: it does not fit, and nothing is on its way any more.
+        """
+        with self._changed:
+            while not self._fits(self.spent + self._reserved + tokens):
+                if self._in_flight == 0:
+                    raise BudgetError(self._told())
+                self._changed.wait()
+            self._reserved += tokens
+            self._in_flight += 1
+
+    def settle(self, reserved: Tokens, spent: Tokens) -> None:
+        """Replace a reservation by what was spent; `Tokens()` when nothing came back."""
+        with self._changed:
+            self._reserved += Tokens(-reserved.prompt, -reserved.completion)
+            self._in_flight -= 1
+            self.spent += spent
+            self._changed.notify_all()
+
+    def _fits(self, tokens: Tokens) -> bool:
+        """Whether a total stays within both caps."""
+        cap, cap_usd = self._caps
+        return (cap is None or tokens.total <= cap) and (cap_usd is None or self.usd(tokens) <= cap_usd)
+
+    def _told(self) -> str:
+        """What is spent, of what."""
+        cap, cap_usd = self._caps
+        spent_usd = self.usd(self.spent)
+        tokens = f"{self.spent.total} tokens" + ("" if cap is None else f" of {cap}")
+        return tokens if cap_usd is None else f"{tokens}, {spent_usd:.4f} USD of {cap_usd}"

@@ -1,0 +1,79 @@
+"""What goes into a refiner and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one or more calls.
+
+    Example:
+        >>> Tokens(10, 2) + Tokens(1, 1)
+        Tokens(prompt=11, completion=3)
+    """
+
+    prompt: int = 0
+    completion: int = 0
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.prompt + other.prompt, self.completion + other.completion)
+
+    @property
+    def total(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """One caption to refine.
+
+    Args:
+        caption: raw caption.
+        platform: one of `schema.PLATFORMS`.
+        image: encoded picture (JPEG, PNG, ...) that the caption describes; None for text only.
+    """
+
+    caption: str
+    platform: str
+    image: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Something a model said, or failed to say, that is not used.
+
+    Args:
+        reason: a key of `validation.REASONS`.
+        text: the statement or the answer, as it came; "" when nothing came.
+        detail: what exactly is wrong, for people.
+    """
+
+    reason: str
+    text: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The texts of one caption and where they come from.
+
+    Args:
+        texts: distinct texts in order, at least one.
+        refiner: "llm", "rule_fallback" (a model was tried and nothing of it could be used) or "rules".
+        rejections: what was not used, in order.
+        calls: answers received from the backend now.
+        cached: answers taken from the cache.
+        retries: requests sent again after a fault (429, 5xx, timeout, lost connection) or after a rejected answer.
+        tokens: what the calls of now cost; nothing for cached answers.
+    """
+
+    texts: list[str]
+    refiner: str
+    rejections: tuple[Rejection, ...] = ()
+    calls: int = 0
+    cached: int = 0
+    retries: int = 0
+    tokens: Tokens = Tokens()

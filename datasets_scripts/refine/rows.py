@@ -1,0 +1,140 @@
+"""Refining rows: train captions become `refined_captions`, image by image; test captions are queries and stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import datasets
+
+from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest
+from pemoe.datasets_scripts.refine.report import RefineReport
+from pemoe.datasets_scripts.refine.rules import RuleRefiner
+from pemoe.datasets_scripts.refine.validation import say_the_same
+from pemoe.datasets_scripts.schema import FEATURES, DataError
+
+
+def merge_near_duplicates(texts: Iterable[str]) -> list[str]:
+    """The texts without those that say what an earlier one says: nearly the same set of words, the same numbers.
+
+    Example:
+        >>> merge_near_duplicates(["A round pond by a road.", "By the road a round pond.", "A hall."])
+        ['A round pond by a road.', 'A hall.']
+    """
+    kept: list[str] = []
+    for text in texts:
+        if not any(say_the_same(text, other) for other in kept):
+            kept.append(text)
+    return kept
+
+
+def row_requests(row: dict[str, Any], takes_images: bool = False) -> list[RefineRequest]:
+    """What there is to refine in a row.
+
+    Args:
+        row: with the keys of `schema.FEATURES`; `platform` a name or None.
+        takes_images: put the picture's bytes into every request.
+
+    Returns:
+        One request for each distinct caption that is not blank; [] for a test row or an unknown platform.
+    """
+    if row["split"] == "test" or row["platform"] is None:
+        return []
+    image = row["image"]["bytes"] if takes_images and row["image"] else None
+    captions = dict.fromkeys(caption for caption in row["captions"] if caption.strip())
+    return [RefineRequest(caption, row["platform"], image) for caption in captions]
+
+
+def _refine_by(refiner: Any, requests: list[RefineRequest]) -> list[Refinement]:
+    """Refine the captions of one row with whatever refiner."""
+    by_request = getattr(refiner, "refine_request", None)
+    if by_request is not None:
+        return [by_request(request) for request in requests]
+    return [Refinement(refiner.refine(request.caption, request.platform), "rules") for request in requests]
+
+
+def refine_rows(
+    rows: Iterable[dict[str, Any]],
+    refiner: Any = None,
+    *,
+    chunk: int | None = None,
+    report: RefineReport | None = None,
+    on_progress: Callable[[RefineReport], None] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Fill `refined_captions` of train rows; rows of test pass as they are.
+
+    Args:
+        rows: with the keys of `schema.FEATURES`, `platform` a name; read lazily.
+        refiner: `RuleRefiner`, `LLMRefiner` or anything with `refine(caption, platform)`; None for the rules.
+        chunk: rows held at a time by a refiner that works on several; None for four for each of its threads.
+        report: filled as rows pass; see `RefineReport`.
+        on_progress: called with the report after every row.
+
+    Yields:
+        New rows in the order given. A row of unknown platform, or without a caption, gets no refined caption.
+
+    Raises:
+        DataError: what the refiner raises; rows yielded before it are sound, and with a cache nothing is lost.
+
+    Example:
+        >>> row = {"image": None, "image_id": "a", "split": "train", "platform": "drone", "captions": ["A pond."]}
+        >>> next(refine_rows([row]))["refined_captions"]
+        ['A pond.']
+    """
+    refiner = refiner if refiner is not None else RuleRefiner()
+    report = report if report is not None else RefineReport()
+    takes_images = getattr(getattr(refiner, "backend", None), "takes_images", False)
+
+    def refine_row(row: dict[str, Any]) -> tuple[dict[str, Any], list[Refinement]]:
+        return row, _refine_by(refiner, row_requests(row, takes_images))
+
+    mapped = refiner.map_ordered(refine_row, rows, chunk) if hasattr(refiner, "map_ordered") else map(refine_row, rows)
+    for row, refinements in mapped:
+        refined = row
+        if row["split"] != "test":
+            texts = merge_near_duplicates(text for refinement in refinements for text in refinement.texts)
+            refined = {**row, "refined_captions": texts}
+            report.add(refined, refinements)
+        if on_progress is not None:
+            on_progress(report)
+        yield refined
+
+
+def refine_dataset(
+    dataset_dict: datasets.DatasetDict, refiner: Any = None, report: RefineReport | None = None
+) -> datasets.DatasetDict:
+    """Fill `refined_captions` of the train split from its captions; all else stays as it is.
+
+    Args:
+        dataset_dict: splits with the columns of `schema.FEATURES`; must have `train`.
+        refiner: `RuleRefiner`, `LLMRefiner` or anything with `refine(caption, platform)`; None for the rules.
+        report: filled as rows pass.
+
+    Returns:
+        A new `datasets.DatasetDict`, same splits, rows, columns and order.
+
+    Raises:
+        DataError: no train split, or what the refiner raises.
+
+    Example:
+        >>> refine_dataset(load_source("campus"))["train"][0]["refined_captions"]       # doctest: +SKIP
+        ['Long white hall with a flat roof. A round pond and a car park.']
+    """
+    if "train" not in dataset_dict:
+        raise DataError(f"there is no train split to refine, only {', '.join(dataset_dict) or 'no split at all'}")
+    train = dataset_dict["train"]
+    refined = [row["refined_captions"] for row in refine_rows(_named_rows(train), refiner, report=report)]
+    refined_train = (
+        train.remove_columns("refined_captions")
+        .add_column("refined_captions", refined, feature=FEATURES["refined_captions"])
+        .select_columns(train.column_names)
+    )
+    return datasets.DatasetDict({**dataset_dict, "train": refined_train})
+
+
+def _named_rows(train: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a train split as rows of a source: platforms by name, images as bytes."""
+    names = train.features["platform"].names
+    for row in train.cast_column("image", datasets.Image(decode=False)):
+        platform = None if row["platform"] is None else names[row["platform"]]
+        yield {**row, "platform": platform, "split": "train"}
