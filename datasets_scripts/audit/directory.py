@@ -1,0 +1,171 @@
+"""The audit of a whole data set: every defect counted, exampled by image_id, as a JSON-able result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pemoe.datasets_scripts.audit.defects import DEFECTS, SEVERITIES, Finding
+from pemoe.datasets_scripts.audit.statistics import Statistics, nested
+from pemoe.datasets_scripts.audit.survey import short_hash
+from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
+
+MAX_EXAMPLES = 8  # of a kind, each of another image
+MAX_TEXT_CHARS = 400  # of an example's text, around the offending words
+MAX_DETAIL_CHARS = 300
+
+
+def _excerpt(finding: Finding) -> tuple[str, list[list[int]]]:
+    """The text around the offending words, with "…" where it was cut, and their spans in it."""
+    whole = finding.text
+    first = finding.spans[0][0] if finding.spans else 0
+    start = max(0, min(first - MAX_TEXT_CHARS // 3, len(whole) - MAX_TEXT_CHARS))
+    stop = start + MAX_TEXT_CHARS
+    before, after = "…" if start else "", "…" if stop < len(whole) else ""
+    shift = len(before) - start
+    spans = [[max(begin, start) + shift, min(end, stop) + shift] for begin, end in finding.spans]
+    return before + whole[start:stop] + after, [span for span in spans if span[0] < span[1]]
+
+
+def _example(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON-able dict of bounded size."""
+    text, spans = _excerpt(finding)
+    return {
+        "split": finding.split,
+        "image_id": finding.image_id,
+        "detail": finding.detail[:MAX_DETAIL_CHARS],
+        "caption_index": finding.caption_index,
+        "region_index": finding.region_index,
+        "text": text,
+        "spans": spans,
+    }
+
+
+@dataclass
+class _Tally:
+    """The findings of one kind."""
+
+    count: int = 0
+    images: set[int] = field(default_factory=set)  # short hashes
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Audit:
+    """What an audit found.
+
+    Args:
+        root_name: the name of what was audited.
+
+    Example:
+        >>> audit = Audit("my data")
+        >>> audit.add(Finding("empty_caption", "train", "6/6.jpg", "caption 0 is ''"))
+        >>> audit.has_errors, audit.to_dict()["defects"]["empty_caption"]["count"]
+        (True, 1)
+    """
+
+    def __init__(self, root_name: str) -> None:
+        self.root_name = root_name
+        self.statistics = Statistics()
+        self._tallies: dict[str, _Tally] = {}
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding; the first ones of different images are kept as examples."""
+        tally = self._tallies.setdefault(finding.kind, _Tally())
+        image = short_hash(f"{finding.split}:{finding.image_id}")
+        if image not in tally.images and len(tally.examples) < MAX_EXAMPLES:
+            tally.examples.append(_example(finding))
+        tally.count += 1
+        tally.images.add(image)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether any finding is an error."""
+        return any(DEFECTS[kind].severity == "error" for kind in self._tallies)
+
+    def count(self, kind: str) -> int:
+        """How often a kind of defect was found."""
+        return self._tallies[kind].count if kind in self._tallies else 0
+
+    def counts_by_severity(self) -> dict[str, int]:
+        """The number of findings of every severity.
+
+        Example:
+            >>> Audit("empty").counts_by_severity()
+            {'error': 0, 'warning': 0, 'note': 0}
+        """
+        counts = dict.fromkeys(SEVERITIES, 0)
+        for kind, tally in self._tallies.items():
+            counts[DEFECTS[kind].severity] += tally.count
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON-able dict; defects in the order of `DEFECTS`, those not found left out."""
+        statistics = self.statistics
+        return {
+            "root_name": self.root_name,
+            "findings": self.counts_by_severity(),
+            "images": nested(statistics.images),
+            "captions": nested(statistics.captions),
+            "places": nested({key: len(places) for key, places in statistics.places.items()}),
+            "defects": {
+                kind: {
+                    "severity": defect.severity,
+                    "scope": defect.scope,
+                    "count": self._tallies[kind].count,
+                    "images": len(self._tallies[kind].images),
+                    "what": defect.what,
+                    "remedy": defect.remedy,
+                    "examples": self._tallies[kind].examples,
+                }
+                for kind, defect in DEFECTS.items()
+                if kind in self._tallies
+            },
+            "statistics": statistics.to_dict(),
+        }
+
+
+def audit_directory(root: str | Path, *, show_progress: bool = False) -> Audit:
+    """Audit a tree in GeoText-1652's layout, archives or extracted; it is read once and nothing is written.
+
+    Broken records, archives and images are findings, not exceptions. Memory holds the captions' and images' hashes
+    and at most `MAX_EXAMPLES` examples of a kind, beside the images of one place.
+
+    Args:
+        root: directory with the JSON files and `images/`.
+        show_progress: show bars on stderr.
+
+    Returns:
+        The audit.
+
+    Raises:
+        DataError: no such directory, no JSON file of a split, or one that is no JSON list.
+
+    Example:
+        >>> audit_directory("GeoText1652_Dataset").has_errors               # doctest: +SKIP
+        False
+    """
+    audit = Audit(Path(root).resolve().name)
+    audit.statistics = survey_tree(root, audit.add, show_progress=show_progress).statistics
+    return audit
+
+
+def audit_rows(rows: Iterable[Mapping[str, Any]], root_name: str = "rows", *, show_progress: bool = False) -> Audit:
+    """Audit rows of the schema, as the readers of all sources give them; they are gone through once.
+
+    Args:
+        rows: the keys of `schema.FEATURES`; `image` is {"bytes", "path"}, `platform` a name or None.
+        root_name: what to call them.
+        show_progress: show a bar on stderr.
+
+    Returns:
+        The audit.
+
+    Example:
+        >>> audit_rows(iter(())).to_dict()["defects"]
+        {}
+    """
+    audit = Audit(root_name)
+    audit.statistics = survey_rows(rows, audit.add, show_progress=show_progress).statistics
+    return audit

@@ -1,0 +1,56 @@
+"""Near-duplicates among many 128-bit image hashes: exact, and far from comparing all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+NEAR_FREQUENCY_BITS = 6  # of 64; other campus places differ in 8 or more, other real places in 14 or more
+NEAR_GRADIENT_BITS = 8
+BANDS = NEAR_FREQUENCY_BITS + 1  # two hashes that differ in 6 bits agree in one of 7 bands
+
+_POPCOUNT = np.array([bin(number).count("1") for number in range(256)], dtype=np.uint8)
+
+
+def _bits_apart(hashes: np.ndarray, one: np.uint64) -> np.ndarray:
+    """(n,) numbers of bits in which (n,) uint64 hashes differ from one."""
+    return _POPCOUNT[(hashes ^ one).view(np.uint8)].reshape(len(hashes), 8).sum(axis=1)
+
+
+def _band_keys(hashes: np.ndarray) -> np.ndarray:
+    """(BANDS, n): the hashes cut into bands of 9 or 10 bits."""
+    edges = np.linspace(0, 64, BANDS + 1).astype(np.uint64)
+    one = np.uint64(1)
+    return np.stack([(hashes >> low) & ((one << (high - low)) - one) for low, high in pairwise(edges)])
+
+
+def near_pairs(frequency: np.ndarray, gradient: np.ndarray) -> Iterator[tuple[int, int]]:
+    """All pairs of images that look nearly the same.
+
+    They differ in at most `NEAR_FREQUENCY_BITS` bits of the one hash and `NEAR_GRADIENT_BITS` of the other. By the
+    pigeonhole principle such a pair agrees fully in one band of the first hash, so only images in a common bucket
+    are compared; memory is one bucket.
+
+    Args:
+        frequency, gradient: (n,) uint64, the hashes of `images.hash_image`.
+
+    Returns:
+        Iterator over `(i, j)` with i < j, each pair once, in no fixed order.
+
+    Example:
+        >>> list(near_pairs(np.array([7, 0, 2**63 - 1], dtype=np.uint64), np.zeros(3, dtype=np.uint64)))
+        [(0, 1)]
+    """
+    keys = _band_keys(frequency)
+    for band, key in enumerate(keys):
+        order = np.argsort(key, kind="stable")
+        starts = np.flatnonzero(np.diff(key[order])) + 1
+        for bucket in np.split(order, starts):
+            for position, i in enumerate(bucket[:-1]):
+                rest = bucket[position + 1 :]
+                rest = rest[_bits_apart(frequency[rest], frequency[i]) <= NEAR_FREQUENCY_BITS]
+                rest = rest[_bits_apart(gradient[rest], gradient[i]) <= NEAR_GRADIENT_BITS]
+                new = (keys[:band, rest] != keys[:band, i][:, None]).all(axis=0)  # not met in an earlier band
+                yield from ((int(i), int(j)) for j in rest[new])

@@ -1,0 +1,176 @@
+"""Checks of one record of a GeoText JSON file, or of one row of the schema, without its image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pemoe.datasets_scripts.audit.captions import check_caption
+from pemoe.datasets_scripts.audit.defects import Finding
+from pemoe.datasets_scripts.audit.regions import region_findings
+from pemoe.datasets_scripts.geotext_names import IMAGE_FOLDERS, platform_of, split_image_id
+from pemoe.datasets_scripts.schema import DataError
+
+REQUIRED_KEYS = ("image_id", "image", "caption")
+
+
+def captions_of(record: Mapping[str, Any], split: str) -> list[Any]:
+    """The captions of a record: a string in train.json, a list in the test JSON.
+
+    Example:
+        >>> captions_of({"caption": "A hall."}, "train")
+        ['A hall.']
+    """
+    return record["caption"] if split == "test" else [record["caption"]]
+
+
+def _wrong_lists(record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the parallel lists `sentences` and `bboxes`."""
+    sentences, bboxes = record.get("sentences") or [], record.get("bboxes") or []
+    if not isinstance(sentences, list) or not isinstance(bboxes, list) or len(sentences) != len(bboxes):
+        return "sentences and bboxes are not lists of one length"
+    if not all(text is None or isinstance(text, str) for text in sentences):
+        return "a sentence is not text"
+    return None
+
+
+def structure_fault(record: object, split: str) -> tuple[str, str] | None:
+    """What makes a record unusable, as (kind, detail); None for a record whose texts can be looked at.
+
+    Args:
+        record: an entry of the JSON list, of whatever type.
+        split: "train" or "test".
+
+    Example:
+        >>> structure_fault({"image_id": "6/6.jpg", "caption": "A hall."}, "train")
+        ('bad_record', 'lacks image')
+    """
+    if not isinstance(record, dict):
+        return "bad_record", f"is not an object but {str(record)[:60]!r}"
+    missing = [key for key in REQUIRED_KEYS if key not in record]
+    if missing:
+        return "bad_record", f"lacks {', '.join(missing)}"
+    try:
+        split_image_id(record["image_id"])
+    except DataError:
+        return "bad_image_id", f"image_id {str(record['image_id'])[:80]!r} is not '<building>/<file>'"
+    expected = [f"{folder}/{record['image_id']}" for folder in IMAGE_FOLDERS[split]]
+    if record["image"] not in expected:
+        return "bad_record", f"image {str(record['image'])[:80]!r} is not {' or '.join(expected)}"
+    if split == "test" and not isinstance(record["caption"], list):
+        return "bad_record", "the caption of a test record is not a list"
+    wrong = _wrong_lists(record)
+    return ("bad_record", wrong) if wrong else None
+
+
+def record_regions(record: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
+    """The regions of a sound record as (slot, sentence, box); slots without a sentence are passed over.
+
+    Example:
+        >>> record_regions({"sentences": [None, "A road."], "bboxes": [None, [0.5, 0.5, 0.2, 0.2]]})
+        [(1, 'A road.', [0.5, 0.5, 0.2, 0.2])]
+    """
+    pairs = zip(record.get("sentences") or [], record.get("bboxes") or [], strict=True)
+    return [(slot, text, bbox) for slot, (text, bbox) in enumerate(pairs) if text and text.strip()]
+
+
+def joined_records(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
+    """What the sound records of one image say together, as one record: its captions joined, all its sentences.
+
+    Example:
+        >>> joined_records([{"caption": "A hall."}, {"caption": "A pond.", "sentences": ["A pond."]}], "train")
+        {'caption': 'A hall. A pond.', 'sentences': ['A pond.']}
+    """
+    captions = [text for record in records for text in captions_of(record, split) if isinstance(text, str)]
+    sentences = [text for record in records for text in record.get("sentences") or ()]
+    return {"caption": " ".join(captions), "sentences": sentences}
+
+
+def text_findings(
+    captions: Sequence[Any], split: str | None, image_id: str, platform: str | None
+) -> tuple[list[Finding], list[str]]:
+    """The findings on all captions of an image or record, and the captions that are texts."""
+    if not captions:
+        return [Finding("empty_caption", split, image_id, "has no captions")], []
+    found = [
+        finding
+        for index, caption in enumerate(captions)
+        for finding in check_caption(caption, split, image_id, index, platform)
+    ]
+    return found, [caption for caption in captions if isinstance(caption, str) and caption.strip()]
+
+
+def check_record(
+    record: object,
+    split: str,
+    *,
+    image_captions: Sequence[str] = (),
+    previous: dict[str, Any] | None = None,
+) -> list[Finding]:
+    """The defects that one record shows by itself.
+
+    Args:
+        record: an entry of the JSON list, of whatever type.
+        split: "train" or "test".
+        image_captions: captions of other records of the same image; they too speak for its sentences.
+        previous: what the image before says (`joined_records`; see `regions.is_stale`).
+
+    Returns:
+        The findings; a structural one stands alone, since nothing else can be judged then. [] for a clean record.
+
+    Example:
+        >>> record = {"image_id": "6/image_7e591aa3.jpeg", "image": "train/6/image_7e591aa3.jpeg", "caption": ""}
+        >>> [found.kind for found in check_record(record, "train")]
+        ['unknown_platform', 'empty_caption']
+    """
+    fault = structure_fault(record, split)
+    if fault is not None:
+        named = record.get("image_id") if isinstance(record, dict) else None
+        return [Finding(fault[0], split, named if isinstance(named, str) else None, fault[1])]
+    image_id = record["image_id"]
+    platform = platform_of(image_id)
+    found = []
+    if platform is None:
+        found.append(Finding("unknown_platform", split, image_id, "has a hashed name"))
+    on_captions, captions = text_findings(captions_of(record, split), split, image_id, platform)
+    known = [*captions, *image_captions]
+    on_regions = region_findings(record_regions(record), known, split, image_id, previous=previous)
+    return [*found, *on_captions, *on_regions]
+
+
+def _coordinate_fault(latitude_deg: object, longitude_deg: object) -> tuple[str, str] | None:
+    """(kind, detail) for coordinates that are missing or impossible."""
+    if latitude_deg is None and longitude_deg is None:
+        return "missing_coordinates", "has no coordinates"
+    limits = ((latitude_deg, 90), (longitude_deg, 180))
+    for value, limit in limits:
+        if not isinstance(value, (int, float)) or not abs(value) <= limit:  # nan is in no range
+            return "bad_coordinates", f"lies at latitude {latitude_deg}, longitude {longitude_deg}"
+    return None
+
+
+def check_row(row: Mapping[str, Any]) -> list[Finding]:
+    """The defects that one row of the schema shows by itself, its image left aside.
+
+    Args:
+        row: the keys of `schema.FEATURES`; `platform` is a name or None.
+
+    Returns:
+        The findings, [] for a clean row with coordinates.
+
+    Example:
+        >>> row = {"image_id": "a.jpg", "platform": "drone", "captions": [], "regions": [], "split": "train",
+        ...        "latitude_deg": 91.0, "longitude_deg": 0.0}
+        >>> [found.kind for found in check_row(row)]
+        ['bad_coordinates', 'empty_caption']
+    """
+    split, image_id = row["split"], row["image_id"]
+    found = []
+    if row["platform"] is None:
+        found.append(Finding("unknown_platform", split, image_id, "has no platform"))
+    fault = _coordinate_fault(row["latitude_deg"], row["longitude_deg"])
+    if fault is not None:
+        found.append(Finding(fault[0], split, image_id, fault[1]))
+    on_captions, captions = text_findings(row["captions"], split, image_id, row["platform"])
+    regions = [(index, region["text"], region["bbox"]) for index, region in enumerate(row["regions"])]
+    return [*found, *on_captions, *region_findings(regions, captions, split, image_id, is_slot=False)]

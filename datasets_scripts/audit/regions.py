@@ -1,0 +1,189 @@
+"""Checks of regions: sentences that belong elsewhere or name the wrong side, boxes that are null, broken or noisy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pemoe.datasets_scripts.audit.defects import Finding
+from pemoe.datasets_scripts.audit.overlap import overlap
+from pemoe.datasets_scripts.sanitize import find_directions
+from pemoe.datasets_scripts.sentences import split_sentences
+
+MIN_SIDE, MAX_SIDE = 0.15, 0.8  # fractions of the image; the data set's generator drops boxes beyond
+MAIN_CENTRE = (0.3, 0.7)
+LITTLE = 0.3  # with less in common, a sentence that the image before has too is taken for left over
+SAME_STATEMENT = 0.65  # share of content words from which two sentences are taken for versions of one
+
+_SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)
+_MEANT_SIDE = re.compile(
+    r"\b(?:the|its|upper|lower|far|extreme|top|bottom|middle|cent(?:er|re)|and|or|to)[ -](?:left|right)\b"
+    r"(?! (?:over|behind))",
+    re.IGNORECASE,
+)
+_CLAUSE = re.compile(r",\s+(?:and|while|but|with|which)\s+|;\s+")
+_SIDE = re.compile(r"left|right|middle|cent(?:er|re)", re.IGNORECASE)
+
+
+def side_words(text: str) -> frozenset[str]:
+    """Which of left, right and middle a text means as directions.
+
+    Example:
+        >>> sorted(side_words("On the upper left side there is a bright hall, right next to a road."))
+        ['left']
+        >>> side_words("On the upper middle side there is a street.")
+        frozenset({'middle'})
+    """
+    found = (word.lower() for span in find_directions(text) for word in _SIDE.findall(span.text))
+    return frozenset("middle" if word.startswith(("mid", "cent")) else word for word in found)
+
+
+def is_stale(sentence: str, captions: Sequence[str], previous: dict[str, Any] | None = None) -> bool:
+    """Whether a region's sentence was left over from another image.
+
+    It is when it shares no content word with any caption of its image; or when the image before it in the file has
+    the very sentence, and its captions share more with it.
+
+    Args:
+        sentence: the region's text.
+        captions: the captions known of its image.
+        previous: what the image before says, as one record.
+
+    Example:
+        >>> is_stale("On the left side there is a tennis court.", ["A white dome stands by a road."])
+        True
+        >>> is_stale("On the left side there is a small lake.", ["A white dome stands by a pond."])
+        False
+    """
+    own = max((overlap(sentence, caption) for caption in captions), default=1.0)
+    if own == 0:
+        return True
+    if previous is None or own >= LITTLE or sentence not in (previous.get("sentences") or ()):
+        return False
+    caption = previous.get("caption")
+    return isinstance(caption, str) and overlap(sentence, caption) > own
+
+
+def _disagreement(sentence: str, captions: Sequence[str]) -> str | None:
+    """The side that the caption's version of a sentence names, if it is another one."""
+    sides = side_words(sentence)
+    sentences = (sentence for caption in captions for sentence in split_sentences(caption))
+    statements = [clause for sentence in sentences for clause in _CLAUSE.split(sentence)]
+    if len(sides) != 1 or not statements:
+        return None
+    shared, statement = max((overlap(sentence, statement), statement) for statement in statements)
+    told = side_words(statement)
+    if shared < SAME_STATEMENT or not told & {"left", "right"} or told & sides:
+        return None
+    return statement
+
+
+def bbox_fault(bbox: object) -> str | None:
+    """What makes a box unusable; None for a good box and for null.
+
+    Example:
+        >>> bbox_fault([0.5, 0.5, 1.2, 0.3]), bbox_fault(None)
+        ('has a value outside [0, 1]', None)
+    """
+    if bbox is None:
+        return None
+    numbers = isinstance(bbox, (list, tuple)) and len(bbox) == 4
+    if not numbers or not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in bbox):
+        return "is not four numbers"
+    if not all(0 <= value <= 1 for value in bbox):  # nan is in no range
+        return "has a value outside [0, 1]"
+    return "has no area" if bbox[2] <= 0 or bbox[3] <= 0 else None
+
+
+def _noise(bbox: Sequence[float], is_main: bool) -> str | None:
+    """Why a usable box cannot come from the data set's own generator."""
+    width, height = bbox[2:]
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
+        return f"has sides {width:.2f} x {height:.2f}"
+    if is_main and not MAIN_CENTRE[0] <= bbox[0] <= MAIN_CENTRE[1]:
+        return f"is the main object's, centred at {bbox[0]:.2f}"
+    return None
+
+
+def _bbox_findings(bbox: object, text: str, is_main: bool) -> list[tuple[str, str]]:
+    """The defects of a region's box as (kind, detail)."""
+    if bbox is None:
+        return [("null_bbox", "has no box")]
+    fault = bbox_fault(bbox)
+    if fault:
+        return [("bad_bbox", f"the box {str(bbox)[:80]} {fault}")]
+    noise = _noise(bbox, is_main or "main object" in text.lower())
+    return [("noisy_bbox", f"the box {noise}")] if noise else []
+
+
+def _side_findings(text: str, index: int, captions: Sequence[str], boxed: bool) -> list[tuple[str, str]]:
+    """The defects of the side that a region's sentence names, as (kind, detail)."""
+    sides = side_words(text)
+    if {"left", "right"} <= sides and not boxed:
+        return [("both_sides_sentence", "names left and right, and no region has a box")]
+    has_letters = _SIDE_LETTERS.search(text) and not _MEANT_SIDE.search(text)
+    if index > 0 and has_letters and not sides and not find_directions(text):
+        return [("false_side_sentence", "has the letters of a side, but names none")]
+    other = _disagreement(text, captions)
+    return [("sentence_caption_disagree", f"the caption says: {other[:120]}")] if other else []
+
+
+def check_region(
+    text: str,
+    bbox: object,
+    index: int,
+    captions: Sequence[str],
+    *,
+    boxed: bool,
+    is_slot: bool = True,
+    previous: dict[str, Any] | None = None,
+) -> list[tuple[str, str]]:
+    """The defects of one region as (kind, detail).
+
+    Args:
+        text: its sentence.
+        bbox: `[cx, cy, w, h]` as fractions of the image, or None.
+        index: its number; 0 is the main object where `is_slot`.
+        captions: the captions known of its image.
+        boxed: whether any region of the record has a box.
+        is_slot: whether regions stand in the fixed order main, left, right.
+        previous: what the image before says, as one record.
+
+    Example:
+        >>> check_region("A bright roof.", [0.5, 0.5, 0.3, 0.3], 1, ["A bright roof."], boxed=True)
+        [('false_side_sentence', 'has the letters of a side, but names none')]
+    """
+    found = _bbox_findings(bbox, text, is_slot and index == 0)
+    if captions and is_stale(text, captions, previous):
+        return [*found, ("stale_sentence", "shares nothing with the captions of its image")]
+    return found + _side_findings(text, index if is_slot else 0, captions, boxed)
+
+
+def region_findings(
+    regions: Sequence[tuple[int, str, object]],
+    captions: Sequence[str],
+    split: str | None,
+    image_id: str,
+    *,
+    is_slot: bool = True,
+    previous: dict[str, Any] | None = None,
+) -> list[Finding]:
+    """The defects of all regions of a record or row.
+
+    Args:
+        regions: (number, sentence, box) each.
+        captions, is_slot, previous: see `check_region`.
+        split, image_id: for the findings.
+
+    Example:
+        >>> [found.kind for found in region_findings([(0, "A hall.", None)], ["A hall."], "train", "6/6.jpg")]
+        ['null_bbox']
+    """
+    boxed = any(bbox is not None for _, _, bbox in regions)
+    told = captions if split == "train" else ()  # the short queries of test pass over most regions
+    return [
+        Finding(kind, split, image_id, detail, region_index=index, text=text)
+        for index, text, bbox in regions
+        for kind, detail in check_region(text, bbox, index, told, boxed=boxed, is_slot=is_slot, previous=previous)
+    ]

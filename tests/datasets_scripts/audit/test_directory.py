@@ -1,0 +1,125 @@
+"""Invariant: an audit counts everything, keeps few examples, and breaks off on nothing but an unreadable root."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from defect_tree import write_clean_tree, write_defect_tree
+from PIL import Image
+
+from pemoe.datasets_scripts.audit.defects import Finding
+from pemoe.datasets_scripts.audit.directory import MAX_EXAMPLES, MAX_TEXT_CHARS, Audit, audit_directory, audit_rows
+from pemoe.datasets_scripts.schema import DataError
+
+
+def png(level: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((80, 80), 90).point(lambda value: (value + level) % 256).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def row(image_id: str, place_id: str | None, split: str = "train", **changes: Any) -> dict[str, Any]:
+    whole = {
+        **{"image": {"bytes": png(0), "path": None}, "image_id": image_id, "place_id": place_id, "split": split},
+        **{"platform": "ground", "captions": [f"The left door of {image_id}."], "refined_captions": [], "regions": []},
+        **{"latitude_deg": 1.0, "longitude_deg": 2.0, "source": "folder"},
+    }
+    return {**whole, **changes}
+
+
+def counts(audit: Audit) -> dict[str, int]:
+    return {kind: defect["count"] for kind, defect in audit.to_dict()["defects"].items()}
+
+
+def test_the_contents_of_a_tree_are_counted(tmp_path: Path) -> None:
+    found = audit_directory(write_clean_tree(tmp_path / "tree"))
+    assert not found.has_errors
+    told = found.to_dict()
+    assert told["root_name"] == "tree"
+    assert told["images"] == {
+        "train": {"satellite": 18, "drone": 36, "ground": 18},
+        "test": {"satellite": 4, "drone": 8, "ground": 4},
+    }
+    assert told["captions"]["train"] == {"satellite": 54, "drone": 108, "ground": 54}
+    assert told["places"]["test"] == {"satellite": 4, "drone": 4, "ground": 4}
+    assert told["statistics"]["image_sizes_px"]["drone"] == {"160 x 160": 44}
+    assert told["statistics"]["caption_chars"]["test"]["drone"]["count"] == 16
+
+
+def test_a_tree_full_of_defects_is_json(tmp_path: Path) -> None:
+    write_defect_tree(tmp_path / "tree")
+    found = audit_directory(tmp_path / "tree")
+    assert found.has_errors
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert told["findings"]["error"] == sum(
+        defect["count"] for defect in told["defects"].values() if defect["severity"] == "error"
+    )
+    assert str(tmp_path) not in json.dumps(told)  # names inside the tree alone
+
+
+def test_examples_are_bounded_and_of_different_images() -> None:
+    audit = Audit("many")
+    for number in range(3 * MAX_EXAMPLES):
+        text = "x" * 5000 + "[MOF]" + "y" * 5000
+        audit.add(
+            Finding("mof_joint", "train", f"0006/{number // 2}.jpg", "joint" * 500, text=text, spans=((5000, 5005),))
+        )
+    told = audit.to_dict()["defects"]["mof_joint"]
+    assert (told["count"], told["images"], len(told["examples"])) == (3 * MAX_EXAMPLES, 12, MAX_EXAMPLES)
+    assert len({example["image_id"] for example in told["examples"]}) == MAX_EXAMPLES
+    for example in told["examples"]:
+        ((start, end),) = example["spans"]
+        assert example["text"][start:end] == "[MOF]" and len(example["text"]) <= MAX_TEXT_CHARS + 2
+        assert example["text"][0] == example["text"][-1] == "…"
+
+
+def test_rows_of_any_source_are_audited() -> None:
+    shared = png(1)
+    rows = [
+        row("a/1.jpg", "a"),
+        row("b/1.jpg", "b", latitude_deg=100.0),
+        row("b/2.jpg", "b", latitude_deg=None, longitude_deg=None, platform=None),
+        row("c/1.jpg", "c", captions=[]),
+        row("c/2.jpg", "c", regions=[{"text": "A door.", "bbox": [3.0, 0.5, 0.2, 0.2]}]),
+        row("c/3.jpg", "c", image={"bytes": None, "path": None}),
+        row("c/4.jpg", "c", image={"bytes": b"junk", "path": None}),
+        row("d/1.jpg", "d", "test", image={"bytes": shared, "path": None}),
+        row("a/2.jpg", "a", "test"),
+        row("e.jpg", None, image={"bytes": shared, "path": None}),
+        row("f.jpg", None, captions=["The left door of a/1.jpg."]),
+    ]
+    found = counts(audit_rows(iter(rows), "mine"))
+    assert found.pop("near_duplicate_image", 0) == 0
+    assert found == {
+        **{"unknown_platform": 1, "missing_coordinates": 1, "bad_coordinates": 1, "empty_caption": 1, "bad_bbox": 1},
+        **{"missing_image": 1, "undecodable_image": 1, "duplicate_image": 1, "place_in_two_splits": 1},
+        **{"shared_caption": 1},
+    }
+
+
+def test_only_a_root_or_json_that_cannot_be_read_stops_an_audit(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a directory"):
+        audit_directory(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no train"):
+        audit_directory(tmp_path)
+    (tmp_path / "train.json").write_text("[1, null, {}, []]")
+    (tmp_path / "test_951_version.json").write_text('["text", ')
+    with pytest.raises(DataError, match="not valid JSON"):
+        audit_directory(tmp_path)
+    (tmp_path / "test_951_version.json").write_text('["text", {"image_id": ["6"]}]')
+    assert counts(audit_directory(tmp_path)) == {"bad_record": 6}
+
+
+@pytest.mark.skipif("PEMOE_REAL_CAMPUS" not in os.environ, reason="PEMOE_REAL_CAMPUS names no directory")
+def test_real_tiles_have_no_error() -> None:
+    found = audit_directory(Path(os.environ["PEMOE_REAL_CAMPUS"]))
+    assert not found.has_errors
+    assert found.count("near_duplicate_across_places") == 0
+    assert found.count("null_bbox") == sum(
+        lines["regions"] for lines in found.to_dict()["statistics"]["regions"]["train"].values()
+    )
