@@ -1,10 +1,12 @@
-"""Safe reading of `.tar.gz` members into memory: nothing is ever written to disk."""
+"""Safe reading of `.tar.gz` and `.zip` members into memory: nothing is ever written to disk."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -39,33 +41,46 @@ class _BoundedReader(io.RawIOBase):
         return data
 
 
-def _fault(member: tarfile.TarInfo, max_member_bytes: int) -> str | None:
+def _fault(name: str, is_plain: bool, size_bytes: int, max_member_bytes: int) -> str | None:
     """What is wrong with the declared name, kind or size of a member; None when it may be read."""
-    path = PurePosixPath(member.name.replace("\\", "/"))
-    if path.is_absolute() or PureWindowsPath(member.name).drive:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or PureWindowsPath(name).drive:
         return "has an absolute path"
     if ".." in path.parts:
         return "has a path with '..'"
-    if not (member.isfile() or member.isdir()):
+    if not is_plain:
         return "is a link or a device"
-    if member.size > max_member_bytes:
-        return f"declares {member.size} bytes, more than the {max_member_bytes} allowed for one member"
+    if size_bytes > max_member_bytes:
+        return f"declares {size_bytes} bytes, more than the {max_member_bytes} allowed for one member"
     return None
+
+
+def _refusal(path: Path, name: str, fault: str) -> DataError:
+    return DataError(f"archive {path}: member {name!r} {fault}; make the archive anew from plain files")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has the suffix of an image.
+
+    Example:
+        >>> is_image_name("0006/image-01.JPEG"), is_image_name("train.json")
+        (True, False)
+    """
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _iter_checked(archive: tarfile.TarFile, path: Path, max_member_bytes: int, max_total_bytes: int) -> Iterator:
     """The regular image members of an open archive as `(name, bytes)`, each checked before it is read."""
     total_bytes = 0
     for member in archive:
-        fault = _fault(member, max_member_bytes)
+        fault = _fault(member.name, member.isfile() or member.isdir(), member.size, max_member_bytes)
         total_bytes += member.size
         if fault is None and total_bytes > max_total_bytes:
             fault = f"brings the archive to {total_bytes} bytes, more than the {max_total_bytes} allowed in total"
         if fault is not None:
-            raise DataError(f"archive {path}: member {member.name!r} {fault}; make the archive anew from plain files")
-        name = PurePosixPath(member.name)
-        if member.isfile() and name.suffix.lower() in IMAGE_SUFFIXES:
-            yield str(name), archive.extractfile(member).read()
+            raise _refusal(path, member.name, fault)
+        if member.isfile() and is_image_name(member.name):
+            yield str(PurePosixPath(member.name)), archive.extractfile(member).read()
 
 
 def iter_image_members(
@@ -103,3 +118,56 @@ def iter_image_members(
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"archive {path} cannot be read ({reason}); fetch it again") from error
+
+
+class ZipImages:
+    """The image members of a `.zip`, every member's header checked before any is read.
+
+    Args:
+        path: a zip file.
+        max_member_bytes: largest declared size of one member, in bytes.
+        max_total_bytes: largest sum of the declared sizes, in bytes.
+
+    Raises:
+        DataError: missing or broken file; a member that is encrypted, a link, has an absolute path or `..`, or is past
+            one of the limits.
+
+    Example:
+        >>> ZipImages("test_queries_Phase_II.zip").names[:1]                # doctest: +SKIP
+        ['images/image_7e591aa3.jpeg']
+    """
+
+    def __init__(
+        self, path: str | Path, *, max_member_bytes: int = MAX_MEMBER_BYTES, max_total_bytes: int = 8 * MAX_TOTAL_BYTES
+    ) -> None:
+        self.path = Path(path)
+        try:
+            self._archive = zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"archive {self.path} cannot be read ({error}); fetch it again") from error
+        members = self._archive.infolist()
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+            fault = _fault(member.filename, is_plain, member.file_size, max_member_bytes)
+            if fault is None and member.flag_bits & 1:
+                fault = "is encrypted"
+            if fault is not None:
+                raise _refusal(self.path, member.filename, fault)
+        total_bytes = sum(member.file_size for member in members)
+        if total_bytes > max_total_bytes:
+            raise DataError(f"archive {self.path} unpacks to {total_bytes} bytes, more than {max_total_bytes} allowed")
+        self.names = [m.filename for m in members if not m.is_dir() and is_image_name(m.filename)]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a member; never more than its header declares.
+
+        Raises:
+            DataError: the member is broken.
+        """
+        try:
+            return self._archive.read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+            raise DataError(
+                f"archive {self.path}: member {name!r} cannot be read ({error}); fetch it again"
+            ) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from pemoe.datasets_scripts.geotext1652 import platform_of, split_image_id
+from pemoe.datasets_scripts.geotext_names import platform_of, split_image_id
 from pemoe.datasets_scripts.schema import FEATURES, DataError
 
 SLOTS = 3  # region sentences of a train record

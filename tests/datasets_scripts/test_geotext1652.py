@@ -1,4 +1,4 @@
-"""Invariant: archives and extracted files give identical rows in JSON order, and every fault is told in one line."""
+"""Invariant: every layout gives identical rows, place by place; every fault is told in one line; no row is stale."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ import datasets
 import pytest
 from PIL import Image
 
-from pemoe.datasets_scripts.geotext1652 import load_geotext1652, platform_of
+from pemoe.datasets_scripts.geotext1652 import GeoTextReader, load_geotext1652
+from pemoe.datasets_scripts.geotext_names import platform_of
 from pemoe.datasets_scripts.schema import FEATURES, DataError
 
 TRAIN_NAMES = ("0001/0001.jpg", "0001/image-02.jpeg", "0003/street.jpg", "0001/image-01.jpeg")
+TRAIN_ORDER = [TRAIN_NAMES[number] for number in (0, 1, 3, 2)]  # place by place
 TEST_NAMES = {"0002/0002.jpg": "query", "0004/image-01.jpeg": "gallery_no_train", "0002/a1b2.jpg": "query"}
 REAL = os.environ.get("PEMOE_REAL_CAMPUS")
 
@@ -97,15 +99,15 @@ def test_rows(extracted):
     loaded = load_geotext1652(extracted)
     assert all(rows.features == FEATURES for rows in loaded.values())
     rows = rows_of(loaded)
-    assert [row["image_id"] for row in rows["train"]] == list(TRAIN_NAMES)
-    assert [row["image_id"] for row in rows["test"]] == list(TEST_NAMES)
+    assert [row["image_id"] for row in rows["train"]] == TRAIN_ORDER
+    assert [row["image_id"] for row in rows["test"]] == ["0002/0002.jpg", "0002/a1b2.jpg", "0004/image-01.jpeg"]
     first = rows["train"][0]
     assert first["captions"] == ["Caption of 0001/0001.jpg.", "A second caption."]
     assert [region["text"] for region in first["regions"]] == ["The main hall.", "On the right a road.", "New."]
     assert first["regions"][0]["bbox"] == pytest.approx([0.5, 0.5, 0.2, 0.4]) and first["regions"][1]["bbox"] is None
     assert first["place_id"] == "0001" and first["source"] == "geotext1652" and first["split"] == "train"
     assert first["refined_captions"] == [] and first["latitude_deg"] is None and first["longitude_deg"] is None
-    assert [row["platform"] for row in rows["train"]] == [0, 1, 2, 1]
+    assert [row["platform"] for row in rows["train"]] == [0, 1, 1, 2]
     assert rows["test"][0]["captions"] == ["a pond", "a pond", "a hall"]
     assert rows["train"][1]["image"]["bytes"] == (extracted / "images/train/0001/image-02.jpeg").read_bytes()
 
@@ -118,6 +120,53 @@ def test_archives_and_a_partly_extracted_tree_give_the_same_rows(extracted):
     partly.mkdir()
     shutil.copy(extracted / "images/train/0001/0001.jpg", partly)
     assert rows_of(load_geotext1652(packed, image_check=False)) == expected
+
+
+def test_the_names_of_the_readme_and_a_snapshot_of_the_hub(extracted):
+    expected = rows_of(load_geotext1652(extracted))
+    images = extracted / "images"
+    (images / "test/query").rename(images / "test/query(701)")
+    (images / "test/gallery_no_train").rename(images / "test/gallery_no_train(250)")
+    outer = extracted.with_name("datasets")
+    outer.mkdir()
+    extracted.rename(outer / "track4-cross-modal-drone-navigation")
+    assert rows_of(load_geotext1652(outer)) == expected
+
+
+def test_a_place_that_the_json_splits_is_read_together(extracted):
+    reader = GeoTextReader(extracted)
+    assert reader.place_ids("train") == ["0001", "0003"]
+    assert next(reader.rows("train", ["0003", "0001"]))["image_id"] == "0003/street.jpg"
+
+
+@pytest.mark.parametrize("change", ["picture", "caption", "time", "coordinates"])
+def test_no_stale_rows(extracted, tmp_path, change):
+    table = tmp_path / "places.csv"
+    table.write_text("place,lat,lon\n0001,40.5,-88.25\n", encoding="utf-8")
+    path = extracted / "images/train/0001/0001.jpg"
+    before = path.read_bytes()
+    first = rows_of(load_geotext1652(extracted, coordinates=table))["train"]
+    assert rows_of(load_geotext1652(extracted, coordinates=table))["train"] == first
+    assert (first[0]["latitude_deg"], first[0]["longitude_deg"], first[3]["latitude_deg"]) == (40.5, -88.25, None)
+    stat = path.stat()
+    if change == "caption":
+        edit(extracted, "train.json", lambda records: records[0].update(caption="Another caption."))
+    elif change == "coordinates":
+        table.write_text("place,lat,lon\n0001,41.5,-88.25\n", encoding="utf-8")
+    else:
+        path.write_bytes(picture(99) if change == "picture" else before)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (change == "time")))
+    again = rows_of(load_geotext1652(extracted, coordinates=table))["train"]
+    assert (again == first) == (change == "time")
+    assert again[0]["image"]["bytes"] == path.read_bytes()
+
+
+def test_an_unchanged_source_is_not_read_again(extracted):
+    loaded = load_geotext1652(extracted)
+    written = {file["filename"]: os.stat(file["filename"]).st_mtime_ns for file in loaded["train"].cache_files}
+    again = load_geotext1652(extracted)
+    assert written
+    assert {file["filename"]: os.stat(file["filename"]).st_mtime_ns for file in again["train"].cache_files} == written
 
 
 def test_the_small_test_file_stands_in_only_when_the_large_one_is_absent(extracted):
@@ -187,8 +236,6 @@ def test_bad_test_captions(extracted, caption):
         [0.5, 0.5, -0.1, 0.2],
         [1.5, 0.5, 0.2, 0.2],
         [-100] * 4,
-        [float("nan"), 0.5, 0.2, 0.2],
-        [0.5, 0.5, 0.2, float("inf")],
         ["0.5", 0.5, 0.2, 0.2],
         [True, 0.5, 0.2, 0.2],
         "box",
@@ -197,6 +244,13 @@ def test_bad_test_captions(extracted, caption):
 def test_bad_bbox(extracted, bbox):
     edit(extracted, "train.json", lambda records: records[1].update(bboxes=[bbox, None, None]))
     assert_refused(extracted, "0001/image-02.jpeg", repr(bbox))
+
+
+def test_numbers_that_json_does_not_know(extracted):
+    edit(
+        extracted, "train.json", lambda records: records[1].update(bboxes=[[float("nan"), 0.5, 0.2, 0.2], None, None])
+    )
+    assert_refused(extracted, "train.json", "not valid JSON", "record 1")
 
 
 def test_bad_sentences(extracted):

@@ -1,0 +1,93 @@
+"""Where the images of GeoText-1652 lie: one archive per building, extracted, or partly both, under either name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pemoe.datasets_scripts.archives import iter_image_members
+from pemoe.datasets_scripts.geotext_names import FOLDER_ALIASES
+
+
+class ImageFiles:
+    """The image files below `<root>/images`.
+
+    Args:
+        root: directory with the JSON files and `images/`.
+
+    Example:
+        >>> ImageFiles("GeoText1652_Dataset").read("train/0839", {"0839.jpg"}).keys()       # doctest: +SKIP
+        dict_keys(['0839.jpg'])
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.directory = Path(root) / "images"
+
+    def read(self, folder: str, file_names: set[str]) -> dict[str, bytes]:
+        """The wanted files of a building, from the extracted directory and, for what it lacks, from the archive.
+
+        Args:
+            folder: `<split folder>/<building>`, as in the record's `image`.
+            file_names: the files wanted.
+
+        Returns:
+            Bytes by file name; files that are nowhere are absent.
+
+        Raises:
+            DataError: an unsafe or broken archive.
+        """
+        found: dict[str, bytes] = {}
+        for directory in self._directories(folder):
+            missing = file_names - found.keys()
+            found.update({name: (directory / name).read_bytes() for name in missing if (directory / name).is_file()})
+            archive = directory.with_name(directory.name + ".tar.gz")
+            if len(found) == len(file_names):
+                break
+            if archive.is_file():
+                wanted = {f"{directory.name}/{name}": name for name in file_names - found.keys()}
+                members = iter_image_members(archive)
+                found.update({wanted[member]: data for member, data in members if member in wanted})
+        return found
+
+    def _directories(self, folder: str) -> list[Path]:
+        """Where a building may lie extracted: the Hub's folder name first, then the README's."""
+        parent, building = folder.rsplit("/", 1)
+        return [self.directory / name / building for name in (parent, *FOLDER_ALIASES.get(parent, ()))]
+
+
+def file_states(directory: Path) -> Iterator[str]:
+    """One line for every file below a directory, in a fixed order: relative path, size in bytes, time of change in ns.
+
+    Example:
+        >>> list(file_states(Path("images")))                                               # doctest: +SKIP
+        ['train/0839.tar.gz 9412 1731974400000000000']
+    """
+    for parent, folders, names in os.walk(directory):
+        folders.sort()
+        for name in sorted(names):
+            state = os.stat(os.path.join(parent, name))
+            yield f"{os.path.relpath(os.path.join(parent, name), directory)} {state.st_size} {state.st_mtime_ns}"
+
+
+def hash_lines(lines: Iterator[str]) -> str:
+    """SHA-256 of lines of text, in hexadecimal digits.
+
+    Example:
+        >>> hash_lines(iter(["a", "b"]))[:12]
+        '8fb20ef63ced'
+    """
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

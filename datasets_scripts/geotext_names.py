@@ -1,0 +1,59 @@
+"""Names in GeoText-1652: which building and which platform an image belongs to, and what the folders are called."""
+
+from __future__ import annotations
+
+import re
+
+from pemoe.datasets_scripts.schema import DataError
+
+JSON_NAMES = {"train": ("train.json",), "test": ("test_951_version.json", "test_24G_version.json")}
+IMAGE_FOLDERS = {"train": ("train",), "test": ("test/query", "test/gallery_no_train")}
+# the names the data set's README gives to folders that are called otherwise on the Hub
+FOLDER_ALIASES = {
+    "train": ("train(701)",),
+    "test/query": ("test/query(701)",),
+    "test/gallery_no_train": ("test/gallery_no_train(250)",),
+}
+
+_DRONE_STEM = re.compile(r"image-\d+")
+_HASHED_STEM = re.compile(r"image_[0-9a-f]{8}")
+
+
+def split_image_id(image_id: object) -> tuple[str, str]:
+    """Split `<building>/<file>` into its two parts.
+
+    Raises:
+        DataError: not a string of exactly two plain path parts.
+
+    Example:
+        >>> split_image_id("0006/0006.jpg")
+        ('0006', '0006.jpg')
+    """
+    parts = image_id.split("/") if isinstance(image_id, str) else []
+    if len(parts) != 2 or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+        raise DataError(f"image_id {image_id!r} is not '<building>/<file>'; correct the record")
+    return parts[0], parts[1]
+
+
+def platform_of(image_id: str) -> str | None:
+    """Tell the platform of an image by its name: `<building>.*` satellite, `image-<digits>.*` drone, else ground.
+
+    Returns:
+        The platform; None for the hashed names of the challenge galleries, `image_<8 hex digits>.*`.
+
+    Raises:
+        DataError: `image_id` is not `<building>/<file>`.
+
+    Example:
+        >>> [platform_of(name) for name in ("0006/0006.jpg", "0006/image-01.jpeg", "0006/a1b2.jpg")]
+        ['satellite', 'drone', 'ground']
+        >>> platform_of("0006/image_7e591aa3.jpeg") is None
+        True
+    """
+    building, file_name = split_image_id(image_id)
+    stem = file_name.rsplit(".", 1)[0]
+    if stem == building:
+        return "satellite"
+    if _HASHED_STEM.fullmatch(stem):
+        return None
+    return "drone" if _DRONE_STEM.fullmatch(stem) else "ground"
