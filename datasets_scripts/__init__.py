@@ -1,6 +1,7 @@
-"""The data: row schema, sources, sanitizing and refinement. Imports nothing else of ours."""
+"""The data: row schema, sources, audit, refinement, sanitizing, builds. Imports nothing else of ours."""
 
+from pemoe.datasets_scripts.builder import GeoText1652
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
-from pemoe.datasets_scripts.sources import load_source
+from pemoe.datasets_scripts.sources import load_source, open_reader
 
-__all__ = ["FEATURES", "PLATFORMS", "DataError", "load_source"]
+__all__ = ["FEATURES", "PLATFORMS", "DataError", "GeoText1652", "load_source", "open_reader"]
