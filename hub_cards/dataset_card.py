@@ -1,0 +1,284 @@
+"""The card of a published data set: README.md of its Hub repository, rendered from what the build counted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import DatasetCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from pemoe.datasets_scripts.parquet import configs_of
+from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
+from pemoe.hub_cards.machine_paths import without_machine_paths
+
+TEMPLATE = Path(__file__).with_name("dataset_card.md")
+COUNTED = ("images", "places", "captions", "refined_captions")
+REPORTS = ("audit", "refine", "sanitize")
+PARTS = {"version": (str, int), "source": str, "fingerprint": str, "options": dict, "steps": list, "counts": dict}
+
+GEOTEXT_LICENSE = {
+    "license": "other",
+    "license_name": "geotext-1652-research-use",
+    "license_link": "https://github.com/MultimodalGeo/GeoText-1652",
+}
+# licences that follow from the source; the owner of any other source names one. RoboSense's copy holds GeoText-1652
+SOURCE_LICENSES = {"campus": {"license": "apache-2.0"}, "geotext1652": GEOTEXT_LICENSE, "robosense": GEOTEXT_LICENSE}
+SOURCE_NAMES = {
+    "campus": "PE-MoE campus",
+    "geotext1652": "GeoText-1652, one row per image",
+    "robosense": "RoboSense 2025 Track 4, one row per image",
+}
+SIZES = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
+
+MAX_REPORT_LINES = 40
+MAX_CELL_CHARACTERS = 120
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What the build cannot know about a data set.
+
+    Args:
+        license_id: a licence as the Hub spells it ("cc-by-4.0"); needed unless in `SOURCE_LICENSES`.
+        license_note: one or two sentences below it, for example whose pictures these are.
+        language: of the captions, ISO 639-1.
+        pretty_name: title of the card; None: the source's name, for `folder` the repository's.
+    """
+
+    license_id: str | None = None
+    license_note: str | None = None
+    language: str = "en"
+    pretty_name: str | None = None
+
+
+def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOptions | None = None) -> str:
+    """Render README.md of a built directory: YAML for the Hub, then what it is, how to load it and what was counted.
+
+    Args:
+        built_dir: directory that `pemoe data build` wrote; of it `build.json` and the names of the files are read.
+        repo_id: `owner/name` on the Hub.
+        options: licence and language.
+
+    Returns:
+        Markdown. The same input gives the same text, and no path of this machine is in it.
+
+    Raises:
+        DataError: not a built directory, a number is missing, a bad repository id, or no licence where one is needed.
+
+    Example:
+        >>> print(render_dataset_card("runs/data", "me/campus"))  # doctest: +SKIP
+    """
+    options = options or CardOptions()
+    check_repo_id(repo_id)
+    build = read_build(built_dir)
+    title = options.pretty_name or SOURCE_NAMES.get(build["source"], repo_id.partition("/")[2])
+    configs = configs_of(Path(built_dir))
+    if not configs:
+        raise DataError(f"{built_dir}: build.json is there and no Parquet; run `pemoe data build` again")
+    card_data = _card_data(build, options, title, configs)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=card_data.to_yaml().rstrip(),
+        title=title,
+        repo_id=repo_id,
+        example=_example(configs),
+        configs=[config["config_name"] for config in configs],
+        platforms=_platforms(build["counts"]),
+        splits=list(build["counts"]),
+        total_images=f"{_total_images(build['counts']):,}",
+        count_rows=list(_count_rows(build["counts"])),
+        option_rows=list(_numbers(_with_joined_lists(build["options"]))),
+        reports=[(name, _report_rows(report)) for name, report in build["reports"].items()],
+        license=card_data.to_dict()["license"],
+        license_note=options.license_note,
+        **{name: build[name] for name in ("source", "steps", "version", "fingerprint")},
+    )
+
+
+def read_build(built_dir: str | Path) -> dict[str, Any]:
+    """Read and check `build.json`; of absolute paths in it only the last name stays.
+
+    Returns:
+        The object, its `counts` in the order of `SPLITS` and `PLATFORMS`.
+
+    Raises:
+        DataError: no or broken `build.json`, or a part or a number of it is missing.
+    """
+    path = Path(built_dir) / "build.json"
+    if not path.is_file():
+        raise DataError(f"{built_dir}: no build.json, so not a built directory; make one with `pemoe data build`")
+    try:
+        build = without_machine_paths(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); run `pemoe data build` again") from error
+    parts = build if isinstance(build, dict) else {}
+    wrong = [name for name, kind in {**PARTS, "reports": dict}.items() if not isinstance(parts.get(name), kind)]
+    wrong += [f"reports.{name}" for name in REPORTS if not wrong and name not in parts["reports"]]
+    if wrong:
+        raise DataError(f"{path}: {wrong[0]!r} is missing or of the wrong kind; run `pemoe data build` again")
+    return {**parts, "counts": _checked_counts(parts["counts"], path)}
+
+
+def _checked_counts(counts: Mapping[str, Any], path: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """The counts in canonical order; every one of them is there and a whole number; platforms without images go."""
+    checked: dict[str, dict[str, dict[str, int]]] = {}
+    for split in sorted(counts, key=_place_in(SPLITS)):
+        platforms = _as_mapping(counts[split], f"{path}: counts.{split}")
+        for platform in sorted(platforms, key=_place_in(PLATFORMS)):
+            where = f"{path}: counts.{split}.{platform}"
+            numbers = _as_mapping(platforms[platform], where)
+            for name in COUNTED:
+                number = numbers.get(name)
+                if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                    raise DataError(f"{where}.{name} is {number!r}; run `pemoe data build` again")
+            if numbers["images"]:
+                checked.setdefault(split, {})[platform] = {name: numbers[name] for name in COUNTED}
+    if not checked:
+        raise DataError(f"{path}: counts no image, so there is nothing to publish")
+    return checked
+
+
+def _as_mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where} is {value!r}; run `pemoe data build` again")
+    return value
+
+
+def _place_in(order: tuple[str, ...]) -> Callable[[str], tuple[int, str]]:
+    """Sort key: the names of `order` as they stand there, then all others by the alphabet."""
+    return lambda name: (order.index(name) if name in order else len(order), name)
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what the Hub would refuse, and names without an owner.
+
+    Raises:
+        DataError: not `owner/name`.
+
+    Example:
+        >>> check_repo_id("me/campus")
+        >>> check_repo_id("campus")
+        Traceback (most recent call last):
+        pemoe.datasets_scripts.schema.DataError: 'campus' is no repository id: write it as owner/name
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise DataError(f"{repo_id!r} is no repository id ({error}): write it as owner/name") from error
+    if repo_id.count("/") != 1:
+        raise DataError(f"{repo_id!r} is no repository id: write it as owner/name")
+
+
+def _platforms(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Platforms that have at least one image in some split, in the order of `PLATFORMS`."""
+    return sorted({platform for split in counts.values() for platform in split}, key=_place_in(PLATFORMS))
+
+
+def _card_data(
+    build: Mapping[str, Any], options: CardOptions, title: str, configs: list[dict[str, Any]]
+) -> DatasetCardData:
+    return DatasetCardData(
+        **_license(build["source"], options.license_id),
+        pretty_name=title,
+        language=[options.language],
+        task_categories=["text-to-image", "image-to-text"],
+        tags=["image-text-retrieval", "geo-localization", "cross-view", "remote-sensing", "pe-moe", "datasets"],
+        size_categories=[_size_category(_total_images(build["counts"]))],
+        configs=configs,
+    )
+
+
+def _license(source: str, license_id: str | None) -> dict[str, str]:
+    if source in SOURCE_LICENSES and license_id:
+        raise DataError(f"the licence of {source} is its authors' to give: leave --license out")
+    if source not in SOURCE_LICENSES and not license_id:
+        raise DataError(f"only you know the licence of this data ({source}): give it with --license, e.g. cc-by-4.0")
+    if license_id and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_id):
+        raise DataError(f"{license_id!r} is no licence as the Hub spells them: use e.g. cc-by-4.0, mit or other")
+    return SOURCE_LICENSES.get(source) or {"license": str(license_id)}
+
+
+def _example(configs: list[dict[str, Any]]) -> dict[str, str]:
+    """A config and a split that exist, for the lines that show how to load: drone, else the last one."""
+    chosen = next((config for config in configs if config["config_name"] == "drone"), configs[-1])
+    return {"config": chosen["config_name"], "split": chosen["data_files"][0]["split"]}
+
+
+def _total_images(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> int:
+    return sum(numbers["images"] for split in counts.values() for numbers in split.values())
+
+
+def _size_category(rows: int) -> str:
+    """The Hub's word for a number of rows.
+
+    Example:
+        >>> _size_category(999), _size_category(1000), _size_category(105_445)
+        ('n<1K', '1K<n<10K', '100K<n<1M')
+    """
+    return next((name for name, below in SIZES if rows < below), "n>10M")
+
+
+def _count_rows(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[list[str]]:
+    for split, platforms in counts.items():
+        for platform, numbers in platforms.items():
+            yield [split, platform, *(f"{numbers[name]:,}" for name in COUNTED)]
+
+
+def _report_rows(report: Mapping[str, Any] | None) -> list[tuple[str, str]] | None:
+    """The numbers of a report, at most `MAX_REPORT_LINES`; None when the step was not run."""
+    if report is None:
+        return None
+    rows = list(_numbers(report))
+    left_out = len(rows) - MAX_REPORT_LINES
+    return rows if left_out <= 0 else [*rows[:MAX_REPORT_LINES], ("further lines, in `build.json`", str(left_out))]
+
+
+def _numbers(report: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Name and value of every scalar in a nested dict; lists (the examples) stay in `build.json`.
+
+    Example:
+        >>> list(_numbers({"rows": 1200, "defects": {"null_boxes": 3, "examples": ["0020/a.jpg"]}}))
+        [('rows', '1,200'), ('defects: null boxes', '3')]
+    """
+    for key, value in report.items():
+        name = above + str(key).replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _numbers(value, name + ": ")
+        elif not isinstance(value, list):
+            yield _cell(name), _shown(value, name)
+
+
+def _with_joined_lists(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with each list as one string: unlike a report's, they are no examples."""
+    joined = {name: ", ".join(map(str, value)) for name, value in options.items() if isinstance(value, list)}
+    nested = {name: _with_joined_lists(value) for name, value in options.items() if isinstance(value, Mapping)}
+    return {**options, **joined, **nested}
+
+
+def _shown(value: Any, name: str) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise DataError(f"build.json: {name} is {value}, not a number; build the data again")
+        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return _cell(str(value))
+
+
+def _cell(text: str) -> str:
+    """Text for one cell of a Markdown table."""
+    line = " ".join(text.split()).replace("|", r"\|")
+    return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"

@@ -1,0 +1,85 @@
+"""Talking to the Hub so that a user understands it: a token, bars or none, and every failure as one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import get_token
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from pemoe.datasets_scripts.schema import DataError
+
+
+class PublishError(DataError):
+    """A push that cannot go on, told in one line; no token is ever in it."""
+
+
+def require_token(token: str | None) -> str:
+    """The given token, else that of `hf auth login` or HF_TOKEN.
+
+    Raises:
+        PublishError: there is none.
+
+    Example:
+        >>> require_token("hf_given")
+        'hf_given'
+    """
+    found = token or get_token()
+    if not found:
+        raise PublishError("no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write")
+    return found
+
+
+@contextmanager
+def progress_bars(show: bool) -> Iterator[None]:
+    """Bars of huggingface_hub on or off, and back to what they were."""
+    were_off = are_progress_bars_disabled()
+    if show == were_off:
+        (enable_progress_bars if show else disable_progress_bars)()
+    try:
+        yield
+    finally:
+        if show == were_off:
+            (disable_progress_bars if were_off else enable_progress_bars)()
+
+
+@contextmanager
+def one_line_errors(repo_id: str, endpoint: str, token: str) -> Iterator[None]:
+    """Turn whatever the client raises into one line without the token."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        line = " ".join(_explain(error, repo_id, endpoint).split()).replace(token, "<token>")
+        raise PublishError(line) from None
+
+
+def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
+    """What went wrong and what to do, from the first cause that the Hub or the network gave."""
+    causes = list(_causes(error))
+    again = "run the same command again, what was sent stays sent"
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+        return "HF_HUB_OFFLINE is set, so nothing can be pushed: unset it"
+    answer = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
+    status = getattr(getattr(answer, "response", None), "status_code", None)
+    if status == 401:
+        return f"{endpoint} does not accept the token (401): run `hf auth login`, or set HF_TOKEN to a valid one"
+    if status == 403:
+        return f"this token may not write to {repo_id} (403): use a token with write access, or another owner"
+    if status == 404:
+        return f"{repo_id} was not found at {endpoint} (404): check its name, the token and HF_ENDPOINT"
+    if answer is not None:
+        said = getattr(answer, "server_message", None) or str(answer)
+        return f"{endpoint} answered {status} for {repo_id}: {said}; {again}"
+    if any(isinstance(cause, HTTPError) for cause in causes):
+        return f"{endpoint} cannot be reached ({type(causes[-1]).__name__}: {causes[-1]}): check the network; {again}"
+    return f"pushing {repo_id} failed ({type(error).__name__}: {error}); {again}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

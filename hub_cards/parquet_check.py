@@ -1,0 +1,111 @@
+"""Does a built directory hold what its build.json says? Asked before a push: nobody shall download half a set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from huggingface_hub.repocard import metadata_load
+
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+
+BATCH_ROWS = 1024  # of the text columns; images are not read
+
+
+def check_parquet(built_dir: Path, counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Path]:
+    """Check the Parquet files of a built directory against its README and its counts.
+
+    Args:
+        built_dir: directory that `pemoe data build` wrote.
+        counts: `counts` of its build.json: split -> platform -> images, places, captions, refined_captions.
+
+    Returns:
+        The shards of all splits and platforms, in that order.
+
+    Raises:
+        DataError: a shard is missing, left over, cannot be opened or has other columns; README names files that do not
+            exist; or counts differ.
+
+    Example:
+        >>> check_parquet(Path("runs/data"), read_build("runs/data")["counts"])  # doctest: +SKIP
+    """
+    _check_readme(built_dir)
+    shards: list[Path] = []
+    for split, platforms in counts.items():
+        for platform, expected in platforms.items():
+            found = _shards(built_dir / platform, split)
+            _check_counts(f"{platform}/{split}", _count(found, platform), expected)
+            shards += found
+    left_over = set(built_dir.glob("*/*.parquet")) - set(shards)
+    if left_over:
+        raise DataError(f"{min(left_over)}: not in build.json; delete it or build into an empty directory")
+    return shards
+
+
+def _check_readme(built_dir: Path) -> None:
+    """Every file pattern of the README's configs finds a file."""
+    readme = built_dir / "README.md"
+    configs = (metadata_load(readme) or {}).get("configs") if readme.is_file() else None
+    if not configs:
+        raise DataError(f"{readme}: no `configs:` there, so the build is not complete; run `pemoe data build` again")
+    for config in configs:
+        for files in config["data_files"]:
+            patterns = [files["path"]] if isinstance(files["path"], str) else files["path"]
+            missing = [pattern for pattern in patterns if not any(built_dir.glob(pattern))]
+            if missing:
+                raise DataError(f"{readme}: config {config['config_name']!r} names {missing[0]}, and there is none")
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """The complete set `split-0000k-of-0000n.parquet`."""
+    found = sorted(folder.glob(f"{split}-*.parquet"))
+    if not found:
+        raise DataError(f"{folder}: no {split}-*.parquet, though build.json counts images there; build the data again")
+    total = re.search(r"-of-(\d{5})\.parquet$", found[0].name)
+    names = [f"{split}-{k:05d}-of-{total[1]}.parquet" for k in range(int(total[1]))] if total else []
+    if [path.name for path in found] != names:
+        raise DataError(f"{folder}: shards of {split} are missing or left over: {len(found)} files; build it again")
+    return found
+
+
+def _count(shards: list[Path], platform: str) -> dict[str, int]:
+    """Images, places, captions and refined captions of the shards; checks columns and the platform on the way."""
+    code = PLATFORMS.index(platform) if platform in PLATFORMS else None
+    counted = {"images": 0, "captions": 0, "refined_captions": 0}
+    places: set[str | None] = set()  # all pictures without a place count as one
+    for path in shards:
+        try:
+            with pq.ParquetFile(path) as file:
+                _check_columns(path, file.schema_arrow)
+                columns = ["place_id", "platform", "captions", "refined_captions"]
+                for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+                    counted["images"] += batch.num_rows
+                    counted["captions"] += _items(batch["captions"])
+                    counted["refined_captions"] += _items(batch["refined_captions"])
+                    places |= set(batch["place_id"].unique().to_pylist())
+                    if set(batch["platform"].unique().to_pylist()) != {code}:
+                        raise DataError(f"{path}: holds rows of another platform than {platform}; build it again")
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); build the data again") from error
+    return {**counted, "places": len(places)}
+
+
+def _items(lists: pa.ListArray) -> int:
+    """Strings in all lists together."""
+    return pc.sum(pc.list_value_length(lists)).as_py() or 0
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    if datasets.Features.from_arrow_schema(schema) != FEATURES:
+        raise DataError(f"{path}: other columns or types than a built data set has; build the data again")
+
+
+def _check_counts(name: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    for what, number in expected.items():
+        if found[what] != number:
+            raise DataError(f"{name}: build.json counts {number} {what}, the files hold {found[what]}; build it again")

@@ -1,0 +1,51 @@
+"""A small built directory: the rendered campus, five places, two shards per platform in train; machine paths in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pemoe.datasets_scripts.build import BuildPlan, build_dataset
+from pemoe.datasets_scripts.campus.reader import CampusReader
+from pemoe.datasets_scripts.refine import RuleRefiner
+
+AUDIT = {
+    "rows": 30,
+    "defects": {"truncated": {"count": 1200, "examples": ["0001/image-01.jpeg"]}},
+    "clean": False,
+    "cost_usd": None,
+    "mean_characters": 745.25,
+    "by": "rules | 1, read from /home/anna/geotext",
+}
+
+
+def build_campus(root: Path, places_per_shard: int = 2) -> Path:
+    options = (("root", "/home/anna berg/geotext"), ("cache", f"{root}/cache"), ("filters", ["a", "b"]))
+    plan = BuildPlan(places_per_shard=places_per_shard, options=options)
+    reader = CampusReader(train_places=3, test_places=2)
+    build_dataset(reader, root, plan, refiner=RuleRefiner(), audit=lambda _: AUDIT, version="0.1.0")
+    (root / "reports").mkdir(exist_ok=True)
+    page = f"<p>{root}/drone, /home/anna berg/geotext</p><img src='data:,/9j/'>"
+    (root / "reports" / "audit.html").write_text(page)
+    (root / "reports" / "refine.json").write_text(json.dumps({"read": "/home/anna/photos/a.csv", "rows": 30}))
+    return root
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_campus(tmp_path_factory.mktemp("built") / "campus")
+
+
+@pytest.fixture
+def built_dir(built_once: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil; its files still name the first directory, as after a move."""
+    return Path(shutil.copytree(built_once, tmp_path / "campus"))
+
+
+@pytest.fixture
+def build() -> Callable[..., Path]:
+    return build_campus
