@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from pemoe.trainers.augmentation import AUGMENTS
 from pemoe.trainers.errors import TrainingError
 
 STAGES = ("contrastive", "hard_negative", "gate")
@@ -23,6 +24,7 @@ class PeMoETrainingArguments(TrainingArguments):
         same_place: how InfoNCE treats another image of the same place: "mask" or "multi_positive".
         margin: of the triplet loss, in cosine.
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
+        augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
@@ -38,6 +40,7 @@ class PeMoETrainingArguments(TrainingArguments):
     same_place: str = field(default="mask", metadata={"help": "mask or multi_positive"})
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
+    augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
@@ -47,7 +50,12 @@ class PeMoETrainingArguments(TrainingArguments):
     logging_strategy: str = field(default="no")
 
     def __post_init__(self) -> None:
-        choices = {"stage": STAGES, "caption_column": CAPTION_COLUMNS, "gate_loss": GATE_LOSSES}
+        choices = {
+            "stage": STAGES,
+            "caption_column": CAPTION_COLUMNS,
+            "gate_loss": GATE_LOSSES,
+            "augment": AUGMENTS,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"{name}: {getattr(self, name)!r} is unknown, use one of {', '.join(allowed)}")

@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEProcessor
+from pemoe.trainers.augmentation import PairAugmentation
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.samplers import Visit
+
+SATELLITE = PLATFORMS.index("satellite")
 
 
 class PairDataset(Dataset):
@@ -24,9 +28,11 @@ class PairDataset(Dataset):
         seed: of the draws.
         hard_negatives: `(rows, k)` int64 row numbers of negatives, -1 where there are fewer; None for no negatives.
         image_states: trunk states of every row `(rows, N, W)`, used instead of the images.
+        augmentation: of satellite pictures and their texts; None leaves them as they are.
 
     Raises:
-        TrainingError: a row without captions, or tables of another length than the rows.
+        TrainingError: a row without captions or platform, tables of another length than the rows, or trunk states
+            (which are of the pictures as they are) together with augmentation.
     """
 
     def __init__(
@@ -36,7 +42,10 @@ class PairDataset(Dataset):
         seed: int,
         hard_negatives: np.ndarray | None = None,
         image_states: Tensor | None = None,
+        augmentation: PairAugmentation | None = None,
     ) -> None:
+        if augmentation is not None and image_states is not None:
+            raise TrainingError("augment: pictures whose trunk states are cached cannot be augmented; cache none")
         self.captions: list[list[str]] = rows[caption_column][:]
         for position, captions in enumerate(self.captions):
             if not captions:
@@ -47,6 +56,11 @@ class PairDataset(Dataset):
         for name, table in (("hard_negatives", hard_negatives), ("image_states", image_states)):
             if table is not None and len(table) != len(rows):
                 raise TrainingError(f"{name}: holds {len(table)} rows, the data set {len(rows)}")
+        unknown = next((k for k, platform in enumerate(rows["platform"][:]) if platform is None), None)
+        if unknown is not None:
+            raise TrainingError(
+                f"row {rows[unknown]['image_id']} has no platform: build the data with --platform or --classify"
+            )
         self.images = rows.select_columns(["image"])
         self.place_id = number_places(rows["place_id"][:])
         self.platform_names: list[str] = rows.features["platform"].names
@@ -54,6 +68,7 @@ class PairDataset(Dataset):
         self.seed = seed
         self.hard_negatives = hard_negatives
         self.image_states = image_states
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -64,9 +79,12 @@ class PairDataset(Dataset):
         row, draw = visit
         rng = np.random.default_rng((self.seed, draw, row))
         captions = self.captions[row]
+        image, text, plan = self._image(row), captions[rng.integers(len(captions))], None
+        if self.augmentation is not None and self.platform_id[row] == SATELLITE:
+            image, text, plan = self.augmentation.pair(image, text, draw, row)
         pair = {
-            "text": captions[rng.integers(len(captions))],
-            "image": self._image(row),
+            "text": text,
+            "image": image,
             "place_id": int(self.place_id[row]),
             "platform_id": int(self.platform_id[row]),
         }
@@ -74,7 +92,10 @@ class PairDataset(Dataset):
             found = self.hard_negatives[row][self.hard_negatives[row] >= 0]
             pair["has_negative"] = len(found) > 0
             # a row without a negative carries its own image as a filler, which the loss leaves out
-            pair["negative_image"] = self._image(int(found[rng.integers(len(found))]) if len(found) else row)
+            negative = int(found[rng.integers(len(found))]) if len(found) else row
+            pair["negative_image"] = self._image(negative)
+            if plan is not None:
+                pair["negative_image"] = self.augmentation.picture(pair["negative_image"], draw, negative, plan)
         return pair
 
     def _image(self, row: int):

@@ -17,7 +17,7 @@ from pemoe.retrieval import search
 from pemoe.retrieval.fresh_process import run_without_package
 from pemoe.retrieval.report import Example, Hit, write_report
 from pemoe.retrieval.runs import write_json
-from pemoe.trainers.recipes import DataRecipe, Recipe, load_recipe
+from pemoe.trainers.recipes import DataRecipe, Recipe, data_recipe, load_recipe
 from pemoe.trainers.stages import build_model
 from pemoe.trainers.table1 import Row, Table1
 
@@ -49,20 +49,24 @@ np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
 def load_rows(data: DataRecipe, show_progress: bool = False) -> datasets.DatasetDict:
     """The splits of a recipe's source; training captions are refined by rule where the source brings no refined ones.
 
+    Training pictures without a caption are left out: there is nothing to learn from them.
+
     Raises:
         DataError: whatever the source finds wrong.
     """
     splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
+    if not all(splits["train"]["captions"]):
+        splits["train"] = splits["train"].filter(bool, input_columns="captions")
     if not any(splits["train"]["refined_captions"]):
         splits = refine_dataset(splits)
     return splits
 
 
 def quickstart_recipe(data: str | None = None, seed: int = 0) -> Recipe:
-    """The packaged quickstart on the rendered campus of that seed, or on a directory in GeoText-1652's layout."""
+    """The packaged quickstart on the rendered campus of that seed, or on the data set a user names."""
     recipe = load_recipe("quickstart")
     rendered = replace(recipe.data, options={**recipe.data.options, "seed": seed})
-    source = rendered if data is None else DataRecipe(source="geotext1652", root=data)
+    source = rendered if data is None else data_recipe(data)
     return replace(recipe, seed=seed, data=source)
 
 

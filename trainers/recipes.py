@@ -10,8 +10,10 @@ from pathlib import Path
 import yaml
 from transformers import SchedulerType
 
+from pemoe.datasets_scripts.sources import detect_source
 from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES
+from pemoe.trainers.augmentation import AUGMENTS
 from pemoe.trainers.errors import TrainingError
 
 PACKAGED = resources.files("pemoe.trainers") / "recipes"
@@ -25,6 +27,15 @@ class DataRecipe:
     source: str = "campus"
     root: str | None = None
     options: dict = field(default_factory=dict)
+
+
+def data_recipe(data: str) -> DataRecipe:
+    """The recipe of what a user names: a directory of any source, or a data set on the Hub.
+
+    Raises:
+        DataError: it is neither.
+    """
+    return DataRecipe(source=detect_source(data), root=data)
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,8 @@ class Recipe:
 
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
-    output of every training image in memory (exact while images are not augmented); unified_steps: steps of a unified
+    output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
+    `PairAugmentation`; unified_steps: steps of a unified
     model on the same captions that the experts then start from (0: from the backbones).
     """
 
@@ -94,6 +106,7 @@ class Recipe:
     global_batch_size: int = 128
     precision: str = "float32"
     cache_image_states: bool = False
+    augment: str = "none"
     num_workers: int = 0
     unified_steps: int = 0
     contrastive: StageRecipe = field(default_factory=StageRecipe)
@@ -102,12 +115,20 @@ class Recipe:
     gate: GateRecipe = field(default_factory=GateRecipe)
 
     def __post_init__(self) -> None:
-        choices = {"caption_column": CAPTION_COLUMNS, "precision": ("float32", "bfloat16")}
+        choices = {
+            "caption_column": CAPTION_COLUMNS,
+            "precision": ("float32", "bfloat16"),
+            "augment": AUGMENTS,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise TrainingError(f"{name}: {getattr(self, name)!r} is unknown, use one of {', '.join(allowed)}")
         if self.gate.gate_loss not in GATE_LOSSES:
             raise TrainingError(f"gate.gate_loss: {self.gate.gate_loss!r} is not one of {', '.join(GATE_LOSSES)}")
+        if self.cache_image_states and self.augment != "none":
+            raise TrainingError(
+                "augment: pictures whose trunk states are cached cannot be augmented; use one of the two"
+            )
         if self.global_batch_size < 2:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:

@@ -232,6 +232,7 @@ class StageRunner:
             output_dir=str(directory),
             stage=stage,
             caption_column=self.recipe.caption_column,
+            augment=self.recipe.augment,
             max_steps=spec.steps,
             learning_rate=spec.learning_rate,
             weight_decay=spec.weight_decay,

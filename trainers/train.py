@@ -20,7 +20,7 @@ from pemoe.retrieval.runs import RunError, check_output, prepare_output, write_j
 from pemoe.trainers.distributed import local_device, process_count, rank
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.quickstart import load_rows
-from pemoe.trainers.recipes import DataRecipe, Recipe, load_recipe
+from pemoe.trainers.recipes import Recipe, data_recipe, load_recipe
 from pemoe.trainers.stages import StageRunner, build_model
 
 RECIPE = "recipe.json"
@@ -34,7 +34,7 @@ def read_config(config: str, data: str | None = None, seed: int | None = None) -
     """
     recipe = load_recipe(config)
     if data is not None:
-        recipe = replace(recipe, data=DataRecipe(source="geotext1652", root=data))
+        recipe = replace(recipe, data=data_recipe(data))
     if recipe.data.source != "campus" and recipe.data.root is None:
         raise TrainingError(f"recipe {config}: its source {recipe.data.source!r} lies on disk; give --data DIR")
     if seed is None:

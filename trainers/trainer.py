@@ -18,6 +18,7 @@ from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProc
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.augmentation import PairAugmentation
 from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.pairs import PairCollator, PairDataset
@@ -74,7 +75,8 @@ class PeMoETrainer(Trainer):
         pairs = None
         if train_dataset is not None:
             negatives = hard_negatives if args.stage == "hard_negative" else None
-            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states)
+            augmentation = None if args.augment == "none" else PairAugmentation(args.augment, args.seed)
+            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, augmentation)
         self.platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
         self.platforms = trained_platforms(model, pairs)
         prepare_for_stage(model, args.stage, args.gate_loss, [self.platform_names[k] for k in self.platforms])

@@ -78,8 +78,9 @@ def test_resume_refuses_another_recipe_and_overwrite_keeps_the_old_run_until_dat
         train_into(tmp_path / "run", recipe, "test")
     with pytest.raises(TrainingError, match="another seed"):
         train_into(tmp_path / "run", dataclasses.replace(recipe, seed=1), "test", resume=True)
-    broken = read_config(write_recipe(tmp_path / "recipe.yaml"), data=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="nowhere"):
+    (tmp_path / "bare").mkdir()
+    broken = read_config(write_recipe(tmp_path / "recipe.yaml"), data=str(tmp_path / "bare"))
+    with pytest.raises(ValueError, match="bare holds no images"):
         train_into(tmp_path / "run", broken, "test", overwrite=True)
     assert (tmp_path / "run" / "metrics.json").is_file()
 
