@@ -9,7 +9,10 @@ PACKAGES = {
     "pemoe": "pemoe",
     "pemoe.modeling_pemoe": "modeling_pemoe",
     "pemoe.datasets_scripts": "datasets_scripts",
+    "pemoe.datasets_scripts.audit": "datasets_scripts/audit",
     "pemoe.datasets_scripts.campus": "datasets_scripts/campus",
+    "pemoe.datasets_scripts.refine": "datasets_scripts/refine",
+    "pemoe.hub_cards": "hub_cards",
     "pemoe.trainers": "trainers",
     "pemoe.retrieval": "retrieval",
 }
@@ -28,11 +31,24 @@ INSTALL_REQUIRES = [
     "pyyaml>=6,<7",  # recipes; the format accelerate's own configs use; MIT
     "pillow>=10,<13",  # draws the campus, decodes images
     "numpy>=1.26,<3",
+    "pyarrow>=24,<30",  # writes Parquet shard by shard; what datasets itself runs on; Apache-2.0
+    "ijson>=3.3,<4",  # reads 250 MB of JSON records one by one in bounded memory; BSD
+    "defusedxml>=0.7,<1",  # reads KML from anywhere and refuses entity bombs; PSF
+    "ImageHash>=4.3,<5",  # perceptual hashes that find near-duplicate pictures; BSD-2
+    "scipy>=1.11,<2",  # connected patches of text burnt into pictures; comes with ImageHash; BSD-3
+    "jinja2>=3.1,<4",  # audit report and cards, escaped; in torch already; BSD-3
     "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
 ]
 
+RASTERIO = "rasterio>=1.4,<2"  # GeoTIFF tiles with their georeference, GDAL in the wheel; BSD-3
 EXTRAS_REQUIRE = {
-    "test": ["pytest>=8,<10", "ruff>=0.15,<1"],
+    "geo": [RASTERIO],
+    "test": [
+        "pytest>=8,<10",
+        "ruff>=0.15,<1",
+        RASTERIO,
+        "transformers[serving]",
+    ],  # serving: a real endpoint to refine at
 }
 
 setup(
@@ -47,6 +63,8 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "pemoe": ["py.typed"],
+        "pemoe.datasets_scripts.refine": ["prompts/*.txt"],
+        "pemoe.hub_cards": ["*.md"],
         "pemoe.trainers": ["recipes/*.yaml", "tiny_backbones/*/*"],
     },
     install_requires=INSTALL_REQUIRES,

@@ -1,4 +1,4 @@
-"""The command line, `pemoe quickstart | info | train | mine | evaluate`: parses, calls, prints; no logic."""
+"""The command line, `pemoe quickstart | info | train | mine | evaluate | data`: parses, calls, prints; no logic."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from typing import Annotated
 
 import typer
 
+from pemoe.console import (
+    AsJson,
+    Checkpoint,
+    Data,
+    Output,
+    Overwrite,
+    Resume,
+    Seed,
+    fail,
+    format_columns,
+    print_json,
+    typed_command,
+)
+from pemoe.data_cli import data_app
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="Find a place from a sentence.",
 )
-
-Output = Annotated[Path | None, typer.Option(help="Directory to write to (default: runs/<command>).")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that directory.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
-Data = Annotated[
-    str | None, typer.Option(help="Directory in GeoText-1652's layout; the rendered campus when left out.")
-]
-Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a trained model.")]
+app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -51,11 +57,11 @@ def quickstart(
     prepare_output(directory, overwrite)
     rows: list = []
     results = run_quickstart(directory, recipe, splits, show_progress=True, on_row=rows.append)
-    metrics = write_metrics(directory, _command(), seed, started_s, results, local_device().type)
+    metrics = write_metrics(directory, typed_command(), seed, started_s, results, local_device().type)
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
         return
-    typer.echo(_table(format_table(rows)))
+    typer.echo(format_columns(format_table(rows)))
     for example in results["examples"]:
         _print_example(example)
     typer.echo(f"\n{metrics['wall_s']:.0f} s, {metrics['peak_rss_mb']:.0f} MB. Model: {directory / 'model'}")
@@ -85,13 +91,13 @@ def info(
     except (ValueError, OSError, StrictDataclassError) as error:
         raise typer.BadParameter(f"{preset or model}: {error}") from error
     if as_json:
-        _print_json(sizes)
+        print_json(sizes)
         return
     rows = [["", "parameters", "MB bf16", "MB fp32"]]
     for name, size in {**sizes["parts"], **sizes["checkpoints"]}.items():
         label = f"{name} checkpoint" if name in sizes["checkpoints"] else name
         rows.append([label, f"{size['parameters']:,}", f"{size['mb_bf16']:,.1f}", f"{size['mb_fp32']:,.1f}"])
-    typer.echo(_table(rows))
+    typer.echo(format_columns(rows))
     typer.echo(f"{len(config.platforms)} experts: {', '.join(config.platforms)}")
     typer.echo(f"trainable share: {100 * sizes['trainable_share']:.1f} %")
 
@@ -116,9 +122,11 @@ def train(
 
     def tell(plan: list[dict]) -> None:
         columns = ("stage", "platform", "joined_batch_size", "steps", "places", "images")
-        typer.echo(_table([list(columns), *([str(line[name]) for name in columns] for line in plan)]), err=True)
+        typer.echo(
+            format_columns([list(columns), *([str(line[name]) for name in columns] for line in plan)]), err=True
+        )
 
-    metrics = train_into(directory, read_config(config, data, seed), _command(), overwrite, resume, tell)
+    metrics = train_into(directory, read_config(config, data, seed), typed_command(), overwrite, resume, tell)
     _report(metrics, as_json, f"Model: {directory / 'model'}")
 
 
@@ -149,7 +157,7 @@ def mine(
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
     results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
-    metrics = write_metrics(directory, _command(), seed, started_s, results, model.device.type)
+    metrics = write_metrics(directory, typed_command(), seed, started_s, results, model.device.type)
     _report(metrics, as_json, f"{directory / 'negatives.npy'}")
 
 
@@ -175,7 +183,7 @@ def evaluate(
     rows = load_rows(_data_recipe(checkpoint, data), show_progress=True)["test"]
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
-    metrics = write_metrics(directory, _command(), None, started_s, results, model.device.type)
+    metrics = write_metrics(directory, typed_command(), None, started_s, results, model.device.type)
     _report(metrics, as_json, f"{directory / 'metrics.json'}")
 
 
@@ -190,16 +198,11 @@ def main() -> None:
         code = 130
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong arguments; typer's click has been its own copy since 0.29
-            _fail(error.format_message())
+            fail(error.format_message())
         if not isinstance(error, _input_errors()):
             raise  # a failure of ours: traceback and exit code 1
-        _fail(str(error))
+        fail(str(error))
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"pemoe: {' '.join(message.split())}", err=True)
-    sys.exit(2)
 
 
 def _input_errors() -> tuple[type[Exception], ...]:
@@ -246,42 +249,25 @@ def _config_of(checkpoint: str):
 
 def _data_recipe(checkpoint: str, data: str | None):
     """Where the rows come from: the directory given, else what the run beside the checkpoint used, else the campus."""
-    from pemoe.trainers.recipes import DataRecipe, load_recipe
+    from pemoe.trainers.recipes import DataRecipe, data_recipe, load_recipe
 
     run = Path(checkpoint).parent / "recipe.json"
     if data is not None:
-        return DataRecipe(source="geotext1652", root=data)
+        return data_recipe(data)
     if run.is_file():
         return DataRecipe(**json.loads(run.read_text(encoding="utf-8"))["data"])
     return load_recipe("quickstart").data
 
 
-def _command() -> str:
-    return " ".join(["pemoe", *sys.argv[1:]])
-
-
-def _print_json(content: dict) -> None:
-    typer.echo(json.dumps(content))
-
-
 def _report(metrics: dict, as_json: bool, where: str) -> None:
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
         return
     figures = metrics["results"].get("test") or metrics["results"]
     for name, value in figures.items():
         if isinstance(value, int | float):
             typer.echo(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
     typer.echo(f"\n{metrics['wall_s']:.0f} s. {where}")
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, rest = row[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(lines)
 
 
 def _print_example(example: dict) -> None:

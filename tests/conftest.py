@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the first import of huggingface_hub
 
-import torch
-from tiny_models import build_tiny_inputs, build_tiny_model
+CACHE = tempfile.TemporaryDirectory(prefix="pemoe-tests-")  # removed when the tests end
+os.environ["HF_DATASETS_CACHE"] = CACHE.name  # the user's own cache stays as it is
 
-from pemoe.modeling_pemoe import PeMoEModel
+import torch  # noqa: E402
+from tiny_models import build_tiny_inputs, build_tiny_model  # noqa: E402
+
+from pemoe.modeling_pemoe import PeMoEModel  # noqa: E402
 
 
 @pytest.fixture

@@ -16,10 +16,13 @@ import torch
 
 import pemoe
 from pemoe import cli
+from pemoe.datasets_scripts.audit.defects import DEFECTS
+from pemoe.datasets_scripts.audit.filters import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("modeling_pemoe", "datasets_scripts", "trainers", "retrieval")
+FOLDERS = ("modeling_pemoe", "datasets_scripts", "trainers", "retrieval", "hub_cards")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DATA_GUIDE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 COMMAND_LINE = re.compile(r"^(pemoe .*|torchrun .*|python benchmarks/.*)$", re.MULTILINE)
 
 
@@ -51,7 +54,7 @@ def test_readme_is_short_and_complete() -> None:
     assert len(README.splitlines()) < 250
     assert "@@" not in README
     for path in re.findall(
-        r"`((?:datasets_scripts|modeling_pemoe|trainers|retrieval|benchmarks|docs)/[\w./-]*)`", README
+        r"`((?:datasets_scripts|modeling_pemoe|trainers|retrieval|hub_cards|benchmarks|docs)/[\w./-]*)`", README
     ):
         assert (ROOT / path).exists(), path
 
@@ -62,8 +65,8 @@ def test_readme_commands_exist(line: str, monkeypatch: pytest.MonkeyPatch, capsy
     if words[0] == "python":
         assert (ROOT / words[1]).is_file()
         return
-    command = "train" if words[0] == "torchrun" else words[1]
-    monkeypatch.setattr(sys, "argv", ["pemoe", command, "--help"])
+    command = ["train"] if words[0] == "torchrun" else words[1 : 3 if words[1] == "data" else 2]
+    monkeypatch.setattr(sys, "argv", ["pemoe", *command, "--help"])
     with pytest.raises(SystemExit) as done:
         cli.main()
     assert done.value.code in (0, None)
@@ -83,3 +86,8 @@ def test_no_path_of_a_machine_is_told() -> None:
     told = [README, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")]
     told += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
     assert not any(re.search(r"(/work/|/opt/|/home/|/root/|/tmp/)", text) for text in told)
+
+
+def test_every_defect_and_filter_is_told() -> None:
+    told = re.findall(r"^\| `(\w+)` \| (error|warning|note) \| (yes)? ?\|", DATA_GUIDE, re.MULTILINE)
+    assert told == [(name, one.severity, "yes" if name in FILTERS else "") for name, one in DEFECTS.items()]

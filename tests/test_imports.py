@@ -26,6 +26,7 @@ MAY_IMPORT = {  # folder -> folders of ours that it may import, itself included
 }
 FOLDERS = set(MAY_IMPORT)
 VERSION_READERS = {"retrieval/runs.py"}  # may say `from pemoe import __version__`
+PICTURE_MOVERS = {"datasets_scripts/augment.py"}  # may use torchvision inside its functions
 MAX_LINES = 500
 
 
@@ -149,11 +150,16 @@ class _WithoutTry(ast.NodeTransformer):
 
 
 def torch_in_data_code(source: Source) -> list[str]:
-    """Building data needs no torch."""
+    """Building data needs no torch; moving pictures asks torchvision once it is done."""
     if source.folder != "datasets_scripts":
         return []
-    found = imports_of(source)
-    return [f"line {one.line}: {one.module}" for one in found if _root_of(one) in ("torch", "torchvision")]
+    at_once = {node.lineno for node in ast.parse(source.text).body}
+    return [
+        f"line {found.line}: {found.module}"
+        for found in imports_of(source)
+        if _root_of(found) == "torch"
+        or (_root_of(found) == "torchvision" and (found.line in at_once or source.path not in PICTURE_MOVERS))
+    ]
 
 
 def prints(source: Source) -> list[str]:
@@ -275,11 +281,15 @@ PLANTED = [
     (hard_imports_of_image_libraries, "modeling_pemoe/a.py", "def f():\n    from open_clip.model import CLIP"),
     (torch_in_data_code, "datasets_scripts/a.py", "def f():\n    import torch.nn as nn"),
     (torch_in_data_code, "datasets_scripts/campus/a.py", "from torch import Tensor"),
+    (torch_in_data_code, "datasets_scripts/a.py", "def f():\n    from torchvision.transforms import v2"),
+    (torch_in_data_code, "datasets_scripts/augment.py", "from torchvision.transforms import v2"),
+    (torch_in_data_code, "datasets_scripts/augment.py", "def f():\n    import torch"),
     (prints, "retrieval/a.py", "def f():\n    print('hello')"),
     (long_files, "tests/a.py", "x = 1\n" * MAX_LINES),
 ]
 
 CLEAN = [
+    (torch_in_data_code, "datasets_scripts/augment.py", "def f():\n    from torchvision.transforms import v2"),
     (bare_imports, "modeling_pemoe/a.py", "from .modeling_pemoe import PeMoEModel"),
     (imports_against_the_direction, "retrieval/runs.py", "from pemoe import __version__"),
     (imports_against_the_direction, "pemoe/cli.py", "from pemoe.trainers import PeMoETrainer"),

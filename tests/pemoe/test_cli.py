@@ -8,29 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import assert_refused, run
 
 from pemoe import cli
 
 COMMANDS = ("quickstart", "info", "train", "mine", "evaluate")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Exit code of `pemoe ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["pemoe", *arguments])
-    try:
-        cli.main()
-    except SystemExit as done:
-        return done.code or 0
-    return 0
-
-
-def assert_refused(monkeypatch, capsys, arguments: list[str], word: str) -> None:
-    code = run(monkeypatch, *arguments)
-    said = capsys.readouterr()
-    assert code == 2
-    assert said.out == ""
-    assert said.err.startswith("pemoe: ") and said.err.count("\n") == 1, said.err
-    assert word in said.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

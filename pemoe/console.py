@@ -1,0 +1,47 @@
+"""What the commands share: options with their help, tables, JSON on stdout, one-line refusals."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Output = Annotated[Path | None, typer.Option(help="Directory to write to (default: runs/<command>).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that directory.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="A built data set, its Hub id, GeoText-1652's files, or a folder of photos; else the campus."),
+]
+Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a trained model.")]
+
+
+def typed_command() -> str:
+    """The command as typed."""
+    return " ".join(["pemoe", *sys.argv[1:]])
+
+
+def print_json(content: dict) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(content, ensure_ascii=False))
+
+
+def fail(message: str) -> None:
+    """One line on stderr, exit code 2."""
+    typer.echo(f"pemoe: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def format_columns(rows: list[list[str]]) -> str:
+    """Rows of cells as plain text, the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        first, rest = row[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([first, *rest]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,320 @@
+"""The commands `pemoe data build | audit | refine | sanitize | publish`: parse, call, print; no logic."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pemoe.console import AsJson, Output, Overwrite, Resume, Seed, format_columns, print_json, typed_command
+
+data_app = typer.Typer(no_args_is_help=True, help="Build, audit, refine, sanitize and publish data sets.")
+
+Root = Annotated[str, typer.Argument(help="Directory of any source, or: campus.")]
+Source = Annotated[
+    str | None,
+    typer.Option(help="Its kind, where it is not told by its files: geotext1652, folder, parquet, robosense."),
+]
+Coordinates = Annotated[Path | None, typer.Option(help="KML or CSV of coordinates per building (GeoText-1652).")]
+Names = Annotated[Path | None, typer.Option(help="new_name_list.txt, where the KML holds names.")]
+Filters = Annotated[
+    list[str] | None, typer.Option("--filter", help="Defect to drop or repair (GeoText-1652); may be repeated.")
+]
+Table = Annotated[str | None, typer.Option(help="Table of a folder's images, where there are several.")]
+Platform = Annotated[str | None, typer.Option(help="Of a folder's images, where nothing else tells it.")]
+PlaceBy = Annotated[str | None, typer.Option(help="What a place of a folder is: folder or file.")]
+Classify = Annotated[
+    str | None,
+    typer.Option(
+        help="Tell unknown platforms by content: a saved classifier, or 'here' to learn from the known ones."
+    ),
+]
+Phase = Annotated[int | None, typer.Option(help="Of the RoboSense challenge: 1 or 2.")]
+Places = Annotated[int | None, typer.Option(min=4, help="Places of the campus.")]
+SanitizeMode = Annotated[str, typer.Option(help="Directions in satellite texts: remove, mask or keep.")]
+Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first; errors stop the build.")]
+
+
+@data_app.command()
+def build(  # noqa: PLR0913 - options of a command
+    root: Root,
+    output: Output = None,
+    source: Source = None,
+    coordinates: Coordinates = None,
+    names: Names = None,
+    filters: Filters = None,
+    table: Table = None,
+    platform: Platform = None,
+    place_by: PlaceBy = None,
+    classify: Classify = None,
+    phase: Phase = None,
+    places: Places = None,
+    refine: Annotated[str, typer.Option(help="What fills refined_captions: rules or none.")] = "rules",
+    sanitize: SanitizeMode = "remove",
+    audit: Audited = True,
+    seed: Seed = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read a source, check it, refine and sanitize its captions, write Parquet that load_dataset reads.
+
+    Example: pemoe data build GEOTEXT --coordinates places.csv --output runs/data_build
+    """
+    from pemoe.datasets_scripts.refine import RuleRefiner
+
+    if refine not in ("rules", "none"):
+        raise typer.BadParameter(f"--refine is {refine!r}; use rules or none (a language model: pemoe data refine)")
+    name, options = _reader_options(
+        root, source, coordinates=coordinates, names=names, filters=filters, table=table, platform=platform,
+        place_id=place_by, classify=classify, phase=phase, places=places, seed=seed,
+    )  # fmt: skip
+    refiner = RuleRefiner() if refine == "rules" else None
+    plan = _plan(refine if refiner else None, sanitize, name, options)
+    _build(
+        (name, root, options), output or Path("runs/data_build"), plan, seed, as_json,
+        refiner=refiner, audit=audit, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+
+
+@data_app.command()
+def refine(  # noqa: PLR0913 - options of a command
+    root: Root,
+    model: Annotated[str, typer.Option(help="The model, as its server calls it; a directory or Hub id with --local.")],
+    output: Output = None,
+    source: Source = None,
+    filters: Filters = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint (default: Hugging Face Inference Providers).")
+    ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Variable of the environment that holds the key.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run the model here, with transformers.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Show the model the picture beside its caption.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Every answer is kept here (default: beside the output).")] = None,
+    prompt_version: Annotated[str, typer.Option(help="Of the packaged prompts.")] = "v1",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests on their way at a time.")] = 8,
+    requests_per_minute: Annotated[float | None, typer.Option(help="Limit of the endpoint.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="After 429, 5xx, a timeout.")] = 5,
+    timeout_s: Annotated[float, typer.Option(min=1, help="For one answer.")] = 120.0,
+    budget_tokens: Annotated[int | None, typer.Option(help="Cap on tokens of this run.")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="Cap on dollars; needs both prices.")] = None,
+    usd_per_million_in: Annotated[float | None, typer.Option(help="Price of prompt tokens.")] = None,
+    usd_per_million_out: Annotated[float | None, typer.Option(help="Price of completion tokens.")] = None,
+    response_format: Annotated[str, typer.Option(help="json_schema, json_object or none.")] = "json_schema",
+    sanitize: SanitizeMode = "remove",
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost; ask nothing.")] = False,
+    seed: Seed = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite the training captions with a language model, every answer checked and kept; rules where it fails.
+
+    Example: pemoe data refine runs/data_build --model Qwen/Qwen2.5-7B-Instruct --base-url http://127.0.0.1:8000/v1
+    """
+    from pemoe.datasets_scripts.llm_build import estimate_refining, make_backend, make_refiner
+
+    output = output or Path("runs/data_refine")
+    backend = make_backend(
+        model, base_url=base_url, api_key_env=api_key_env, local=local, takes_images=images, timeout_s=timeout_s,
+        response_format=response_format,
+    )  # fmt: skip
+    name, options = _reader_options(root, source, filters=filters, seed=seed)
+    limits = {
+        "prompt_version": prompt_version, "concurrency": concurrency, "requests_per_minute": requests_per_minute,
+        "retries": retries, "budget_tokens": budget_tokens, "budget_usd": budget_usd,
+        "usd_per_million_in": usd_per_million_in, "usd_per_million_out": usd_per_million_out, "seed": seed,
+    }  # fmt: skip
+    cache = cache or output.with_name(f"{output.name}.answers.sqlite")
+    if dry_run:
+        _print_figures(estimate_refining(backend, cache, limits, (name, root, options), show_progress=True), as_json)
+        return
+    refiner = make_refiner(backend, cache, limits, output, resume, overwrite)
+    told = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
+    plan = _plan("llm", sanitize, name, {**options, **told})
+    _build(
+        (name, root, options), output, plan, seed, as_json,
+        refiner=refiner, audit=audit, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+
+
+@data_app.command()
+def audit(
+    root: Root,
+    output: Output = None,
+    source: Source = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find every known defect of a data set: counts, examples by image_id, and which filter would repair it.
+
+    Example: pemoe data audit GEOTEXT --output runs/data_audit
+    """
+    from pemoe.datasets_scripts.audit.filters import FILTERS
+    from pemoe.datasets_scripts.audited_build import audit_source, write_audit
+    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
+
+    started_s = time.monotonic()
+    directory = check_output(output or Path("runs/data_audit"), overwrite)
+    name, options = _reader_options(root, source)
+    found = audit_source(name, root, options, show_progress=True)
+    prepare_output(directory, overwrite)
+    write_audit(found, name, root, directory)
+    metrics = write_metrics(directory, typed_command(), None, started_s, found.to_dict())
+    if as_json:
+        print_json(metrics)
+        return
+    rows = [["defect", "severity", "findings", "filter", "for example"]]
+    for kind, told in metrics["results"]["defects"].items():
+        has_filter = "yes" if kind in FILTERS and name == "geotext1652" else ""
+        rows.append([kind, told["severity"], str(told["count"]), has_filter, told["examples"][0]["image_id"] or ""])
+    typer.echo(format_columns(rows) if len(rows) > 1 else "No known defect was found.")
+    typer.echo(f"\nOpen {directory / 'audit.html'} for pictures and texts.")
+
+
+@data_app.command()
+def sanitize(
+    text: Annotated[str, typer.Argument(help="A caption.")],
+    mode: Annotated[str, typer.Option(help="remove sentences, mask words, or transform them.")] = "remove",
+    flip_horizontal: Annotated[bool, typer.Option("--flip-horizontal", help="transform: left and right.")] = False,
+    flip_vertical: Annotated[bool, typer.Option("--flip-vertical", help="transform: top and bottom.")] = False,
+    rotate_deg: Annotated[float, typer.Option(help="transform: counter-clockwise.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show the directions of a caption, and what sanitizing leaves of it.
+
+    Example: pemoe data sanitize "A pond. A road runs on the left." --mode transform --flip-horizontal
+    """
+    from dataclasses import asdict
+
+    from pemoe.datasets_scripts.augment import Geometry
+    from pemoe.datasets_scripts.sanitize import find_directions, sanitize_caption
+    from pemoe.datasets_scripts.transform import transform_caption
+
+    is_moved = flip_horizontal or flip_vertical or rotate_deg != 0
+    if is_moved != (mode == "transform"):
+        raise typer.BadParameter("--mode transform goes with --flip-horizontal, --flip-vertical or --rotate-deg")
+    geometry = Geometry(flip_horizontal, flip_vertical, rotate_deg)
+    left = transform_caption(text, geometry) if mode == "transform" else sanitize_caption(text, mode).text
+    found = [asdict(direction) for direction in find_directions(text)]
+    if as_json:
+        print_json({"text": left, "directions": found})
+        return
+    for direction in found:
+        typer.echo(f"{direction['text']:24} {direction['frame']:8} {direction['reason']}", err=True)
+    typer.echo(left)
+
+
+@data_app.command()
+def publish(  # noqa: PLR0913 - options of a command
+    directory: Annotated[Path, typer.Argument(help="A data set that pemoe data build wrote.")],
+    repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and what would be sent.")] = False,
+    license_id: Annotated[str | None, typer.Option("--license", help="Of your own data, e.g. cc-by-4.0.")] = None,
+    license_note: Annotated[str | None, typer.Option(help="A sentence below it.")] = None,
+    language: Annotated[str, typer.Option(help="Of the captions, ISO 639-1.")] = "en",
+    title: Annotated[str | None, typer.Option(help="Of the card.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, made when it does not exist.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Render the data set's card and push card, Parquet and reports in one commit; run again to go on.
+
+    Example: pemoe data publish runs/data_build --repo me/geotext-refined --dry-run
+    """
+    from dataclasses import asdict
+
+    from pemoe.hub_cards import CardOptions, plan_push, push_dataset
+
+    options = CardOptions(license_id, license_note, language, title)
+    if dry_run:
+        _print_push(plan_push(directory, repo, options=options, private=not public), as_json)
+        return
+    result = push_dataset(directory, repo, options=options, private=not public, revision=revision, show_progress=True)
+    if as_json:
+        print_json(asdict(result))
+        return
+    typer.echo(f"{result.url} ({'private' if result.private else 'public'}), commit {result.commit}")
+
+
+def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, dict[str, Any]]:
+    """The kind of a source and the options given for it; paths and lists as JSON knows them."""
+    from pemoe.datasets_scripts.sources import detect_source, options_of
+
+    name = source or detect_source(root)
+    seed, places = given.pop("seed", 0), given.pop("places", None)
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value}
+    if options.get("classify") == "here":
+        options["classify"] = True
+    if name == "campus":
+        options["seed"] = seed
+    if places is not None:
+        options |= {"train_places": places - places * 3 // 11, "test_places": places * 3 // 11}
+    unknown = [option for option in options if option not in options_of(name)]
+    if unknown:
+        raise typer.BadParameter(f"{root} is a source of the kind {name}, which has no option for {unknown[0]}")
+    return name, options
+
+
+def _plan(refiner: str | None, sanitize: str, name: str, options: dict[str, Any]):
+    from pemoe.datasets_scripts.build import BuildPlan
+    from pemoe.datasets_scripts.sanitize import MODES
+
+    if sanitize not in (*MODES, "keep"):
+        raise typer.BadParameter(f"--sanitize is {sanitize!r}; use {', '.join(MODES)} or keep")
+    told = tuple(sorted({**options, "kind": name}.items()))
+    return BuildPlan(refiner, None if sanitize == "keep" else sanitize, options=told)
+
+
+def _build(
+    source: tuple[str, str, dict[str, Any]], output: Path, plan: Any, seed: int, as_json: bool, **options: Any
+) -> None:
+    """Build, write `metrics.json`, tell."""
+    from pemoe import __version__
+    from pemoe.datasets_scripts.audited_build import audited_build
+    from pemoe.retrieval.runs import write_metrics
+
+    started_s = time.monotonic()
+    name, root, reader_options = source
+    told = audited_build(
+        name, None if name == "campus" else root, reader_options, output, plan,
+        version=__version__, show_progress=True, **options,
+    )  # fmt: skip
+    metrics = write_metrics(output, typed_command(), seed, started_s, told)
+    if as_json:
+        print_json(metrics)
+        return
+    rows = [["split", "platform", "images", "places", "captions", "refined"]]
+    for split, platforms in told["counts"].items():
+        rows += [
+            [split, platform, *(str(count) for count in counts.values())] for platform, counts in platforms.items()
+        ]
+    typer.echo(format_columns(rows))
+    typer.echo(
+        f"\nload_dataset({str(output)!r}, 'drone', split='train', streaming=True); reports: {output / 'reports'}"
+    )
+
+
+def _print_figures(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(figures)
+        return
+    for name, value in figures.items():
+        typer.echo(f"{name:24} {'unknown' if value is None else value}")
+
+
+def _print_push(plan: Any, as_json: bool) -> None:
+    """What a push would send, and the card it would write."""
+    files = [[file.path, f"{file.size_bytes:,}"] for file in plan.files]
+    if as_json:
+        told = {"repo": plan.repo_id, "private": plan.private, "total_bytes": plan.total_bytes, "notes": plan.notes}
+        print_json({**told, "files": [file.path for file in plan.files], "card": plan.card})
+        return
+    typer.echo(plan.card)
+    typer.echo(format_columns([["file", "bytes"], *files]), err=True)
+    for note in plan.notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{plan.total_bytes:,} bytes would go to {plan.repo_id}; nothing was sent", err=True)
