@@ -11,6 +11,7 @@ bank cafe") cannot be told from directions and count.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pemoe.datasets_scripts.direction_lookalikes import LOOKALIKES
 from pemoe.datasets_scripts.direction_rules import FAMILIES, FIRM_RULES, RULES, Rule
@@ -66,6 +67,13 @@ def _search(text: str, rules: tuple[Rule, ...]) -> list[Direction]:
     return sorted(found, key=lambda direction: direction.start)
 
 
+@lru_cache(maxsize=1024)  # refining, sanitizing and their reports ask for the same sentences
+def _found(text: str) -> tuple[Direction, ...]:
+    """The directions of a text; of the rules those that can match it are tried."""
+    families = _families(text)
+    return tuple(_search(text, tuple(rule for rule in _ALL_RULES if rule.family in families)))
+
+
 def find_directions(text: str) -> list[Direction]:
     """Find the directions of a text.
 
@@ -79,5 +87,4 @@ def find_directions(text: str) -> list[Direction]:
         >>> [(found.text, found.frame) for found in find_directions("A pond to the right of it, facing south.")]
         [('to the right', 'image'), ('south', 'compass')]
     """
-    families = _families(text)
-    return _search(text, tuple(rule for rule in _ALL_RULES if rule.family in families)) if families else []
+    return list(_found(text))

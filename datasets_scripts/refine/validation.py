@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pemoe.datasets_scripts.refine.outcome import Rejection
 from pemoe.datasets_scripts.sanitize import find_directions
@@ -120,14 +121,16 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def _content(text: str) -> set[str]:
+@lru_cache(maxsize=1024)  # a statement is compared with all others of its row
+def _content(text: str) -> frozenset[str]:
     """What the words of a text are about: no function words, endings cut so that "roofs" meets "roof"."""
-    return {word[:5].rstrip("s") for word in words_of(text) if word not in _ENGLISH}
+    return frozenset(word[:5].rstrip("s") for word in words_of(text) if word not in _ENGLISH)
 
 
-def _numbers(text: str) -> set[str]:
+@lru_cache(maxsize=1024)
+def _numbers(text: str) -> frozenset[str]:
     """The numbers of a text, as digits or words."""
-    return {word for word in words_of(text) if word.isdigit() or word in _NUMBERS}
+    return frozenset(word for word in words_of(text) if word.isdigit() or word in _NUMBERS)
 
 
 def say_the_same(first: str, second: str) -> bool:
