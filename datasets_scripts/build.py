@@ -26,6 +26,7 @@ from pemoe.datasets_scripts.sanitize import SanitizeReport, sanitize_rows
 from pemoe.datasets_scripts.schema import SPLITS, DataError
 
 STATE = ".state"
+EARLIER = ("steps", "options", "reports")  # told of the build that a build was made from
 COUNTED = ("images", "places", "captions", "refined_captions")
 
 
@@ -120,12 +121,22 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
             for _ in _build_split(reader, split, partial, plan, refiner, show_progress):
                 written += 1
                 on_shard(written)
+    if reader.fingerprint() != identity["fingerprint"]:
+        raise DataError(f"files of the source changed while it was read; --overwrite builds {output.name} anew")
     told = _finish(partial, reader, plan, {"audit": audited, "filters": filtered}, version)
+    _put_in_place(partial, output)
+    return told
+
+
+def _put_in_place(partial: Path, output: Path) -> None:
+    """Rename the finished build; an earlier one is deleted last, so that a kill leaves one of the two whole."""
+    earlier = output.with_name(f".{output.name}.earlier")
+    shutil.rmtree(earlier, ignore_errors=True)
     if output.exists():
-        shutil.rmtree(output)
+        output.rename(earlier)
     partial.rename(output)
     shutil.rmtree(output / STATE)
-    return told
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def check_target(output: str | Path, resume: bool = False, overwrite: bool = False) -> Path:
@@ -178,10 +189,10 @@ def _audit_once(audit: Callable[[Path], dict[str, Any]], partial: Path) -> dict[
 
 @contextmanager
 def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
-    """Bad input met before the first shard was written leaves no unfinished build behind."""
+    """A fault met before the first shard was written leaves no unfinished build behind."""
     try:
         yield
-    except DataError:
+    except Exception:
         if not any((partial / STATE).glob("t*-*.json")):
             shutil.rmtree(partial)
         raise
@@ -257,6 +268,7 @@ def _finish(partial: Path, reader: Reader, plan: BuildPlan, known: dict[str, Any
         "fingerprint": reader.fingerprint(),
         "options": _plan_dict(plan),
         "steps": (["audit"] if known["audit"] else []) + plan.steps(),
+        **_built_from(reader),
         "counts": {split: _sum_counts([record["counts"] for record in shards]) for split, shards in records.items()},
         "reports": {
             "audit": known["audit"],
@@ -272,6 +284,12 @@ def _finish(partial: Path, reader: Reader, plan: BuildPlan, known: dict[str, Any
     write_readme(partial, "Pictures of places with captions", _describe(told))
     _write_json(partial / "build.json", told)
     return told
+
+
+def _built_from(reader: Reader) -> dict[str, Any]:
+    """What was done before, where the source is itself a build."""
+    earlier = getattr(reader, "earlier", None)
+    return {} if earlier is None else {"built_from": {part: earlier.get(part) for part in EARLIER}}
 
 
 def _reports(records: dict[str, list[dict]], step: str, splits: Sequence[str]) -> list[dict[str, Any]]:

@@ -152,7 +152,7 @@ def mine(
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/mine"), overwrite)
     model, processor = _load(checkpoint)
-    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True)["train"]
+    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True, needed=("train",))["train"]
     prepare_output(directory, overwrite)
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
@@ -180,7 +180,7 @@ def evaluate(
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
     model, processor = _load(checkpoint)
-    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True)["test"]
+    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True, needed=("test",))["test"]
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
     metrics = write_metrics(directory, typed_command(), None, started_s, results, model.device.type)
@@ -195,6 +195,7 @@ def main() -> None:
     except typer.Exit as done:
         code = done.exit_code
     except (typer.Abort, KeyboardInterrupt):
+        typer.echo("pemoe: interrupted; where a command has --resume, it goes on with what was done", err=True)
         code = 130
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong arguments; typer's click has been its own copy since 0.29
@@ -263,7 +264,9 @@ def _report(metrics: dict, as_json: bool, where: str) -> None:
     if as_json:
         print_json(metrics)
         return
-    figures = metrics["results"].get("test") or metrics["results"]
+    figures = metrics["results"].get("test", metrics["results"]) or {}
+    if not figures:
+        typer.echo("The data has no test captions, so nothing was measured.")
     for name, value in figures.items():
         if isinstance(value, int | float):
             typer.echo(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")

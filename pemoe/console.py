@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +23,18 @@ Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a traine
 
 
 def typed_command() -> str:
-    """The command as typed."""
-    return " ".join(["pemoe", *sys.argv[1:]])
+    """The command as typed, without user, password and query of addresses in it."""
+    return " ".join(["pemoe", *(_without_secrets(word) for word in sys.argv[1:])])
+
+
+def _without_secrets(word: str) -> str:
+    """An address without what may be a secret; any other word as it is.
+
+    Example:
+        >>> _without_secrets("--base-url=http://me:secret@host/v1?key=secret"), _without_secrets("a@b?c")
+        ('--base-url=http://host/v1', 'a@b?c')
+    """
+    return re.sub(r"(https?://)(?:[^/@?#]*@)?([^?#]*).*", r"\1\2", word)
 
 
 def print_json(content: dict) -> None:

@@ -21,7 +21,7 @@ class EmbeddedSplit:
     """A split as vectors: Q queries (all captions, in row order) and G images.
 
     query: `(Q, E * D)`; gallery: `(G, E * D)`; query_row: `(Q,)` row whose caption the query is;
-    place_id: `(G,)` strings; platform: `(G,)` int64, numbers in platform_names; texts: the Q queries;
+    place_id: `(G,)` strings; platform: `(G,)` int64, numbers in platform_names, -1 unknown; texts: the Q queries;
     gate_weights: `(Q, E)`.
     """
 
@@ -94,7 +94,7 @@ def embed_split(
         gallery=gallery,
         query_row=np.repeat(np.arange(len(rows)), [len(row) for row in captions]),
         place_id=np.asarray(rows["place_id"][:], dtype=str),
-        platform=np.asarray(rows["platform"][:], dtype=np.int64),
+        platform=np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64),
         texts=texts,
         gate_weights=weights,
         platform_names=tuple(rows.features["platform"].names),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from pemoe.datasets_scripts import PLATFORMS, load_source
+from pemoe.datasets_scripts import PLATFORMS, DataError, load_source
 from pemoe.datasets_scripts.refine import refine_dataset
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.retrieval import search
@@ -46,20 +46,45 @@ np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
 """
 
 
-def load_rows(data: DataRecipe, show_progress: bool = False) -> datasets.DatasetDict:
+def load_rows(
+    data: DataRecipe, show_progress: bool = False, needed: Sequence[str] = ("train", "test")
+) -> datasets.DatasetDict:
     """The splits of a recipe's source; training captions are refined by rule where the source brings no refined ones.
 
-    Training pictures without a caption are left out: there is nothing to learn from them.
+    Training pictures without a caption or without a known platform are left out: there is nothing to learn from them.
+
+    Args:
+        data: of a recipe.
+        show_progress: show bars on stderr.
+        needed: splits that the caller cannot do without.
 
     Raises:
-        DataError: whatever the source finds wrong.
+        DataError: whatever the source finds wrong, or a needed split is empty.
     """
     splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
-    if not all(splits["train"]["captions"]):
-        splits["train"] = splits["train"].filter(bool, input_columns="captions")
-    if not any(splits["train"]["refined_captions"]):
+    columns = splits["train"].select_columns(["captions", "platform"])
+    kept = [number for number, row in enumerate(columns) if row["captions"] and row["platform"] is not None]
+    if len(kept) < len(columns):
+        splits["train"] = splits["train"].select(kept)
+    for split in needed:
+        _check_split(splits[split], split, str(data.root or data.source))
+    if len(kept) and not any(splits["train"]["refined_captions"]):
         splits = refine_dataset(splits)
     return splits
+
+
+def _check_split(rows: datasets.Dataset, split: str, where: str) -> None:
+    """Refuse a split that nothing can be learnt from, or nothing asked of."""
+    if split == "train" and not len(rows):
+        raise DataError(
+            f"{where} has no training picture with a caption and a known platform; see pemoe data build --help "
+            "(--platform, --classify), and give the pictures captions"
+        )
+    if split == "test" and not any(rows["captions"]):
+        raise DataError(
+            f"{where} has no test picture with a caption, so nothing can be measured; put some places into the split "
+            "test (a column split, or folders train and test)"
+        )
 
 
 def quickstart_recipe(data: str | None = None, seed: int = 0) -> Recipe:

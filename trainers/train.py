@@ -62,7 +62,7 @@ def train_into(
     started_s = time.monotonic()
     if rank() == 0:
         check_output(output, overwrite, resume)
-    splits = load_rows(recipe.data, show_progress=rank() == 0)
+    splits = load_rows(recipe.data, show_progress=rank() == 0, needed=("train",))
     if rank() == 0:
         prepare_output(output, overwrite, resume)
         remember_recipe(recipe, output, resume)
@@ -91,7 +91,8 @@ def run_training(
         on_plan: called on the first process, before training, with batch and steps of every stage and platform.
 
     Returns:
-        `{"stages": {name: record}, "test": figures}` of the checkpoint as saved; None on all processes but the first.
+        `{"stages": {name: record}, "test": figures}` of the checkpoint as saved, figures None without test captions;
+        None on all processes but the first.
     """
     model, processor = build_model(recipe)
     runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress)
@@ -104,7 +105,8 @@ def run_training(
         model.to(torch.bfloat16)  # one dtype, so that what is evaluated is what a reload gives
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
-    return {"stages": records, "test": evaluate_split(model, processor, splits["test"])}
+    figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
+    return {"stages": records, "test": figures}
 
 
 def remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:

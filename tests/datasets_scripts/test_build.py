@@ -195,3 +195,36 @@ def test_an_audit_that_refuses_leaves_nothing_and_one_that_agrees_is_asked_once(
         build(tmp_path / "built", audit=agree, on_shard=_interrupt)
     told = build(tmp_path / "built", audit=agree, resume=True)
     assert told["reports"]["audit"] == {"defects": {}} and told["steps"][0] == "audit" and len(asked) == 1
+
+
+def test_files_that_change_during_a_build_are_noticed(tmp_path):
+    root = write_geotext_layout(load_source("campus", **OPTIONS), tmp_path / "tree", archives=False)
+    picture = next((root / "images" / "test").rglob("*.jpeg"))
+    with pytest.raises(DataError, match="changed while it was read"):
+        build_dataset(GeoTextReader(root), tmp_path / "built", PLAN, on_shard=lambda _: os.utime(picture, (1, 1)))
+    assert not (tmp_path / "built").exists()
+
+
+def test_an_overwrite_that_is_killed_leaves_one_build_whole(tmp_path, monkeypatch):
+    """Killed between any two steps of the exchange, `--resume` or the old directory still gives a whole build."""
+    build(tmp_path / "built")
+    before = digest(tmp_path / "built")
+    rename, renamed = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if ".built" in f"{self.name} {Path(target).name}":
+            renamed.append(self.name)
+            if len(renamed) == stop_at:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    for stop_at in (1, 2):
+        renamed.clear()
+        monkeypatch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "built", overwrite=True)
+        monkeypatch.setattr(Path, "rename", rename)
+        assert len(renamed) == stop_at
+        build(tmp_path / "built", resume=True, overwrite=True)
+        assert digest(tmp_path / "built") == before
+        assert [path.name for path in tmp_path.iterdir()] == ["built"]

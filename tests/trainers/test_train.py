@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from pemoe import cli
+from pemoe.datasets_scripts import DataError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.retrieval.runs import RunError
@@ -128,3 +130,39 @@ def test_torchrun_writes_one_run(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["results"]["stages"]["contrastive"]["pairs_seen"] == 12
     assert "contrastive satellite: 1 steps of 4 pairs" in done.stderr
+
+
+def write_photos(root: Path, captions: bool) -> Path:
+    """Six photos of three places seen by a drone and from the street, with a caption each or none."""
+    lines = ["file_name,caption"]
+    for place in range(3):
+        for name in ("drone_1.jpg", "street.jpg"):
+            path = root / f"place{place}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), (80 * place, 20, 20)).save(path)
+            lines.append(f"{path.relative_to(root).as_posix()},a hall of colour {place} beside a pond")
+    if captions:
+        (root / "captions.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_photos_without_a_test_split_are_learnt_and_not_measured(tmp_path: Path, monkeypatch, capsys) -> None:
+    photos = write_photos(tmp_path / "photos", captions=True)
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml"), data=str(photos))
+    metrics = train_into(tmp_path / "run", recipe, "test")
+    assert metrics["results"]["test"] is None and (tmp_path / "run" / "metrics.json").is_file()
+    for arguments in (["evaluate", str(tmp_path / "run" / "model")], ["quickstart"]):
+        output = tmp_path / arguments[0]
+        monkeypatch.setattr(sys, "argv", ["pemoe", *arguments, "--data", str(photos), "--output", str(output)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        assert done.value.code == 2 and "no test picture with a caption" in capsys.readouterr().err
+        assert not output.exists()
+
+
+def test_a_gallery_without_words_is_not_learnt(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", captions=False)
+    recipe = read_config(write_recipe(tmp_path / "recipe.yaml"), data=str(photos))
+    with pytest.raises(DataError, match="no training picture with a caption"):
+        train_into(tmp_path / "run", recipe, "test")
+    assert not (tmp_path / "run").exists()
