@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,28 +17,48 @@ from pemoe.datasets_scripts.schema import DataError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_MEMBER_BYTES = 64 * 2**20  # a 126 to 1024 px tile takes 10 kB to 2 MB
 MAX_TOTAL_BYTES = 2**30  # a building of GeoText-1652 takes about 10 MB
-HEADER_BYTES = 16 * 2**20  # what headers and padding may add to the images of one archive
+HEADER_BYTES = 8 * 2**20  # what headers and padding may add to the images of one archive
+ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that unpack no further than asked
+
+# what the readers of tar and zip raise on damaged bytes; NotImplementedError and RecursionError are RuntimeErrors
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
 
 
 class _BoundedReader(io.RawIOBase):
-    """A binary stream that refuses to give more than `limit_bytes`: a small file may unpack to a huge one.
+    """A binary stream that gives as many bytes as were allowed: a small file may unpack to a huge one.
+
+    The data of a member is allowed once its header was judged. Whatever else is read, in one piece or in many, is
+    headers: long names, extended headers and maps of sparse files, read whole before `tarfile` tells of them.
 
     Example:
         >>> _BoundedReader(io.BytesIO(b"abcd"), 8).read(2)
         b'ab'
     """
 
-    def __init__(self, stream: io.BufferedIOBase, limit_bytes: int) -> None:
+    def __init__(self, stream: io.BufferedIOBase, allowed_bytes: int) -> None:
         super().__init__()
         self._stream = stream
-        self._left = limit_bytes
+        self._left = allowed_bytes
+
+    def allow(self, size_bytes: int) -> None:
+        """Let so many bytes more be read."""
+        self._left += size_bytes
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most `size` bytes; `tarfile.TarError` once the limit is passed."""
+        """Read at most `size` bytes; `tarfile.TarError` once more is read than allowed."""
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise tarfile.TarError("it unpacks to more bytes than allowed")
+            raise tarfile.TarError("its headers hold more bytes than allowed")
         return data
 
 
@@ -49,7 +70,7 @@ def _fault(name: str, is_plain: bool, size_bytes: int, max_member_bytes: int) ->
     if ".." in path.parts:
         return "has a path with '..'"
     if not is_plain:
-        return "is a link or a device"
+        return "is a link or a device, or sparse"
     if size_bytes > max_member_bytes:
         return f"declares {size_bytes} bytes, more than the {max_member_bytes} allowed for one member"
     return None
@@ -57,6 +78,11 @@ def _fault(name: str, is_plain: bool, size_bytes: int, max_member_bytes: int) ->
 
 def _refusal(path: Path, name: str, fault: str) -> DataError:
     return DataError(f"archive {path}: member {name!r} {fault}; make the archive anew from plain files")
+
+
+def _unreadable(path: Path, error: Exception, part: str = "") -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"archive {path}{part} cannot be read ({reason}); fetch it again")
 
 
 def is_image_name(name: str) -> bool:
@@ -69,16 +95,19 @@ def is_image_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _iter_checked(archive: tarfile.TarFile, path: Path, max_member_bytes: int, max_total_bytes: int) -> Iterator:
-    """The regular image members of an open archive as `(name, bytes)`, each checked before it is read."""
+def _iter_checked(stream: _BoundedReader, path: Path, max_member_bytes: int, max_total_bytes: int) -> Iterator:
+    """The regular image members of an unzipped archive as `(name, bytes)`, each checked before it is read."""
     total_bytes = 0
+    archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - it holds nothing that the stream does not
     for member in archive:
-        fault = _fault(member.name, member.isfile() or member.isdir(), member.size, max_member_bytes)
+        is_plain = member.isdir() or (member.isfile() and not member.issparse())
+        fault = _fault(member.name, is_plain, member.size, max_member_bytes)
         total_bytes += member.size
         if fault is None and total_bytes > max_total_bytes:
             fault = f"brings the archive to {total_bytes} bytes, more than the {max_total_bytes} allowed in total"
         if fault is not None:
             raise _refusal(path, member.name, fault)
+        stream.allow(member.size if member.isfile() else 0)
         if member.isfile() and is_image_name(member.name):
             yield str(PurePosixPath(member.name)), archive.extractfile(member).read()
 
@@ -112,12 +141,11 @@ def iter_image_members(
         raise DataError(f"archive {path} does not exist")
     try:
         with gzip.open(path, "rb") as unzipped:
-            bounded = _BoundedReader(unzipped, max_total_bytes + HEADER_BYTES)
-            with tarfile.open(fileobj=bounded, mode="r|") as archive:
-                yield from _iter_checked(archive, path, max_member_bytes, max_total_bytes)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"archive {path} cannot be read ({reason}); fetch it again") from error
+            yield from _iter_checked(_BoundedReader(unzipped, HEADER_BYTES), path, max_member_bytes, max_total_bytes)
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        raise _unreadable(path, error) from error
 
 
 class ZipImages:
@@ -129,8 +157,8 @@ class ZipImages:
         max_total_bytes: largest sum of the declared sizes, in bytes.
 
     Raises:
-        DataError: missing or broken file; a member that is encrypted, a link, has an absolute path or `..`, or is past
-            one of the limits.
+        DataError: missing or broken file; a member that is encrypted, compressed in an unusual way, a link, has an
+            absolute path or `..`, or is past one of the limits.
 
     Example:
         >>> ZipImages("test_queries_Phase_II.zip").names[:1]                # doctest: +SKIP
@@ -143,8 +171,8 @@ class ZipImages:
         self.path = Path(path)
         try:
             self._archive = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"archive {self.path} cannot be read ({error}); fetch it again") from error
+        except _DAMAGE as error:
+            raise _unreadable(self.path, error) from error
         members = self._archive.infolist()
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
@@ -152,6 +180,8 @@ class ZipImages:
             fault = _fault(member.filename, is_plain, member.file_size, max_member_bytes)
             if fault is None and member.flag_bits & 1:
                 fault = "is encrypted"
+            if fault is None and member.compress_type not in ZIP_METHODS:
+                fault = "is compressed in another way than deflate"
             if fault is not None:
                 raise _refusal(self.path, member.filename, fault)
         total_bytes = sum(member.file_size for member in members)
@@ -166,8 +196,7 @@ class ZipImages:
             DataError: the member is broken.
         """
         try:
-            return self._archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-            raise DataError(
-                f"archive {self.path}: member {name!r} cannot be read ({error}); fetch it again"
-            ) from error
+            with self._archive.open(name) as member:
+                return member.read(self._archive.getinfo(name).file_size)  # all at once may unpack to far more
+        except _DAMAGE as error:
+            raise _unreadable(self.path, error, f": member {name!r}") from error

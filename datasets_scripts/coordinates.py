@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import lzma
 import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
@@ -87,6 +88,34 @@ def join_coordinates(row: Mapping[str, Any], table: Mapping[str, Coordinates]) -
         return dict(row)
     latitude_deg, longitude_deg = table[row["place_id"]]
     return {**row, "latitude_deg": latitude_deg, "longitude_deg": longitude_deg}
+
+
+def count_covered(place_ids: Iterable[str], table: Mapping[str, Coordinates], path: str | Path) -> int:
+    """How many different places have a position in a table.
+
+    Args:
+        place_ids: the places of a data set.
+        table: of `read_coordinates`.
+        path: the file it was read from, for the message.
+
+    Returns:
+        Their number; 0 only where there are no places at all.
+
+    Raises:
+        DataError: there are places, and none of them is in the table.
+
+    Example:
+        >>> count_covered(["0001", "0002", "0001"], {"0001": (53.5, -113.5)}, "places.csv")
+        1
+    """
+    wanted = list(dict.fromkeys(place_ids))
+    covered = sum(place_id in table for place_id in wanted)
+    if wanted and not covered:
+        raise DataError(
+            f"none of {len(wanted)} places is in {path}: it has {next(iter(table), None)!r}, the data {wanted[0]!r}; "
+            "use the same ids, or turn names into ids (--names)"
+        )
+    return covered
 
 
 def read_names(path: str | Path) -> dict[str, str]:
@@ -189,7 +218,7 @@ def _parse_kml(path: Path) -> Element:
         return fromstring(data, forbid_dtd=True)
     except DefusedXmlException as error:
         raise DataError(f"{path} declares a document type or entities, which KML has no need of; drop them") from error
-    except (ParseError, ValueError) as error:
+    except (ParseError, ValueError, LookupError) as error:  # an encoding that nobody knows is a LookupError
         raise DataError(f"{path} is not valid KML ({error}); export it again") from error
 
 
@@ -201,7 +230,7 @@ def _read_kml(path: Path) -> bytes:
                 data = stream.read(MAX_KML_BYTES + 1)
         else:
             data = _read_kmz(path)
-    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read ({error}); export it again") from error
     if len(data) > MAX_KML_BYTES:
         raise DataError(f"{path} holds more than {MAX_KML_BYTES} bytes of KML; keep the placemarks only")

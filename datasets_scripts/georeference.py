@@ -278,7 +278,7 @@ def _open_raster(data: bytes, name: str) -> DatasetReader:
     try:
         import rasterio
     except ImportError as error:
-        raise DataError(f'{name} is a GeoTIFF or a TIFF beyond 8-bit RGB; run: pip install "pemoe[geo]"') from error
+        raise DataError(f"{name} is a GeoTIFF or a TIFF beyond 8-bit RGB; run: pip install rasterio") from error
     try:
         with warnings.catch_warnings():  # a plain TIFF of 16 bits is welcome
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)

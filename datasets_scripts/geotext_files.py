@@ -9,6 +9,18 @@ from pathlib import Path
 
 from pemoe.datasets_scripts.archives import iter_image_members
 from pemoe.datasets_scripts.geotext_names import FOLDER_ALIASES
+from pemoe.datasets_scripts.schema import DataError
+
+
+def folder_names(folder: str) -> tuple[str, ...]:
+    """All names of a folder of images, given any of them: the Hub's first, then the README's.
+
+    Example:
+        >>> folder_names("test/query"), folder_names("test/query(701)") == folder_names("test/query")
+        (('test/query', 'test/query(701)'), True)
+    """
+    known = ((name, *aliases) for name, aliases in FOLDER_ALIASES.items())
+    return next((names for names in known if folder in names), (folder,))
 
 
 class ImageFiles:
@@ -29,19 +41,19 @@ class ImageFiles:
         """The wanted files of a building, from the extracted directory and, for what it lacks, from the archive.
 
         Args:
-            folder: `<split folder>/<building>`, as in the record's `image`.
+            folder: `<split folder>/<building>`, as in the record's `image`; found under whichever name it has.
             file_names: the files wanted.
 
         Returns:
             Bytes by file name; files that are nowhere are absent.
 
         Raises:
-            DataError: an unsafe or broken archive.
+            DataError: an unsafe or broken archive, or a file that is there and cannot be read.
         """
         found: dict[str, bytes] = {}
         for directory in self._directories(folder):
             missing = file_names - found.keys()
-            found.update({name: (directory / name).read_bytes() for name in missing if (directory / name).is_file()})
+            found.update({name: _read(directory / name) for name in missing if (directory / name).is_file()})
             archive = directory.with_name(directory.name + ".tar.gz")
             if len(found) == len(file_names):
                 break
@@ -52,23 +64,56 @@ class ImageFiles:
         return found
 
     def _directories(self, folder: str) -> list[Path]:
-        """Where a building may lie extracted: the Hub's folder name first, then the README's."""
+        """Where a building may lie extracted."""
         parent, building = folder.rsplit("/", 1)
-        return [self.directory / name / building for name in (parent, *FOLDER_ALIASES.get(parent, ()))]
+        return [self.directory / name / building for name in folder_names(parent)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"image {path} cannot be read ({error.strerror}); fetch it again") from error
 
 
 def file_states(directory: Path) -> Iterator[str]:
     """One line for every file below a directory, in a fixed order: relative path, size in bytes, time of change in ns.
 
+    Links are followed, as they are when images are read. A directory met again, under another name or inside itself,
+    is one line that says which; a link that leads nowhere is told by its own state.
+
+    Raises:
+        DataError: a file vanished meanwhile.
+
     Example:
         >>> list(file_states(Path("images")))                                               # doctest: +SKIP
         ['train/0839.tar.gz 9412 1731974400000000000']
     """
-    for parent, folders, names in os.walk(directory):
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            yield f"{os.path.relpath(parent, directory)} -> {real}"
+            continue
+        seen.add(real)
         folders.sort()
         for name in sorted(names):
-            state = os.stat(os.path.join(parent, name))
-            yield f"{os.path.relpath(os.path.join(parent, name), directory)} {state.st_size} {state.st_mtime_ns}"
+            path = os.path.join(parent, name)
+            yield file_state(path, os.path.relpath(path, directory))
+
+
+def file_state(path: str | Path, name: str) -> str:
+    """The line of one file, which it calls `name`.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    try:
+        state = os.stat(path) if os.path.exists(path) else os.lstat(path)
+    except OSError as error:
+        raise DataError(f"{path} vanished while it was read ({error.strerror}); run again") from error
+    return f"{name} {state.st_size} {state.st_mtime_ns}"
 
 
 def hash_lines(lines: Iterator[str]) -> str:

@@ -53,7 +53,7 @@ def find_json(root: str | Path, split: str) -> Path:
     names = JSON_NAMES[split]
     found = next((Path(root) / name for name in names if (Path(root) / name).is_file()), None)
     if found is None:
-        raise DataError(f"{root} holds no {' or '.join(names)}; give the directory with the JSON files")
+        raise DataError(f"{root} holds no {' or '.join(names)}; give the directory with the JSON files and images/")
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pemoe.datasets_scripts.geotext_files import folder_names
 from pemoe.datasets_scripts.geotext_names import IMAGE_FOLDERS, platform_of, split_image_id
 from pemoe.datasets_scripts.schema import DataError
 
@@ -14,11 +15,44 @@ SOURCE = "geotext1652"
 _REQUIRED_KEYS = ("image_id", "image", "caption")
 
 
+def canonical_image(image: object, image_id: str, split: str) -> str | None:
+    """The path of a record's image below `images/`, its folder called as on the Hub; None if it is not that image's.
+
+    Example:
+        >>> canonical_image("test/query(701)/0001/0001.jpg", "0001/0001.jpg", "test")
+        'test/query/0001/0001.jpg'
+        >>> canonical_image("test/query/0001/0001.jpg", "0001/0001.jpg", "train") is None
+        True
+    """
+    for folder in IMAGE_FOLDERS[split]:
+        if image in [f"{name}/{image_id}" for name in folder_names(folder)]:
+            return f"{folder}/{image_id}"
+    return None
+
+
+def region_lists(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """`sentences` and `bboxes` of a record; where one is null and the other a list, as many nulls stand in for it.
+
+    Returns:
+        Two lists of one length, if the record is sound: what else it holds comes back as it is. [] where nothing is.
+
+    Example:
+        >>> region_lists({"sentences": ["A hall.", None], "bboxes": None})
+        (['A hall.', None], [None, None])
+    """
+    sentences, bboxes = record.get("sentences", []), record.get("bboxes", [])
+    if sentences is None and isinstance(bboxes, list):
+        sentences = [None] * len(bboxes)
+    if bboxes is None and isinstance(sentences, list):
+        bboxes = [None] * len(sentences)
+    return sentences or [], bboxes or []
+
+
 def check_record(record: object, position: int, split: str, json_name: str) -> dict[str, Any]:
     """Refuse a record whose keys, `image_id` or image path are not as they must be.
 
     Returns:
-        The record.
+        The record, with `image` as `canonical_image` gives it.
 
     Raises:
         DataError: names the file, and the position or the `image_id`.
@@ -35,10 +69,11 @@ def check_record(record: object, position: int, split: str, json_name: str) -> d
         raise DataError(f"{json_name}: record {position}{named} lacks {', '.join(missing)}; complete the record")
     image_id = record["image_id"]
     split_image_id(image_id)
-    expected = [f"{folder}/{image_id}" for folder in IMAGE_FOLDERS[split]]
-    if record["image"] not in expected:
-        raise DataError(f"{json_name}: image {record['image']!r} of {image_id!r} is not {' or '.join(expected)}")
-    return record
+    image = canonical_image(record["image"], image_id, split)
+    if image is None:
+        expected = " or ".join(f"{folder}/{image_id}" for folder in IMAGE_FOLDERS[split])
+        raise DataError(f"{json_name}: image {record['image']!r} of {image_id!r} is not {expected}")
+    return {**record, "image": image}
 
 
 def _captions(record: dict[str, Any], split: str) -> list[str]:
@@ -71,16 +106,16 @@ def _checked_bbox(bbox: Any, image_id: str) -> list[float] | None:
 
 
 def _regions(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The region sentences of a record with their boxes; null or blank sentences are passed over."""
+    """The region sentences of a record with their boxes; null or blank sentences are passed over, not their boxes."""
     image_id = record["image_id"]
-    sentences, bboxes = record.get("sentences") or [], record.get("bboxes") or []
+    sentences, bboxes = region_lists(record)
     if not isinstance(sentences, list) or not isinstance(bboxes, list) or len(sentences) != len(bboxes):
         raise DataError(f"{image_id!r} must have as many bboxes as sentences, both as lists")
     wrong = next((text for text in sentences if text is not None and not isinstance(text, str)), None)
     if wrong is not None:
         raise DataError(f"{image_id!r} has the sentence {wrong!r}, which is not text")
-    pairs = zip(sentences, bboxes, strict=True)
-    return [{"text": text, "bbox": _checked_bbox(bbox, image_id)} for text, bbox in pairs if text and text.strip()]
+    pairs = zip(sentences, (_checked_bbox(bbox, image_id) for bbox in bboxes), strict=True)
+    return [{"text": text, "bbox": bbox} for text, bbox in pairs if text and text.strip()]
 
 
 def _new_row(record: dict[str, Any], split: str) -> dict[str, Any]:

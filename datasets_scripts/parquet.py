@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
 UNKNOWN = "unknown"  # the folder of pictures whose platform is not known
 FOLDERS = (*PLATFORMS, UNKNOWN)
 ROWS_PER_GROUP = 100  # what a streaming reader fetches at a time, as `datasets` writes pictures
+BYTES_PER_GROUP = 64 * 2**20  # of pictures; large ones make smaller groups
 
 
 class ShardWriter:
@@ -44,20 +46,23 @@ class ShardWriter:
         self.name = name
         self.counts: dict[str, int] = {}
         self._waiting: dict[str, list[dict]] = {}
+        self._waiting_bytes = 0
         self._files: dict[str, pq.ParquetWriter] = {}
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row; 100 rows of a platform at most wait in memory."""
+        """Add a row; at most 100 rows of a platform wait in memory, or 64 MiB of pictures and the last one."""
         platform = row["platform"] or UNKNOWN
         waiting = self._waiting.setdefault(platform, [])
         waiting.append(FEATURES.encode_example(row))
-        if len(waiting) == ROWS_PER_GROUP:
+        self._waiting_bytes += _picture_bytes(waiting[-1])
+        if self._waiting_bytes >= BYTES_PER_GROUP:
+            self._flush_all()
+        elif len(waiting) == ROWS_PER_GROUP:
             self._flush(platform)
 
     def close(self) -> None:
         """Write what waits and give the files their names."""
-        for platform in list(self._waiting):
-            self._flush(platform)
+        self._flush_all()
         for platform, file in self._files.items():
             file.close()
             os.replace(self._path(platform, ".partial"), self._path(platform, ".parquet"))
@@ -76,15 +81,25 @@ class ShardWriter:
     def _path(self, platform: str, suffix: str) -> Path:
         return self.directory / platform / f"{self.name}{suffix}"
 
+    def _flush_all(self) -> None:
+        for platform in self._waiting:
+            self._flush(platform)
+
     def _flush(self, platform: str) -> None:
         if not self._waiting[platform]:
             return
         if platform not in self._files:
             (self.directory / platform).mkdir(parents=True, exist_ok=True)
-            self._files[platform] = pq.ParquetWriter(self._path(platform, ".partial"), FEATURES.arrow_schema)
+            path = self._path(platform, ".partial")
+            self._files[platform] = pq.ParquetWriter(path, FEATURES.arrow_schema, write_page_checksum=True)
         self._files[platform].write_table(pa.Table.from_pylist(self._waiting[platform], FEATURES.arrow_schema))
         self.counts[platform] = self.counts.get(platform, 0) + len(self._waiting[platform])
+        self._waiting_bytes -= sum(map(_picture_bytes, self._waiting[platform]))
         self._waiting[platform] = []
+
+
+def _picture_bytes(row: dict[str, Any]) -> int:
+    return len(row["image"]["bytes"] or b"")
 
 
 def number_shards(directory: Path) -> None:
@@ -141,6 +156,7 @@ class ParquetReader:
 
     Attributes:
         source: what it was built from, which decides its licence.
+        earlier: the content of its `build.json`: the steps, options and reports of what was done so far.
 
     Raises:
         DataError: it is none.
@@ -157,7 +173,8 @@ class ParquetReader:
                 f"{root} is no built data set (build.json and Parquet); make one with pemoe data build, or hf download"
             )
         try:
-            self.source: str = json.loads((self.root / "build.json").read_text(encoding="utf-8"))["source"]
+            self.earlier: dict[str, Any] = json.loads((self.root / "build.json").read_text(encoding="utf-8"))
+            self.source: str = self.earlier["source"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{root}/build.json is damaged ({error!r}); build the data set again") from error
 
@@ -166,8 +183,12 @@ class ParquetReader:
         return hash_lines(line for line in file_states(self.root) if ".parquet " in line)
 
     def place_ids(self, split: str) -> list[str]:
-        """The places of a split in the order of its shards."""
-        tables = (pq.read_table(path, columns=["place_id"]) for path in self._shards(split))
+        """The places of a split in the order of its shards.
+
+        Raises:
+            DataError: a shard cannot be read.
+        """
+        tables = (table for path in self._shards(split) for table in row_groups(path, ["place_id"]))
         return list(dict.fromkeys(place for table in tables for place in table["place_id"].to_pylist()))
 
     def report(self) -> dict[str, Any]:
@@ -175,24 +196,62 @@ class ParquetReader:
         return {}
 
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The rows of places of a split, shard by shard, a row group at a time; others are passed over."""
+        """The rows of places of a split, shard by shard, a row group at a time; others are passed over.
+
+        Raises:
+            DataError: a shard cannot be read.
+        """
         wanted = set(place_ids)
         names = FEATURES["platform"].names
         for path in self._shards(split):
-            for row in _wanted_rows(pq.ParquetFile(path), wanted):
+            for row in _wanted_rows(path, wanted):
                 yield {**row, "platform": None if row["platform"] is None else names[row["platform"]]}
 
     def _shards(self, split: str) -> list[Path]:
         return [path for folder in FOLDERS for path in sorted((self.root / folder).glob(f"{split}-*.parquet"))]
 
 
-def _wanted_rows(file: pq.ParquetFile, wanted: set[str | None]) -> Iterator[dict[str, Any]]:
+@contextmanager
+def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, its checksums looked at where it has any.
+
+    Raises:
+        DataError: it cannot be opened, or not be read inside the block.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: cannot be read ({reason}); fetch it again, or build the data again") from error
+
+
+def row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of a Parquet file one after the other, all columns or those named.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with open_shard(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
+
+
+def _wanted_rows(path: Path, wanted: set[str | None]) -> Iterator[dict[str, Any]]:
     """Rows whose place is wanted; a row group without one is not read but for its places."""
-    for group in range(file.num_row_groups):
-        places = file.read_row_group(group, columns=["place_id"])["place_id"].to_pylist()
-        indices = [index for index, place in enumerate(places) if place in wanted]
-        if indices:
-            yield from file.read_row_group(group).take(indices).to_pylist()
+    with open_shard(path) as file:
+        for group in range(file.num_row_groups):
+            places = file.read_row_group(group, columns=["place_id"])["place_id"].to_pylist()
+            indices = [index for index, place in enumerate(places) if place in wanted]
+            if indices:
+                yield from file.read_row_group(group).take(indices).to_pylist()
+
+
+def _name_broken(root: Path) -> None:
+    """Raises DataError for the first shard of a directory that cannot be read; `datasets` does not say which."""
+    for path in sorted(root.glob("*/*.parquet")):
+        for _ in row_groups(path):
+            pass
 
 
 def load_parquet(
@@ -221,7 +280,9 @@ def load_parquet(
     try:
         with progress_bars(show_progress):
             splits = datasets.load_dataset(str(root), config, cache_dir=cache_dir)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, (pa.ArrowException, datasets.exceptions.DatasetBuildError)):
+            _name_broken(Path(root))
         raise DataError(f"{root} cannot be loaded as a data set ({' '.join(str(error).split())[:200]})") from error
     for split, rows in splits.items():
         if rows.features != FEATURES:

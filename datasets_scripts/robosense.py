@@ -19,7 +19,7 @@ from PIL import Image
 
 from pemoe.datasets_scripts.archives import ZipImages, is_image_name
 from pemoe.datasets_scripts.geotext1652 import check_decodes
-from pemoe.datasets_scripts.geotext_files import file_states, hash_lines
+from pemoe.datasets_scripts.geotext_files import file_state, file_states, hash_lines
 from pemoe.datasets_scripts.geotext_records import find_root
 from pemoe.datasets_scripts.platform_classifier import PlatformClassifier
 from pemoe.datasets_scripts.readers import load_reader
@@ -111,7 +111,10 @@ class _Folder:
         self.names = [name for name in found if is_image_name(name)]
 
     def read(self, name: str) -> bytes:
-        return (self._path / name).read_bytes()
+        try:
+            return (self._path / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"image {self._path / name} cannot be read ({error.strerror}); fetch it again") from error
 
 
 class RoboSenseReader:
@@ -157,7 +160,7 @@ class RoboSenseReader:
 
     def fingerprint(self) -> str:
         """Changes with the size or time of the images' files."""
-        states = (line for line in file_states(self.path.parent) if line.startswith(self.path.name))
+        states = file_states(self.path) if self.path.is_dir() else iter([file_state(self.path, self.path.name)])
         classifier = "" if self.classifier is None else self.classifier.to_json()
         return hash_lines(iter([classifier, str(self.image_check), *states]))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pemoe.datasets_scripts.coordinates import join_coordinates, read_coordinates, read_names
+from pemoe.datasets_scripts.coordinates import count_covered, join_coordinates, read_coordinates, read_names
 from pemoe.datasets_scripts.schema import DataError
 
 KML = """<?xml version="1.0" encoding="UTF-8"?>
@@ -87,6 +87,8 @@ def test_kmz_paths_areas_and_other_namespaces(tmp_path):
     ("name", "text"),
     [
         ("a.csv", "Building;LAT;Lng\n0001;53.5245;-113.5305\n0002;;\n"),
+        ("a.csv", "Building;LAT;Lng\n0001;53,5245;-113,5305\n"),
+        ("a.tsv", "place_id\tlongitude\tlatitude\n0001\t-113,5305\t53,5245\n"),
         ("a.tsv", "place_id\tlongitude\tlatitude\n0001\t-113.5305\t53.5245\n"),
         ("a.jsonl", '{"id": "0001", "lat": 53.5245, "lon": -113.5305}\n'),
         ("a.json", '[{"place": "0001", "latitude_deg": 53.5245, "longitude_deg": "-113.5305"}]'),
@@ -140,6 +142,18 @@ def test_absent_broken_and_oversized_archives_are_told_in_one_line(tmp_path):
         archive.writestr("doc.kml", KML)
     (tmp_path / "c.kmz").write_bytes((tmp_path / "c.kmz").read_bytes().replace(b"universities", b"UNIVERSITIES"))
     assert "cannot be read" in fault(tmp_path / "c.kmz")
+    with zipfile.ZipFile(tmp_path / "d.kmz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("doc.kml", KML * 50)
+    data = bytearray((tmp_path / "d.kmz").read_bytes())
+    data[60:90] = b"\xff" * 30
+    (tmp_path / "d.kmz").write_bytes(data)
+    assert "cannot be read" in fault(tmp_path / "d.kmz")
+
+
+def test_an_encoding_that_nobody_knows_is_told(tmp_path):
+    path = write(tmp_path / "a.kml", KML.replace("UTF-8", "klingon-8"))
+    with pytest.raises(DataError, match="is not valid KML"):
+        read_coordinates(path)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +163,16 @@ def test_absent_broken_and_oversized_archives_are_told_in_one_line(tmp_path):
 def test_faults_of_the_name_list_are_told(tmp_path, text, message):
     with pytest.raises(DataError, match=re.escape(message)):
         read_names(write(tmp_path / "names.txt", text))
+
+
+def test_places_with_a_position_are_counted_and_none_is_a_fault():
+    table = {"0001": ARENA, "0002": ARENA}
+    assert count_covered(["0001", "0001", "0003"], table, "places.csv") == 1
+    assert count_covered([], table, "places.csv") == 0
+    with pytest.raises(
+        DataError, match=r"^none of 2 places is in places.csv: it has '0001', the data '1'; use the same"
+    ):
+        count_covered(["1", "2"], table, "places.csv")
 
 
 def test_joining_fills_only_what_is_missing_and_leaves_the_row_alone():

@@ -256,4 +256,4 @@ except DataError as error:
     sys.exit(str(error))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stderr == 'a.tif is a GeoTIFF or a TIFF beyond 8-bit RGB; run: pip install "pemoe[geo]"\n'
+    assert done.stderr == "a.tif is a GeoTIFF or a TIFF beyond 8-bit RGB; run: pip install rasterio\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import datasets
@@ -102,6 +103,50 @@ def test_many_row_groups(tmp_path):
             writer.write(row)
     file = pq.ParquetFile(tmp_path / "drone/train-00000.parquet")
     assert (file.metadata.num_rows, file.num_row_groups) == (250, 3) and writer.counts == {"drone": 250}
+
+
+def test_large_pictures_make_smaller_groups(tmp_path):
+    """What waits is bounded in bytes over all platforms, and every row is written once."""
+    row, waited = rows_of("train")[0], []
+    with ShardWriter(tmp_path, "train-00000") as writer:
+        for number in range(40):
+            image = {"bytes": bytes(10 * 2**20), "path": None}
+            writer.write({**row, "image": image, "image_id": str(number), "platform": PLATFORMS[number % 2]})
+            waited.append(sum(len(one["image"]["bytes"]) for rows in writer._waiting.values() for one in rows))
+    assert max(waited) < 64 * 2**20 and waited.count(0) == 5
+    for platform in PLATFORMS[:2]:
+        file = pq.ParquetFile(tmp_path / platform / "train-00000.parquet")
+        assert (file.metadata.num_rows, file.num_row_groups) == (20, 6)
+    assert writer.counts == {"satellite": 20, "drone": 20}
+
+
+def damage(built: Path, directory: Path, fault: str) -> tuple[Path, Path]:
+    """A copy with one spoilt shard; the copy and the shard."""
+    path = Path(shutil.copytree(built, directory)) / "drone" / "train-00001-of-00002.parquet"
+    content = bytearray(path.read_bytes())
+    if fault == "page":
+        column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+        content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size // 2] ^= 255
+    path.write_bytes(content[: {"cut": -50, "empty": 0, "page": None}[fault]])
+    return directory, path
+
+
+@pytest.mark.parametrize("fault", ["cut", "empty", "page"])
+def test_a_damaged_shard_is_named(built, tmp_path, fault):
+    directory, path = damage(built, tmp_path / "data", fault)
+    reader = ParquetReader(directory)
+    calls = {
+        "read": lambda: list(reader.rows("train", reader.place_ids("train"))),
+        "load": lambda: load_parquet(directory, cache_dir=str(tmp_path / "cache")),
+    }
+    for name in calls if fault != "page" else ("read",):  # `datasets` looks at no checksum
+        with pytest.raises(DataError) as error:
+            calls[name]()
+        assert "\n" not in str(error.value) and f"{path}: cannot be read" in str(error.value)
+
+
+def test_the_reader_tells_what_was_done_before(built):
+    assert ParquetReader(built).earlier == {"source": "campus"}
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{"])

@@ -107,6 +107,35 @@ def test_faults(tmp_path):
         list(RoboSenseReader(tmp_path, phase=1).rows("test", [NAMES[0]]))
 
 
+@pytest.mark.parametrize("name", ["Track_4_Phase_I_Images", "Track_4_Phase_I_Images.zip"])
+def test_an_image_that_vanished_is_told(tmp_path, name):
+    gallery = write_gallery(tmp_path, name)
+    reader = RoboSenseReader(tmp_path, phase=1)
+    if gallery.is_dir():
+        (gallery / "images" / NAMES[0]).unlink()
+    else:
+        gallery.write_bytes(b"")
+    with pytest.raises(DataError, match=f"{NAMES[0]}.* cannot be read") as error:
+        list(reader.rows("test", [NAMES[0]]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("name", ["Track_4_Phase_I_Images", "Track_4_Phase_I_Images.zip"])
+def test_the_fingerprint_follows_the_images_alone(tmp_path, name, linked):
+    gallery = write_gallery(tmp_path / "root", name)
+    if linked:
+        gallery.rename(tmp_path / "store")
+        gallery.symlink_to(tmp_path / "store")
+        (tmp_path / "root" / "A_copy").symlink_to(tmp_path / "store")
+    before = RoboSenseReader(tmp_path / "root", phase=1).fingerprint()
+    (tmp_path / "root" / "notes.txt").write_text("beside")
+    assert RoboSenseReader(tmp_path / "root", phase=1).fingerprint() == before
+    changed = gallery / "images" / NAMES[0] if gallery.is_dir() else gallery
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    assert RoboSenseReader(tmp_path / "root", phase=1).fingerprint() != before
+
+
 def _bad_zip(path: Path, fault: str) -> None:
     member = zipfile.ZipInfo({"parent": "../a.jpg", "absolute": "/a.jpg", "drive": "C:\\a.jpg"}.get(fault, "a.jpg"))
     if fault == "link":
