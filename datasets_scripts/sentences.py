@@ -31,6 +31,11 @@ _DEPENDENT = re.compile(
     re.IGNORECASE,
 )
 
+_ASKS_FOR_MORE = re.compile(
+    r"(?:,|\b(?:an?|the|its|their|of|at|to|from|with|and|or|but|while|which|that|where|whose|into|is|are|has|have))$",
+    re.IGNORECASE,
+)
+
 
 def normalize_space(text: str) -> str:
     """Collapse white space to single blanks, and take away blanks before a stop or comma.
@@ -97,15 +102,19 @@ def split_sentences(text: str) -> list[str]:
 
 
 def is_truncated(sentences: list[str], caption_chars: int) -> bool:
-    """Whether the last of several sentences was cut off: no final stop, in a caption of 150 characters or more.
+    """Whether the last sentence was cut off: no final stop, in a caption of 150 characters or more.
+
+    A sentence that is the whole caption must also end in a word that asks for another.
 
     Example:
         >>> is_truncated(["A pond.", "A road"], 14), is_truncated(["A wide lawn.", "On the far side a ro"], 400)
         (False, True)
     """
-    if len(sentences) < 2 or caption_chars < LONG_CAPTION_CHARS:
+    if not sentences or caption_chars < LONG_CAPTION_CHARS:
         return False
-    return not sentences[-1].rstrip(_CLOSERS).endswith((".", "!", "?", "…"))
+    if sentences[-1].rstrip(_CLOSERS).endswith((".", "!", "?", "…")):
+        return False
+    return len(sentences) > 1 or _ASKS_FOR_MORE.search(sentences[0]) is not None
 
 
 def complete_sentences(text: str) -> list[str]:
@@ -136,19 +145,21 @@ def keep_clauses(text: str, is_wanted: Callable[[str], bool]) -> str:
         is_wanted: judges a clause.
 
     Returns:
-        The kept clauses joined by commas; a clause such as "which ..." goes with the one it hangs on. "" for none.
+        The kept clauses, joined as they were; a clause such as "which ..." goes with the one it hangs on. "" for none.
 
     Example:
         >>> keep_clauses("A pond lies here, and a gate stands there", lambda clause: "gate" not in clause)
         'A pond lies here'
     """
-    clauses = _CLAUSE.split(text)
-    kept, head_kept = [], False
-    for number, clause in enumerate(clauses):
+    joints = list(_CLAUSE.finditer(text))
+    starts, ends = [0, *(joint.end() for joint in joints)], [*(joint.start() for joint in joints), len(text)]
+    kept, head_kept = "", False
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        clause = text[start:end]
         stands_alone = number == 0 or not _DEPENDENT.match(clause)
         if is_wanted(clause) and (stands_alone or head_kept):
-            kept.append(clause)
+            kept += (joints[number - 1].group() if kept else "") + clause
             head_kept = True
         elif stands_alone:
             head_kept = False
-    return ", ".join(kept)
+    return kept

@@ -17,22 +17,22 @@ HIDDEN_NOUNS = {
         r"(?:building|it) (?:is|was) (?:made|built) of|bricks?|brickwork|masonry|columns?|pillars?|colonnades?|"
         r"pediments?|arch(?:es|ways?)?|arcades?|balcon(?:y|ies)|awnings?|walls?|cladding|signs?|signage|"
         r"signboards?|lettering|letters|inscriptions?|plaques?|banners?|posters?|flags?|flagpoles?|lamp ?posts?|"
-        r"street ?lamps?|lanterns?|bench(?:es)?|bollards?|railings?|handrails?|door handles?|bicycles?|bikes?|"
-        r"bike racks?|statues?|murals?|clock faces?|ivy|cornices?|ledges?|window sills?|shutters?|sky|skies|"
-        r"clouds?|trash bins?|litter bins?|mailbox(?:es)?"
+        r"street ?lamps?|lanterns?|bench(?:es)?|bollards?|railings?|handrails?|door handles?|"
+        r"(?:bicycle|bike) racks?|(?:bicycles?|bikes?)(?: in (?:an?|the) racks?)?|statues?|murals?|clock faces?|ivy|"
+        r"cornices?|ledges?|window sills?|shutters?|sky|skies|clouds?|trash bins?|litter bins?|mailbox(?:es)?"
     ),
     "drone": (
         r"bench(?:es)?|flags?|flagpoles?|door handles?|door ?knobs?|door ?bells?|hinges?|plaques?|bollards?|"
         r"lamp ?posts?|street ?lamps?|lanterns?|mail ?box(?:es)?|lettering|letters|inscriptions?|signs?|signage|"
-        r"signboards?|posters?|bicycles?|bikes?|bike racks?|trash bins?|litter bins?|bins?|curbs?|handrails?|"
-        r"flower ?pots?|potted plants?|window sills?|sky|skies"
+        r"signboards?|posters?|(?:bicycle|bike) racks?|(?:bicycles?|bikes?)(?: in (?:an?|the) racks?)?|trash bins?|"
+        r"litter bins?|bins?|curbs?|handrails?|flower ?pots?|potted plants?|window sills?|sky|skies"
     ),
     "ground": (
-        r"roofs?|rooftops?|roofscapes?|roof gardens?|skylights?|roof (?:lights?|vents?|units?|edges?)|footprints?|"
-        r"floor plans?|ground plans?|(?:aerial|overall|site) (?:layout|view|plan)s?|layouts?|plans?|helipads?|"
-        r"landing pads?|rooftop vents?|solar panels?|air[- ]condition(?:ing|ers?)(?: units?)?|"
-        r"ventilation (?:units?|equipment)|inner court(?:yard)?s?|(?<=with )(?:[\w-]+ ){1,3}cars|"
-        r"(?:rows|dozens|hundreds) of (?:parked )?cars|bird['’]s[- ]eye views?"
+        r"(?:roof|rooftop) (?:gardens?|lights?|vents?|units?|edges?|equipment)|roofs?|rooftops?|roofscapes?|"
+        r"skylights?|footprints?|floor plans?|ground plans?|(?:aerial|overall|site) (?:layout|view|plan)s?|layouts?|"
+        r"plans?|helipads?|landing pads?|solar panels?|air[- ]condition(?:ing|ers?)(?: units?)?|"
+        r"ventilation (?:units?|equipment)|(?:plain )?flat surfaces?|inner court(?:yard)?s?|"
+        r"(?<=with )(?:[\w-]+ ){1,3}cars|(?:rows|dozens|hundreds) of (?:parked )?cars|bird['’]s[- ]eye views?"
     ),
 }
 # patterns of adjectives; they go while their noun stays
@@ -53,6 +53,7 @@ _VERB = (
 )
 _JOINT = r"(?:and|or|with|near|at|in|on|by|to|of|next|beside|behind|before|around|above|below|from|under)"
 _WORD = rf"(?:(?!(?:{_JOINT}|{_VERB})\b)[\w'’-]+ )"  # inside a noun phrase
+_AMOUNT = r"(?:an? (?:row|pair|group) of )?"
 _LEAD = (
     r"(?:with|without|featuring|having|that has|near|at|beside|next to|in front of|by|before|above|below|behind|"
     r"between|"
@@ -63,15 +64,21 @@ _LEAD = (
 def _first_pattern(nouns: str) -> re.Pattern[str]:
     """Matches the first of several things a noun has: "with tall windows and" before "a garden"."""
     seen_next = r"(?=(?:an?|the|two)\b)"
-    return re.compile(rf"\b(?P<lead>with|has|have) {_WORD}{{0,5}}?(?:{nouns})\b(?:,? and|,) {seen_next}", _ANY_CASE)
+    return re.compile(
+        rf"\b(?P<lead>with|has|have|there (?:is|are)) {_AMOUNT}{_WORD}{{0,5}}?(?:{nouns})\b(?:,? and|,) {seen_next}",
+        _ANY_CASE,
+    )
 
 
 def _phrase_pattern(nouns: str) -> re.Pattern[str]:
     """Matches what is added to a noun: "with tall windows", "near the door", "and a flag" unless a verb follows."""
-    noun = rf"{_WORD}{{0,5}}?(?:{nouns})\b"
-    more = rf"(?:(?:,| and|, and| or) {noun})*(?: made of {_WORD}{{0,3}}[\w-]+)?"
+    noun = rf"{_AMOUNT}{_WORD}{{0,5}}?(?:{nouns})\b"
+    more = rf"(?:(?:,| and|, and| or) {noun})*(?: made of {_WORD}{{0,3}}[\w-]+| has {noun})?"
     place = r"(?: on (?:an?|the|its) (?:[\w-]+ )?[\w-]+)?"
-    return re.compile(rf"(?:^|,? ){_LEAD} {noun}{more}|,? (?:and|or) {noun}{more}{place}(?! {_VERB}\b)", _ANY_CASE)
+    return re.compile(
+        rf"(?:^|,? ){_LEAD} {noun}{more}(?: close by| nearby)?|,? (?:and|or) {noun}{more}{place}(?! {_VERB}\b)",
+        _ANY_CASE,
+    )
 
 
 _HIDDEN = {name: re.compile(rf"\b(?:{nouns})\b", _ANY_CASE) for name, nouns in HIDDEN_NOUNS.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import re
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pemoe.datasets_scripts.refine.budget import estimate_tokens
 from pemoe.datasets_scripts.refine.cache import Answer
-from pemoe.datasets_scripts.refine.calls import FaultError, Sampling
+from pemoe.datasets_scripts.refine.calls import FaultError, Sampling, UnreachableError
 from pemoe.datasets_scripts.refine.outcome import Tokens
 from pemoe.datasets_scripts.refine.prompts import ANSWER_FORMAT
 from pemoe.datasets_scripts.schema import DataError
@@ -26,6 +28,7 @@ ADVICE = {
     403: "the API key has no right to this model",
     404: "check base_url and the model's name",
 }
+LONGEST_WAIT_S = 86_400.0  # a day: no server means more
 TOLD_CHARS = 160  # of a server's own words in a message
 
 
@@ -94,6 +97,7 @@ class EndpointBackend:
         """Put one question.
 
         Raises:
+            UnreachableError: the connection is refused, or the host has no address.
             FaultError: 408, 409, 425, 429, 5xx, a timeout, a lost connection, an answer that cannot be read.
             DataError: any other status; one line without the key.
         """
@@ -133,7 +137,10 @@ class EndpointBackend:
         if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
             return FaultError(f"no answer within {self.timeout_s:g} s")
         if isinstance(error, (http_error, OSError)):
-            return FaultError(f"connection lost ({type(error).__name__})")
+            if why := unreachable(error):
+                advice = "start the server or correct --base-url" if self.base_url else "see that the network is up"
+                return UnreachableError(f"{self.where} does not answer ({why}); {advice}")
+            return FaultError(f"connection lost ({type(error).__name__}) to {self.where}")
         if isinstance(error, (ValueError, KeyError, TypeError, AttributeError, IndexError)):
             return FaultError(f"an answer that cannot be read ({type(error).__name__})")
         return error
@@ -151,23 +158,41 @@ class EndpointBackend:
         return DataError(f"{self.where}: HTTP {status} for model {self.name!r}: {advice}{said}")
 
 
-def retry_after_s(header: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which holds seconds or a date; None when absent or unreadable.
+def unreachable(error: BaseException | None) -> str | None:
+    """Why a connection was never made, from an error or what caused it; None for any other error.
 
     Example:
-        >>> retry_after_s("3"), retry_after_s(None), retry_after_s("soon")
-        (3.0, None, None)
+        >>> unreachable(ConnectionRefusedError()), unreachable(ConnectionResetError())
+        ('connection refused', None)
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(error, socket.gaierror):
+            return "no such host"
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds of a `Retry-After` header, which holds seconds or a date; a day at most; None when absent or unreadable.
+
+    Example:
+        >>> retry_after_s("3"), retry_after_s("inf"), retry_after_s(None), retry_after_s("soon")
+        (3.0, 86400.0, None, None)
     """
     if header is None:
         return None
     try:
-        return max(float(header), 0.0)
+        wait_s = float(header)
     except ValueError:
-        pass
-    try:
-        return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
+        try:
+            wait_s = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return None if math.isnan(wait_s) else min(max(wait_s, 0.0), LONGEST_WAIT_S)
 
 
 @dataclass

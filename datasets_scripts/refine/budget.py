@@ -1,4 +1,4 @@
-"""What a run may spend: tokens and dollars, reserved before a request goes out, so that the cap is never passed."""
+"""What a run may spend: tokens and dollars, reserved before a request goes out, so that the cap holds."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ class Budget:
     """Counts what is spent and reserved, and refuses what would pass the cap.
 
     A request reserves its estimated prompt and the longest answer it may get; the answer replaces the reservation by
-    what it cost. While others are on their way, a request that does not fit waits for them. What a server charges for
-    a request that failed is not known, and not counted.
+    what it cost. While others are on their way, a request that does not fit waits for them. A server may count more
+    than is estimated: under a cap the first answer is waited for alone, and from then on the largest ratio seen is
+    reserved; only an answer that exceeds every earlier ratio can pass the cap, by itself. What a server charges for a
+    request that failed is not known, and not counted.
 
     Args:
         tokens: cap on prompt and completion tokens together; None for no cap.
@@ -42,10 +44,10 @@ class Budget:
 
     Example:
         >>> budget = Budget(tokens=100)
-        >>> budget.reserve(Tokens(40, 50))
-        >>> budget.settle(Tokens(40, 50), Tokens(38, 12))
-        >>> budget.spent.total
-        50
+        >>> reserved = budget.reserve(Tokens(20, 30))
+        >>> budget.settle(Tokens(20, 30), reserved, Tokens(38, 12))
+        >>> budget.spent.total, budget.reserve(Tokens(10, 20))
+        (50, Tokens(prompt=19, completion=20))
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Budget:
         self._prices = None if None in prices else prices
         self._reserved = Tokens()
         self._in_flight = 0
+        self._ratio = 1.0  # the largest of what a prompt cost to what it was estimated to
+        self._is_unknown = tokens is not None or usd is not None  # that ratio, before the first answer
         self._changed = threading.Condition()
 
     def usd(self, tokens: Tokens) -> float | None:
@@ -73,27 +77,42 @@ class Budget:
             return None
         return (tokens.prompt * self._prices[0] + tokens.completion * self._prices[1]) / 1e6
 
-    def reserve(self, tokens: Tokens) -> None:
+    def reserve(self, estimate: Tokens) -> Tokens:
         """Set aside what a request may cost at most; waits while requests on their way leave it open.
+
+        Returns:
+            What was set aside.
 
         Raises:
             BudgetError: it does not fit, and nothing is on its way any more.
         """
         with self._changed:
-            while not self._fits(self.spent + self._reserved + tokens):
+            while not self._fits(self.spent + self._reserved + self._scaled(estimate)) or self._must_wait():
                 if self._in_flight == 0:
                     raise BudgetError(self._told())
                 self._changed.wait()
-            self._reserved += tokens
+            reserved = self._scaled(estimate)
+            self._reserved += reserved
             self._in_flight += 1
+            return reserved
 
-    def settle(self, reserved: Tokens, spent: Tokens) -> None:
+    def settle(self, estimate: Tokens, reserved: Tokens, spent: Tokens) -> None:
         """Replace a reservation by what was spent; `Tokens()` when nothing came back."""
         with self._changed:
             self._reserved += Tokens(-reserved.prompt, -reserved.completion)
             self._in_flight -= 1
             self.spent += spent
+            if spent.total:
+                self._is_unknown = False
+                self._ratio = max(self._ratio, spent.prompt / max(estimate.prompt, 1))
             self._changed.notify_all()
+
+    def _scaled(self, estimate: Tokens) -> Tokens:
+        return Tokens(math.ceil(self._ratio * estimate.prompt), estimate.completion)
+
+    def _must_wait(self) -> bool:
+        """Whether the first answer, which tells how this server counts, is still on its way."""
+        return self._is_unknown and self._in_flight > 0
 
     def _fits(self, tokens: Tokens) -> bool:
         """Whether a total stays within both caps."""

@@ -45,6 +45,10 @@ class FaultError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class UnreachableError(FaultError):
+    """A connection that nobody takes: may pass while a server restarts; `args[0]` says where, why and what to do."""
+
+
 class NoAnswerError(Exception):
     """Every try for one caption failed; told by `args[0]`."""
 
@@ -52,7 +56,8 @@ class NoAnswerError(Exception):
 class Backend(Protocol):
     """What can be asked: `name` is the model's, for the cache; `takes_images` says whether it sees pictures.
 
-    `ask` returns the answer, and raises `FaultError` for what may pass and `DataError` for what will not.
+    `ask` returns the answer, and raises `FaultError` for what may pass (`UnreachableError` where nobody listens) and
+    `DataError` for what will not.
     """
 
     name: str
@@ -105,7 +110,8 @@ class Caller:
 
     Faults are retried after `backoff_s * 2^n`, times a factor drawn from [0.5, 1.5), at most a minute, or after what
     the server asked for. It stops for good, and every thread with it, on an error that another try cannot mend, when
-    the budget is used up, and when the endpoint is down: nothing ever came, or several captions in a row failed.
+    the budget is used up, and when the endpoint is down: nobody takes the first connection, nothing ever came, or
+    several captions in a row failed.
 
     Args:
         backend: what to ask.
@@ -131,7 +137,8 @@ class Caller:
         self._generator = np.random.default_rng(seed)
         self._lock = threading.Lock()
         self._error: DataError | None = None
-        self._has_answered = False
+        self._has_answered = False  # in this run or an earlier one
+        self._was_reached = False  # in this run
         self._failures = 0
         self._failures_to_stop: int | None = None
 
@@ -174,7 +181,7 @@ class Caller:
             DataError: an error that stays, a used-up budget (`BudgetError`), an endpoint that is down, or a stop.
         """
         try:
-            self.budget.reserve(at_most)
+            reserved = self.budget.reserve(at_most)
         except DataError as error:
             self.stop(error)
             raise
@@ -183,7 +190,7 @@ class Caller:
             answer, faults = self._try(messages, sampling, keep)
             spent = answer.tokens
         finally:
-            self.budget.settle(at_most, spent)
+            self.budget.settle(at_most, reserved, spent)
         return answer, faults
 
     def _try(self, messages: Sequence[dict], sampling: Sampling, keep: Callable[[Answer], None]) -> tuple[Answer, int]:
@@ -197,6 +204,7 @@ class Caller:
                 keep(answer)
             except FaultError as fault:
                 told = str(fault)
+                self._check_reached(fault)
                 if number < self._retries:
                     self._back_off(number, fault.retry_after_s)
             except DataError as error:
@@ -206,7 +214,22 @@ class Caller:
                 self._count_answer()
                 return answer, number
         self._count_failure(told)
-        raise NoAnswerError(f"{self._retries + 1} tries failed, the last one with: {told}")
+        raise NoAnswerError(f"{self._tries} failed, the last one with: {told}")
+
+    @property
+    def _tries(self) -> str:
+        """How often one question is put."""
+        return f"{self._retries + 1} {'tries' if self._retries else 'try'}"
+
+    def _check_reached(self, fault: FaultError) -> None:
+        """Raise, for good, where nobody has taken a connection yet: waiting would not help."""
+        with self._lock:
+            self._was_reached = self._was_reached or not isinstance(fault, UnreachableError)
+            is_lost = not self._was_reached and self._failures_to_stop is not None
+        if is_lost:
+            error = DataError(str(fault))
+            self.stop(error)
+            raise error
 
     def _check(self) -> None:
         """Raise what stopped the run."""
@@ -228,7 +251,7 @@ class Caller:
 
     def _count_answer(self) -> None:
         with self._lock:
-            self._has_answered = True
+            self._has_answered = self._was_reached = True
             self._failures = 0
 
     def _count_failure(self, told: str) -> None:
@@ -237,6 +260,6 @@ class Caller:
             self._failures += 1
             is_down = not self._has_answered or self._failures >= (self._failures_to_stop or 0)
         if is_down and self._failures_to_stop is not None:
-            error = DataError(f"{self._backend.name}: no answer after {self._retries + 1} tries, the last one: {told}")
+            error = DataError(f"{self._backend.name}: no answer after {self._tries}, the last one: {told}")
             self.stop(error)
             raise error

@@ -18,6 +18,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem; }
 h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; vertical-align: top; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -25,7 +26,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .facts div { background: var(--soft); border-radius: 6px; padding: .4rem .8rem; }
 .facts b { display: block; font-size: 1.2rem; }
 .charts { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-figure { margin: 0; flex: 1 1 440px; }
+figure { margin: 0; flex: 1 1 min(440px, 100%); }
 svg { width: 100%; height: auto; }
 svg text { font-size: 12px; fill: currentColor; }
 .bar { fill: var(--bar); }
@@ -39,6 +40,7 @@ svg text.aim { fill: var(--mark); }
 .chars { opacity: .65; font-size: .85em; }
 code { overflow-wrap: anywhere; }
 @media (max-width: 700px) { .pair { grid-template-columns: 1fr; } }
+@media (max-width: 480px) { th, td { padding: .25rem .3rem; font-size: .85rem; } svg text { font-size: 16px; } }
 """
 
 
@@ -47,15 +49,23 @@ def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _histogram(title: str, lengths: dict[str, Any], target: int) -> str:
-    """Text lengths as an inline SVG, with the target marked."""
-    counts, bin_chars = lengths["histogram"]["counts"], lengths["histogram"]["bin_chars"]
-    step, highest = WIDTH_PX / len(counts), max(*counts, 1)
+def _bins(lengths: dict[str, Any]) -> int:
+    """How many bins the charts show: all that hold a text, before or after, and the target's."""
+    histograms = [lengths[title]["histogram"] for title in ("before", "after")]
+    last = max(bin for one in histograms for bin, count in enumerate([1, *one["counts"]]) if count)
+    return max(last, lengths["target"] // histograms[0]["bin_chars"] + 1)
+
+
+def _histogram(title: str, lengths: dict[str, Any], target: int, bins: int) -> str:
+    """Text lengths as an inline SVG of the first `bins` bins, with the target marked."""
+    last, bin_chars = len(lengths["histogram"]["counts"]) - 1, lengths["histogram"]["bin_chars"]
+    counts = lengths["histogram"]["counts"][:bins]
+    step, highest = WIDTH_PX / bins, max(*counts, 1)
     bars = []
     for position, count in enumerate(counts):
         height = HEIGHT_PX * count / highest
         first = position * bin_chars
-        told = f"{first}+" if position == len(counts) - 1 else f"{first}–{first + bin_chars - 1}"
+        told = f"{first}+" if position == last else f"{first}–{first + bin_chars - 1}"
         bars.append(
             f'<rect class="bar" x="{position * step + 1:.1f}" y="{HEIGHT_PX + 16 - height:.1f}" '
             f'width="{step - 2:.1f}" height="{height:.1f}"><title>{told} characters: {count:,}</title></rect>'
@@ -63,7 +73,7 @@ def _histogram(title: str, lengths: dict[str, Any], target: int) -> str:
     ticks = "".join(
         f'<text x="{position * step:.1f}" y="{HEIGHT_PX + FOOT_PX}" text-anchor="{"middle" if position else "start"}">'
         f"{position * bin_chars}</text>"
-        for position in range(0, len(counts), 4)
+        for position in range(0, bins + 1, -(-bins // 6))
     )
     x = target / bin_chars * step
     aim = (
@@ -107,7 +117,7 @@ def _lengths(report: dict[str, Any]) -> str:
             + "".join(f'<td class="number">{_number(lengths[n])}</td>' for n in names)
             + "</tr>"
         )
-    return f"<table><tr><th>characters</th>{head}</tr>{rows}</table>"
+    return f'<div class="wide"><table><tr><th>characters</th>{head}</tr>{rows}</table></div>'
 
 
 def _rejections(report: dict[str, Any]) -> str:
@@ -124,7 +134,8 @@ def _rejections(report: dict[str, Any]) -> str:
             f'<tr><td><b>{escape(reason)}</b><br><span class="chars">{escape(entry["meaning"])}</span></td>'
             f'<td class="number">{entry["count"]:,}</td><td>{examples}</td></tr>'
         )
-    return f'<table><tr><th>reason</th><th class="number">times</th><th>such as</th></tr>{rows}</table>'
+    head = '<tr><th>reason</th><th class="number">times</th><th>such as</th></tr>'
+    return f'<div class="wide"><table>{head}{rows}</table></div>'
 
 
 def _texts(title: str, texts: list[str]) -> str:
@@ -146,8 +157,9 @@ def _pair(example: dict[str, Any]) -> str:
 def render_refine_report(report: dict[str, Any]) -> str:
     """The page of a report of `RefineReport.to_dict`."""
     lengths = report["length_chars"]
-    charts = _histogram("before", lengths["before"], lengths["target"])
-    charts += _histogram("after", lengths["after"], lengths["target"])
+    charts = "".join(
+        _histogram(title, lengths[title], lengths["target"], _bins(lengths)) for title in ("before", "after")
+    )
     pairs = "".join(map(_pair, report["examples"])) or "<p>No row has refined captions.</p>"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Refined captions</title>'

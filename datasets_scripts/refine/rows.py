@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import datasets
 
+from pemoe.datasets_scripts.audit.captions import refusal_words
 from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
@@ -26,6 +28,20 @@ def merge_near_duplicates(texts: Iterable[str]) -> list[str]:
         if not any(say_the_same(text, other) for other in kept):
             kept.append(text)
     return kept
+
+
+def without_refusals(texts: list[str]) -> list[str]:
+    """The texts that describe something; all of them where none does, since a training row cannot be without text.
+
+    The rule refiner hands back a caption as it was where its rules leave nothing: an apology, a question, a mark.
+
+    Example:
+        >>> without_refusals(["Sorry, I cannot help with that.", "A hall."]), without_refusals(["?"])
+        (['A hall.'], ['?'])
+    """
+    refusal = refusal_words("train")
+    told = [text for text in texts if re.search(r"\w{2}", text) and not refusal.search(text)]
+    return told or texts
 
 
 def row_requests(row: dict[str, Any], takes_images: bool = False) -> list[RefineRequest]:
@@ -93,7 +109,7 @@ def refine_rows(
         refined = row
         if row["split"] != "test":
             texts = merge_near_duplicates(text for refinement in refinements for text in refinement.texts)
-            refined = {**row, "refined_captions": texts}
+            refined = {**row, "refined_captions": without_refusals(texts)}
             report.add(refined, refinements)
         if on_progress is not None:
             on_progress(report)

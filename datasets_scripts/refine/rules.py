@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import dropwhile
 
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
-from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, keep_clauses
+from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
 from pemoe.datasets_scripts.visibility import without_hidden
 
-RULES_VERSION = 1  # another number where the same caption gives other texts: caches of refined rows are named by it
+RULES_VERSION = 2  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
 LEAD_SHARE = 0.7  # of that length, for the statements about the building itself
 
@@ -28,6 +29,7 @@ _OBJECT = (
 )
 _BE = r"(?:is|are|was|were)"
 _STAND = r"(?:stands?|lies?|sits?|is|are|runs?|rises?|extends?|stretch(?:es)?|appears?|follows?|spreads?)"
+_ADVERB = r"(?:(?:also|clearly|partly|only|just|dimly|now) )*"
 _SEEN = r"(?:visible|seen|located|situated|placed|found|positioned|shown|noticeable)"
 _FILL = r"(?:fills?|occup(?:y|ies)|takes? up|clos(?:e|es)|dominates?|cross(?:es)?|lines?|borders?|covers?)"
 
@@ -59,13 +61,18 @@ _FRAMES = (
     _frame(r"^(?:there|here) (?:is|are|stands?|lies?)(?: also)? "),
     _frame(r"^(?:we|you|one) (?:can )?(?:also |clearly )?sees? "),
     _frame(rf"^{_STAND} {_OBJECT}"),
+    _frame(  # "a path runs here and a pond is visible": a clause of its own, so that the two do not run together
+        rf"((?:^|[,;] )[^,;]*? (?:{_STAND}|{_FILL}|meets?|forms?|has|have|leads?|curves?|passes)\b[^,;]*?) and "
+        rf"(?=(?:an?|another|the) [^,;]*? (?:is|was) {_ADVERB}{_SEEN}\b)",
+        r"\1, and ",
+    ),
     _frame(
         r",? (?:which |that )?(?:can|could|may) (?:also |clearly |just )?be "
         r"(?:seen|found|observed|spotted|made out)\b"
     ),
-    _frame(r",? (?:we|you|one) can (?:also |clearly )?see (?=\w)", " "),
+    _frame(r",? (?:we|you|one) can (?:also |clearly )?see (?=\w)", ", "),
     _frame(rf",? (?:which|that) {_STAND} (?=(?:also )?(?:next|to|near|beside|close|behind|in|on|at)\b)", " "),
-    _frame(rf" {_BE} (?:also |clearly |partly )?{_SEEN}\b(?! by\b)"),
+    _frame(rf"(?:,? (?:which|that))? {_BE} {_ADVERB}{_SEEN}\b(?! by\b)"),
     _frame(
         rf" {_DOMINATES} (?:most of |much of |a large part of )?"
         rf"(?:(?:the |this )(?:{_CENTRE}|rest) of )?{_AN_IMAGE}\b"
@@ -96,9 +103,26 @@ _AFTER_POSITION = re.compile(
     rf"some|another|we|you|one|{_STAND}|can|has|have)\b",
     _ANY_CASE,
 )
-_DANGLING = re.compile(
-    rf"(?:,? (?:and|but|while|with|which|that|where|of|in|on|at|to|from|near|along|next to|behind|above|below|beneath|"
-    rf"{_STAND}|{_FILL}|pass(?:es)?|leads?|has|have|also|just|{_SEEN}))+(?=\s*$)",
+_PARTICIPLE = re.compile(
+    r" (?:running|lying|sweeping|standing|stretching|extending|rising|facing|crossing|covering|filling|passing|"
+    r"leading|going|curving|looking|sitting)(?=\s*$)",
+    _ANY_CASE,
+)
+_LOOSE_END = re.compile(
+    r",? (?:and|but|while|with|which|that|where|whose|of|in|on|at|to|from|(?<!close )by|near|along|next to|behind|"
+    r"above|below|beneath|between|a|an|the|its|their|has|have|also|just|only|partly|attached|pass(?:es)?|leads?|"
+    rf"{_SEEN}|(?P<verb>{_STAND}|{_FILL}))(?=\s*$)",
+    _ANY_CASE,
+)
+_BEFORE_NOUN = re.compile(  # "behind the stands", "with white lines": what follows is no verb
+    r"\b(?:an?|the|its|their|this|these|of|with|by|and|behind|two|three|four|several|many|some|few|small|large|big|long|"
+    r"short|wide|narrow|high|low|tall|white|black|gr[ae]y|red|blue|green|yellow|brown|orange|pink|dark|light|pale|"
+    r"bright|(?!attached)\b\w+ed)$",
+    _ANY_CASE,
+)
+_BROKEN = re.compile(  # no statement: it opens with a bare verb, or stops before what a word asks for
+    rf"(?:{_STAND}|{_FILL}) (?!(?:of|with|for|and)\b)|"
+    r".* (?:an?|the|its|their|of|at|to|from|with|and|or|but|while|which|that|where|whose|into|next|only|partly)$",
     _ANY_CASE,
 )
 _ABOVE = re.compile(
@@ -106,12 +130,26 @@ _ABOVE = re.compile(
     r"(?=(?:it|them|this|that|the|an?|its)\b)",
     _ANY_CASE,
 )
-_BARE_ABOVE = re.compile(r" and (?:above|below|beneath)(?=\s*(?:[,;]|$))", _ANY_CASE)
+_BARE_ABOVE = re.compile(r"(?: and)? (?:above|below|beneath)(?=\s*(?:[,;.]|$))", _ANY_CASE)
+_ONE_THING = re.compile(r"\bthere are (?=an? (?:(?! and )[^,;])*(?:[,;]|$))", _ANY_CASE)  # the other one is gone
 _DOUBLE_COMMA = re.compile(r"(?:,\s*)+(?=,)")
+_NO_RELATIVE = r"(?!(?:where|which|that|who)\b)[^,; ]+"
 _IDLE_VERB = re.compile(
-    r" (?:lies?|stands?|sits?|is|are|appears?|extends?)(?=\s*(?:,|;)| and (?:an?|the|two|several|some|another)\b)",
+    rf"((?:^|[,;] )(?:{_NO_RELATIVE} )*?{_NO_RELATIVE}) (?:lies?|stands?|sits?|is|are|appears?|extends?|runs?)"
+    r"(?=\s*(?:,|;)| and (?:an?|the|two|several|some|another)\b)",
     _ANY_CASE,
 )
+_MORE_POSITION = re.compile(  # "on the right [and below]", "the right side [and bottom]"
+    r"(?:(?:,|,? and) (?:(?:at|on|along|in|to) )?(?:the )?(?:upper|lower|left|right|top|bottom)"
+    r"(?:[- ](?:left|right|side|edge|corner|part))*(?=[,.;]|$| and\b))+",
+    _ANY_CASE,
+)
+_WHOLE = re.compile(rf" of (?:the|this|that) (?:[\w'’-]+ )?(?:{_IMAGE}|campus|area|place|site)\b", _ANY_CASE)
+_ITS_OWN = re.compile(r"\bwith [^,;]*$", _ANY_CASE)  # "with a bay on its left": the bay is a part of it
+_PART = re.compile(r"\b(?:end|half|part|corner|edge|roof)s?$", _ANY_CASE)
+_BARE_SIDE = re.compile(r"(?:left|right|north|south|east|west)\b", _ANY_CASE)
+_TWO_CLAUSES = re.compile(r"([^,;:]+), (?:and|while|but) (?!its\b|their\b|with\b|is\b|are\b)([^;:]+)", _ANY_CASE)
+_INVERTED = re.compile(rf"^{_STAND} (?!(?:of|with|for|and)\b)", _ANY_CASE)  # "On the left stand tall trees"
 _LEADING = re.compile(r"^(?:[\s,.;:]+|(?:and|but|while|with)\s+)+", _ANY_CASE)
 
 
@@ -131,19 +169,22 @@ def _without_leading_position(text: str) -> str:
     rest = text[directions[0].end :]
     if rest.startswith(" of ") or not _AFTER_POSITION.match(rest):
         return text
-    return _shorten(_LEADING.sub("", rest))
+    return _shorten(_INVERTED.sub("", _LEADING.sub("", rest)))
 
 
 def _without_position(text: str, start: int, end: int) -> str:
     """`text` with the direction at `[start, end)` taken out, or, where it relates two things, made "next to"."""
     before, found, after = text[:start], text[start:end], text[end:]
-    if possessive := re.search(r"\b(its|their) ", found, _ANY_CASE):
+    is_place = _PREPOSITION.match(found) is not None
+    possessive = re.search(r"\b(its|their) ", found, _ANY_CASE)
+    if possessive and is_place and not _PART.search(found) and not _ITS_OWN.search(before):
         pronoun = "it" if possessive[1].lower() == "its" else "them"
         return f"{before}next to {pronoun}{after}" if _AFTER_POSITION.match(after) else text
+    after = _MORE_POSITION.sub("", _WHOLE.sub("", after, count=1) if _WHOLE.match(after) else after, count=1)
     if after.startswith((" of ", " from ")):
-        return f"{before}next to {after.split(' ', 2)[2]}"
+        return f"{before}next to {after.split(' ', 2)[2]}" if is_place or _BARE_SIDE.match(found) else text
     verb = re.search(rf" {_FILL} $", before)
-    if _AFTER_POSITION.match(after) and (_PREPOSITION.match(found) or verb):
+    if _AFTER_POSITION.match(after) and (is_place or verb):
         comma = "," if after.startswith(" and ") else ""  # what follows is another thing, not part of the one before
         return (before[: verb.start()] if verb else before.rstrip()) + comma + after
     return text
@@ -157,25 +198,48 @@ def _without_directions(text: str) -> str:
     return keep_clauses(text, lambda clause: not find_directions(clause)) if find_directions(text) else text
 
 
-def _tidy(text: str) -> str:
-    """A statement that starts with a capital, ends with a stop and has no loose words at either end; may be ""."""
-    text = clean_caption(_LEADING.sub("", text))
-    text = _DOUBLE_COMMA.sub("", text)
-    text = _IDLE_VERB.sub("", _DANGLING.sub("", text.rstrip(" .,;:")))
+def _without_loose_end(text: str) -> str:
+    """A text that was cut at its end, without the words that led to what is gone."""
+    if participle := _PARTICIPLE.search(text):
+        return text[: participle.start()]
+    while loose := _LOOSE_END.search(text):
+        if loose["verb"] and _BEFORE_NOUN.search(text[: loose.start()]):
+            break
+        text = text[: loose.start()]
+    return text
+
+
+def _tidy(text: str, sentence: str) -> str:
+    """What is left of `sentence`, from a capital to a stop and without loose words where it was cut; may be ""."""
+    text = _DOUBLE_COMMA.sub("", clean_caption(_LEADING.sub("", text))).rstrip(" .,;:")
+    if not sentence.rstrip(" .,;:!").endswith(" ".join(text.split()[-2:])):
+        text = _without_loose_end(text)
+    if text not in sentence:
+        text = _IDLE_VERB.sub(r"\1", text)
+    text = _ONE_THING.sub("there is ", text)
     text = clean_caption(text).rstrip(" ,;:")
     words = re.findall(r"[\w'’]+", text)
-    if len(words) < 2 or all(map(_EMPTY_WORD.fullmatch, words)) or _CHATTER.search(text):
+    if len(words) < 2 or all(map(_EMPTY_WORD.fullmatch, words)) or _CHATTER.search(text) or _BROKEN.match(text):
         return ""
     return text[0].upper() + text[1:] + ("" if text[-1] in ".!?…" else ".")
 
 
 def _statement(sentence: str, platform: str) -> str:
-    """What is left of a sentence for a platform; "" for nothing."""
+    """What is left of a sentence for a platform, its clauses parted where a direction went; "" for nothing."""
     if _CHATTER.search(sentence):
         return ""
     text = _shorten(sentence)
-    text = _without_directions(text) if platform == "satellite" else _without_leading_position(text)
-    return _tidy(_shorten(_LEADING.sub("", without_hidden(text, platform))))
+    parts, directions = [_without_leading_position(text)], []
+    if platform == "satellite":
+        directions = [found.text for found in find_directions(sentence) if " " in found.text]
+        text = _DOUBLE_COMMA.sub("", _without_directions(text))
+        clauses = _TWO_CLAUSES.fullmatch(text) if directions else None
+        parts = list(clauses.groups()) if clauses else [text]
+    left = [_tidy(_shorten(_LEADING.sub("", without_hidden(part, platform))), sentence) for part in parts]
+    left = [part for part in left if part and not any(direction in part for direction in directions)]
+    if left and not sentence.startswith(left[0].split()[0]):  # what came before "another" is gone
+        left[0] = _plain(left[0])
+    return " ".join(left)
 
 
 _OF_THE_BUILDING = re.compile(  # what a query names first: shape, roof, walls, windows, height
@@ -189,21 +253,59 @@ _ABOUT_ELSEWHERE = re.compile(
 )
 
 
-def _is_lead(statement: str) -> bool:
+_NAMES_A_BUILDING = re.compile(  # at the head: "A college campus with a hall" does not, "A path to the hall" neither
+    r"(?:(?:an?|the|two|three|four|several|some) )?"
+    r"(?:(?!(?:with|of|and|in|on|at|by|to|from|between|beside|next|near|all|up|around|along|above|behind|through|is|"
+    r"has|the|an?|leads?|runs?|lies?|stands?|shows?|pass(?:es)?|cross(?:es)?|surrounds?)\b)[\w'’-]+ ){0,6}?"
+    r"(?:building|house|hall|complex|tower|block|church|stadium|quadrangle|villa|skyscraper)s?\b",
+    _ANY_CASE,
+)
+_REFERS_BACK = re.compile(
+    r"(?:its?|they|their|them|this (?!is\b)|these|both|each|the \w+ ones?|other|another|more|further|"
+    r"(?:one|two|some|most|both|part) (?:[\w-]+ )?of (?:it|them|its)|"
+    r"(?:the|an?) (?:other|second|third|similar|further) \w+)\b",
+    _ANY_CASE,
+)
+_ONE_MORE = re.compile(r"(?:it is an?|another|an?(?: second| third| further)) (?=(?P<next>\w))", _ANY_CASE)
+_OF_IT = re.compile(r"(?:its|their) ", _ANY_CASE)
+
+
+def _plain(statement: str) -> str:
+    """A statement that can open a text: "Another pond" becomes "A pond", "Its wings" become "The wings"."""
+    if one_more := _ONE_MORE.match(statement):
+        return f"A{'n' if one_more['next'] in 'aeio' else ''} {statement[one_more.end() :]}"
+    return _OF_IT.sub("The ", statement, count=1) if _OF_IT.match(statement) else statement
+
+
+def _refers_back(statement: str) -> bool:
+    """Whether a statement cannot open a text, not even made plain."""
+    return _REFERS_BACK.match(_plain(statement)) is not None
+
+
+def _is_lead(statement: str, is_first: bool) -> bool:
     """Whether a statement describes the building itself rather than something near it or its entrance."""
-    return bool(_OF_THE_BUILDING.search(statement)) and not _ABOUT_ELSEWHERE.match(statement)
+    named = _OF_THE_BUILDING.search(statement) or (is_first and _NAMES_A_BUILDING.match(statement))
+    return bool(named) and not _ABOUT_ELSEWHERE.match(statement)
 
 
 def _compose(statements: list[str], target_chars: int) -> list[str]:
-    """Texts put as queries are: what the building looks like, then some of what is around it."""
+    """Texts put as queries are: what the building looks like, then some of what is around it.
+
+    A statement that refers to one before it opens no text: it follows another, or goes.
+    """
     lead: list[str] = []
-    for statement in filter(_is_lead, statements):
-        if not lead or len(" ".join([*lead, statement])) <= LEAD_SHARE * target_chars:
+    for number, statement in enumerate(statements):
+        fits = not lead or len(" ".join([*lead, statement])) <= LEAD_SHARE * target_chars
+        if fits and _is_lead(statement, number == 0) and (lead or not _refers_back(statement)):
             lead.append(statement)
     rest = [statement for statement in statements if statement not in lead]
-    if not lead or not rest:
-        return _join(statements, target_chars)
-    opening = " ".join(lead)
+    if not lead:
+        opening_on = list(dropwhile(_refers_back, statements)) or statements
+        texts = _join(opening_on, target_chars)
+        return [_plain(text) for text in texts if not _refers_back(text)] or texts[:1]
+    if not rest:
+        return _join([_plain(lead[0]), *lead[1:]], target_chars)
+    opening = " ".join([_plain(lead[0]), *lead[1:]])
     return [f"{opening} {more}" for more in _join(rest, target_chars - len(opening) - 1)]
 
 
@@ -256,6 +358,6 @@ class RuleRefiner:
         cleaned = clean_caption(caption)
         if not cleaned:
             raise DataError(f"the caption {caption!r} is empty; drop it or write one")
-        statements = (_statement(sentence, platform) for sentence in complete_sentences(caption))
-        distinct = dict.fromkeys(statement for statement in statements if statement)
+        sentences = complete_sentences(caption) or split_sentences(caption)
+        distinct = dict.fromkeys(filter(None, (_statement(sentence, platform) for sentence in sentences)))
         return _compose(list(distinct), self.target_chars) or [cleaned]

@@ -65,6 +65,9 @@ def test_truncation():
     assert complete_sentences("A hall. A pond") == ["A hall.", "A pond"]
     assert complete_sentences(LONG.replace(".", "")) == [LONG.replace(".", "")]
     assert not is_truncated([], 400) and not is_truncated(["no stop " * 40], 400)
+    long = "A hall with a flat roof " * 8
+    assert is_truncated([long + "and the"], 199) and not is_truncated([long + "and the."], 199)
+    assert not is_truncated(["A hall and the"], 14)
 
 
 def test_clean_caption():
@@ -74,6 +77,6 @@ def test_clean_caption():
 
 def test_keep_clauses():
     text = "A gate leads in, which is old, and a pond lies beside it; the roof is red"
-    assert keep_clauses(text, lambda clause: "gate" not in clause) == "a pond lies beside it, the roof is red"
-    assert keep_clauses(text, lambda clause: "pond" not in clause) == "A gate leads in, which is old, the roof is red"
+    assert keep_clauses(text, lambda clause: "gate" not in clause) == "a pond lies beside it; the roof is red"
+    assert keep_clauses(text, lambda clause: "pond" not in clause) == "A gate leads in, which is old; the roof is red"
     assert keep_clauses(text, lambda clause: False) == ""

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import refining_worker
-from scripted_llm import Reply, ScriptedLLM, description_of, numbered_caption, sound_reply, statements
+from scripted_llm import Reply, ScriptedLLM, chat_completion, description_of, numbered_caption, sound_reply, statements
 
 from pemoe.datasets_scripts.refine import BudgetError, EndpointBackend, LLMRefiner, RefineRequest, RuleRefiner
 from pemoe.datasets_scripts.refine.backends import retry_after_s
-from pemoe.datasets_scripts.refine.calls import Pacer
+from pemoe.datasets_scripts.refine.cache import Answer
+from pemoe.datasets_scripts.refine.calls import Pacer, Sampling, UnreachableError
+from pemoe.datasets_scripts.refine.outcome import Tokens
 from pemoe.datasets_scripts.schema import DataError
 
 KEY = "sk-very-secret-0123456789"
@@ -174,6 +176,7 @@ def test_a_pause_holds_back_every_thread() -> None:
 def test_retry_after_headers() -> None:
     assert retry_after_s("0.5") == 0.5 and retry_after_s("-3") == 0.0
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after_s("inf") == retry_after_s("1e300") == 86_400.0 and retry_after_s("nan") is None
     assert 3000 < retry_after_s(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3600))) <= 3600
 
 
@@ -213,10 +216,46 @@ def test_what_another_try_cannot_mend_stops_at_once_in_one_line(
 def test_an_endpoint_that_never_answers_is_told_in_one_line(tmp_path: Path) -> None:
     with ScriptedLLM(sound_reply) as server:
         gone = EndpointBackend("m", server.base_url, api_key=KEY)
-    refiner = LLMRefiner(gone, tmp_path / "a.sqlite", retries=2, backoff_s=0.01)
-    with pytest.raises(DataError, match="no answer after 3 tries, the last one: connection lost") as error:
+    told = f"{gone.where} does not answer (connection refused); start the server or correct --base-url"
+    for retries in (0, 5):
+        refiner = LLMRefiner(gone, tmp_path / "a.sqlite", retries=retries, backoff_s=60.0)
+        start_s = time.monotonic()
+        with pytest.raises(DataError) as error:
+            refiner.refine_batch(requests_for(20))
+        assert str(error.value) == told and time.monotonic() - start_s < 20
+    patient = LLMRefiner(gone, tmp_path / "a.sqlite", retries=1, backoff_s=0.01, failures_to_stop=None)
+    assert [one.refiner for one in patient.refine_batch(requests_for(3))] == ["rule_fallback"] * 3
+
+
+class LeavingBackend:
+    """Answers so many questions, then takes no connection any more."""
+
+    name, takes_images = "leaving", False
+
+    def __init__(self, answers: int) -> None:
+        self.answers, self.asked = answers, 0
+
+    def ask(self, messages: list[dict], sampling: Sampling) -> Answer:
+        self.asked += 1
+        if self.asked > self.answers:
+            raise UnreachableError("http://host/v1 does not answer (connection refused); start the server")
+        return Answer(statements(SOUND), Tokens(1, 1))
+
+
+def test_a_server_that_goes_away_in_a_run_is_waited_for(tmp_path: Path) -> None:
+    backend = LeavingBackend(2)
+    refiner = LLMRefiner(backend, tmp_path / "a.sqlite", concurrency=1, retries=3, backoff_s=0.01)
+    with pytest.raises(DataError, match=r"no answer after 4 tries, the last one: http.*\(connection refused\)"):
         refiner.refine_batch(requests_for(20))
-    assert "\n" not in str(error.value)
+    assert backend.asked == 2 + 5 * 4 and len(refiner.cache) == 2
+    backend.answers = 100
+    assert [one.refiner for one in refiner.refine_batch(requests_for(20))] == ["llm"] * 20
+
+
+def test_one_try_is_told_as_one(tmp_path: Path) -> None:
+    told = "no answer after 1 try, the last one: HTTP 500"
+    with ScriptedLLM(lambda body, times: Reply(status=500)) as server, pytest.raises(DataError, match=told):
+        refiner_for(server, tmp_path, retries=0).refine_batch(requests_for(3))
 
 
 def test_one_caption_without_an_answer_is_left_to_the_rules_and_asked_again_next_time(tmp_path: Path) -> None:
@@ -282,6 +321,19 @@ def test_the_budget_stops_the_run_keeps_what_came_and_says_how_to_go_on(tmp_path
             assert "larger budget" in told and f"all {sent} answers are kept" in told and "\n" not in told
             refined = refiner_for(server, path).refine_batch(requests)
         assert len(server.log) == 40 and all(one.refiner == "llm" for one in refined)
+
+
+def test_the_budget_holds_where_the_server_counts_more_than_was_estimated(tmp_path: Path) -> None:
+    def dear(body: dict, times: int) -> Reply:
+        answer = json.loads(chat_completion(body, sound_reply(body).text))
+        answer["usage"] |= {"prompt_tokens": 5000, "total_tokens": 5100}
+        return Reply(body=json.dumps(answer).encode(), delay_s=0.02)
+
+    with ScriptedLLM(dear) as server:
+        refiner = refiner_for(server, tmp_path, concurrency=8, budget_tokens=12_000)
+        with pytest.raises(BudgetError):
+            refiner.refine_batch(requests_for(20))
+        assert len(server.log) == 2 and refiner.budget.spent.total <= 12_000
 
 
 def test_the_estimate_sends_nothing_and_agrees_with_the_cache(tmp_path: Path) -> None:

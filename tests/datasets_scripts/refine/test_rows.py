@@ -76,6 +76,14 @@ def test_an_unknown_platform_and_blank_captions_get_no_text() -> None:
     assert (report.to_dict()["rows"], report.to_dict()["rows_without_texts"]) == (4, 3)
 
 
+def test_a_refusal_is_no_text_of_a_row_that_has_others() -> None:
+    captions = ["Sorry, I cannot help with that.", "A round hall with a dome.", "?"]
+    row = {"image": None, "image_id": "a", "split": "train", "platform": "drone"}
+    [some], [none] = refine_rows([{**row, "captions": captions}]), refine_rows([{**row, "captions": captions[2:]}])
+    assert some["refined_captions"] == ["A round hall with a dome."]
+    assert none["refined_captions"] == ["?"]
+
+
 def test_near_duplicates_of_three_captions_are_merged() -> None:
     row = next(numbered_rows(1))
     captions = [

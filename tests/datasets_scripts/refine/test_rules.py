@@ -1,10 +1,11 @@
-"""Invariant: refined texts are distinct, short, true to their platform and, for satellite, without directions."""
+"""Invariant: refined texts are distinct, short, whole, true to their platform; of satellite without directions."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -16,6 +17,7 @@ from pemoe.datasets_scripts.geotext_names import platform_of
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.sentences import split_sentences
 from pemoe.datasets_scripts.visibility import without_hidden
 
 REAL = os.environ.get("PEMOE_REAL_CAMPUS")
@@ -69,7 +71,7 @@ def test_keeps_what_the_platform_sees(platform, kept, lost):
         (
             "satellite",
             "Grey roofs fill the upper left corner, and a lawn lies between them.",
-            "Grey roofs, and a lawn lies between them.",
+            "Grey roofs. A lawn lies between them.",
         ),
         ("satellite", "A drive is on its left.", "A drive is next to it."),
         ("satellite", "A three-storey red brick hall stands beside a pond.", "A hall stands beside a pond."),
@@ -80,7 +82,7 @@ def test_keeps_what_the_platform_sees(platform, kept, lost):
         (
             "satellite",
             "Lawns surround it on the left and below, and a pond lies on its right.",
-            "Lawns surround it, and a pond lies next to it.",
+            "Lawns surround it. A pond lies next to it.",
         ),
         ("satellite", "Near the door there are a low hedge and a statue on a pedestal.", "A low hedge."),
         ("drone", "A paved yard with a fountain and a flag.", "A paved yard with a fountain."),
@@ -89,6 +91,97 @@ def test_keeps_what_the_platform_sees(platform, kept, lost):
 )
 def test_rewrites(platform, caption, text):
     assert RuleRefiner().refine(caption, platform) == [text]
+
+
+@pytest.mark.parametrize(
+    ("platform", "caption", "texts"),
+    [
+        (
+            "satellite",
+            "A low hall lies in the middle, behind the stands.",
+            ["A low hall lies in the middle, behind the stands."],
+        ),
+        ("satellite", "A pitch with white lines lies at the left.", ["A pitch with white lines."]),
+        ("satellite", "A terrace with curved seats sweeping across the top.", ["A terrace with curved seats."]),
+        ("drone", "A wide yard is framed by a yellow border.", ["A wide yard is framed by a yellow border."]),
+        (
+            "drone",
+            "A fence parts it from the pool, which is partly visible at the left edge.",
+            ["A fence parts it from the pool at the left edge."],
+        ),
+        ("satellite", "A brown shed is only partly visible at the top edge.", ["A brown shed."]),
+        ("drone", "To its right stand tall pale office towers.", ["Tall pale office towers."]),
+        (
+            "drone",
+            "Lanes meet at the left, where a round lawn lies, and a road ends there.",
+            ["Lanes meet at the left, where a round lawn lies, and a road ends there."],
+        ),
+        (
+            "drone",
+            "A clock tower rises at the left, and one walker passes by.",
+            ["A clock tower rises at the left, and one walker passes by."],
+        ),
+        (
+            "satellite",
+            "Three dark roofs stand out at the right, and hedges are visible at the top.",
+            ["Three dark roofs stand out."],
+        ),
+        (
+            "satellite",
+            "The upper left yard is full of sheds, and another long pool lies at the right.",
+            ["A long pool."],
+        ),
+        ("satellite", "A wide shadow covers the western strip of the yard. A round pond.", ["A round pond."]),
+        ("satellite", "Its left and upper wings are white. A round pond.", ["A round pond."]),
+        ("satellite", "A round hall stands on the left side of this old-town view.", ["A round hall."]),
+        ("satellite", "Lawns fill the left side and bottom. A round pond.", ["A round pond."]),
+        ("satellite", "A square hall with a deep notch on its left side.", ["A square hall with a deep notch."]),
+        (
+            "satellite",
+            "Walks meet around it and a paved square is visible at the upper right.",
+            ["Walks meet around it. A paved square."],
+        ),
+        (
+            "drone",
+            "A porch on its north side, with a row of lamp posts and a statue close by.",
+            ["A porch on its north side, with a statue close by."],
+        ),
+        (
+            "drone",
+            "It has a round porch, and near the door there are a statue and a bench.",
+            ["It has a round porch, and near the door there is a statue."],
+        ),
+        (
+            "drone",
+            "It has a round porch, and near the door there are a row of lamp posts and a statue.",
+            ["It has a round porch, and near the door there is a statue."],
+        ),
+        ("drone", "A porch on its north side, with a bench close by.", ["A porch on its north side."]),
+        ("ground", "A round hall with a red roof that has rooftop vents.", ["A round hall."]),
+    ],
+)
+def test_leaves_whole_sentences(platform, caption, texts):
+    assert RuleRefiner().refine(caption, platform) == texts
+
+
+@pytest.mark.parametrize(
+    ("caption", "texts"),
+    [
+        (
+            "A long white hall stands here. Its two wings have red roofs.",
+            ["A long white hall stands here. Its two wings have red roofs."],
+        ),
+        ("A second barn lies in front. A pond.", ["A barn lies in front. A pond."]),
+        (
+            "Its two wings are made of brick. A long hall has a red roof.",
+            ["The two wings are made of brick. A long hall has a red roof."],
+        ),
+        ("It is an old mill with a red roof. A pond.", ["An old mill with a red roof. A pond."]),
+        ("Both are old. A pond lies by a road.", ["A pond lies by a road."]),
+    ],
+)
+def test_opens_with_what_needs_nothing_before_it(caption, texts):
+    assert RuleRefiner().refine(caption, "drone") == texts
 
 
 def test_boilerplate_goes_when_it_says_nothing_else():
@@ -175,6 +268,28 @@ def assert_sound(captions: list[str], platform: str) -> None:
             assert not any(find_directions(text) for text in texts)
 
 
+BROKEN_END = re.compile(r"\b(?:an?|the|its|their|of|from|with|and|or|but|which|that|where|whose|into|is|are|only)[.]$")
+BARE_VERB = re.compile(r"(?:Stands?|Lies?|Is|Are|Runs?|Rises?|Fills?|Borders|Covers|Extends?|Leads?|Surrounds?) ")
+LEFT_OVER = re.compile(r" rack |side (?:close by|nearby)|,,|there are an? [^,]*\.$|^A building (?:vents|garden)\.$")
+POINTS_BACK = re.compile(r"(?:Its?|Their|They|Another|A second|One half of its|Other|More) ")
+
+
+def assert_reads(texts: list[str]) -> None:
+    """No text opens with what points back, no sentence of it with a bare verb, none stops at a word that asks on."""
+    assert [text for text in texts if POINTS_BACK.match(text)] == []
+    sentences = [sentence for text in texts for sentence in split_sentences(text)]
+    assert [sentence for sentence in sentences if BROKEN_END.search(sentence) or BARE_VERB.match(sentence)] == []
+    assert [sentence for sentence in sentences if LEFT_OVER.search(sentence) and " and " not in sentence] == []
+
+
+def test_campus_texts_read_as_english():
+    train = load_campus(None, train_places=12, test_places=1)["train"].remove_columns("image")
+    names = train.features["platform"].names
+    for row in train:
+        for caption in row["captions"]:
+            assert_reads(RuleRefiner().refine(caption, names[row["platform"]]))
+
+
 def test_campus_neighbours_survive_for_satellite_and_drone():
     train = load_campus(None, train_places=4, test_places=1)["train"].remove_columns("image")
     names = train.features["platform"].names
@@ -210,3 +325,5 @@ def test_real_captions(platform):
     captions = [record["caption"] for record in records if platform_of(record["image_id"]) == platform]
     assert len(captions) >= 55
     assert_sound(captions, platform)
+    for caption in captions:
+        assert_reads(RuleRefiner().refine(caption, platform))
