@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from pemoe.datasets_scripts.parquet import configs_of
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.hub_cards.machine_paths import without_machine_paths
+from pemoe.hub_cards.report_sections import cell, report_sections, shown
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 COUNTED = ("images", "places", "captions", "refined_captions")
@@ -36,9 +36,6 @@ SOURCE_NAMES = {
     "robosense": "RoboSense 2025 Track 4, one row per image",
 }
 SIZES = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
-
-MAX_REPORT_LINES = 40
-MAX_CELL_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
     """
     options = options or CardOptions()
     check_repo_id(repo_id)
-    build = read_build(built_dir)
+    build = _with_earlier(read_build(built_dir))
     title = options.pretty_name or SOURCE_NAMES.get(build["source"], repo_id.partition("/")[2])
     configs = configs_of(Path(built_dir))
     if not configs:
@@ -97,7 +94,7 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
         total_images=f"{_total_images(build['counts']):,}",
         count_rows=list(_count_rows(build["counts"])),
         option_rows=list(_numbers(_with_joined_lists(build["options"]))),
-        reports=[(name, _report_rows(report)) for name, report in build["reports"].items()],
+        sections=report_sections(build["reports"]),
         license=card_data.to_dict()["license"],
         license_note=options.license_note,
         **{name: build[name] for name in ("source", "steps", "version", "fingerprint")},
@@ -123,9 +120,35 @@ def read_build(built_dir: str | Path) -> dict[str, Any]:
     parts = build if isinstance(build, dict) else {}
     wrong = [name for name, kind in {**PARTS, "reports": dict}.items() if not isinstance(parts.get(name), kind)]
     wrong += [f"reports.{name}" for name in REPORTS if not wrong and name not in parts["reports"]]
+    wrong += [] if wrong else _wrong_earlier(parts.get("built_from"))
     if wrong:
         raise DataError(f"{path}: {wrong[0]!r} is missing or of the wrong kind; run `pemoe data build` again")
     return {**parts, "counts": _checked_counts(parts["counts"], path)}
+
+
+def _wrong_earlier(earlier: Any) -> list[str]:
+    """What is wrong with the record of the build that this one was made from; [] without one."""
+    if earlier is None:
+        return []
+    if not isinstance(earlier, dict):
+        return ["built_from"]
+    kinds = {"steps": list, "reports": dict}
+    wrong = [f"built_from.{name}" for name, kind in kinds.items() if not isinstance(earlier.get(name), kind)]
+    return wrong or _wrong_earlier(earlier.get("built_from"))
+
+
+def _with_earlier(build: dict[str, Any]) -> dict[str, Any]:
+    """A build with what was done before it, in the build that it was made from: its steps, and the reports still true.
+
+    The audit and the filters hold for all that follows; the texts' reports only where they were not refined anew.
+    """
+    if not build.get("built_from"):
+        return build
+    earlier = _with_earlier(build["built_from"])
+    reports = build["reports"]
+    kept = ("audit", "filters") if reports["refine"] else ("audit", "filters", "refine", "sanitize")
+    carried = {name: reports.get(name) or earlier["reports"].get(name) for name in kept}
+    return {**build, "steps": [*earlier["steps"], *build["steps"]], "reports": {**reports, **carried}}
 
 
 def _checked_counts(counts: Mapping[str, Any], path: Path) -> dict[str, dict[str, dict[str, int]]]:
@@ -233,52 +256,23 @@ def _count_rows(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterat
             yield [split, platform, *(f"{numbers[name]:,}" for name in COUNTED)]
 
 
-def _report_rows(report: Mapping[str, Any] | None) -> list[tuple[str, str]] | None:
-    """The numbers of a report, at most `MAX_REPORT_LINES`; None when the step was not run."""
-    if report is None:
-        return None
-    rows = list(_numbers(report))
-    left_out = len(rows) - MAX_REPORT_LINES
-    return rows if left_out <= 0 else [*rows[:MAX_REPORT_LINES], ("further lines, in `build.json`", str(left_out))]
-
-
-def _numbers(report: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Name and value of every scalar in a nested dict; lists (the examples) stay in `build.json`.
+def _numbers(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Name and value of every scalar in a nested dict.
 
     Example:
-        >>> list(_numbers({"rows": 1200, "defects": {"null_boxes": 3, "examples": ["0020/a.jpg"]}}))
-        [('rows', '1,200'), ('defects: null boxes', '3')]
+        >>> list(_numbers({"places_per_shard": 64, "options": {"root": "geotext"}}))
+        [('places per shard', '64'), ('options: root', 'geotext')]
     """
-    for key, value in report.items():
+    for key, value in options.items():
         name = above + str(key).replace("_", " ")
         if isinstance(value, Mapping):
             yield from _numbers(value, name + ": ")
-        elif not isinstance(value, list):
-            yield _cell(name), _shown(value, name)
+        else:
+            yield cell(name), shown(value)
 
 
 def _with_joined_lists(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with each list as one string: unlike a report's, they are no examples."""
+    """The options with each list as one string."""
     joined = {name: ", ".join(map(str, value)) for name, value in options.items() if isinstance(value, list)}
     nested = {name: _with_joined_lists(value) for name, value in options.items() if isinstance(value, Mapping)}
     return {**options, **joined, **nested}
-
-
-def _shown(value: Any, name: str) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise DataError(f"build.json: {name} is {value}, not a number; build the data again")
-        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return _cell(str(value))
-
-
-def _cell(text: str) -> str:
-    """Text for one cell of a Markdown table."""
-    line = " ".join(text.split()).replace("|", r"\|")
-    return line if len(line) <= MAX_CELL_CHARACTERS else line[: MAX_CELL_CHARACTERS - 1] + "…"

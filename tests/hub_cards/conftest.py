@@ -9,25 +9,27 @@ from pathlib import Path
 
 import pytest
 
+from pemoe.datasets_scripts.audit.defects import Finding
+from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.datasets_scripts.build import BuildPlan, build_dataset
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import RuleRefiner
 
-AUDIT = {
-    "rows": 30,
-    "defects": {"truncated": {"count": 1200, "examples": ["0001/image-01.jpeg"]}},
-    "clean": False,
-    "cost_usd": None,
-    "mean_characters": 745.25,
-    "by": "rules | 1, read from /home/anna/geotext",
-}
+
+def found() -> dict:
+    """An audit's report: 1,200 findings of one kind on 30 images, one of another."""
+    audit = Audit("/home/anna/geotext")
+    for number in range(1200):
+        audit.add(Finding("truncated_caption", "train", f"0001/{number % 30}.jpg", "is cut", text="rules | 1, of the"))
+    audit.add(Finding("null_bbox", "train", "0001/1.jpg", "has no box"))
+    return audit.to_dict()
 
 
 def build_campus(root: Path, places_per_shard: int = 2) -> Path:
     options = (("root", "/home/anna berg/geotext"), ("cache", f"{root}/cache"), ("filters", ["a", "b"]))
     plan = BuildPlan(places_per_shard=places_per_shard, options=options)
     reader = CampusReader(train_places=3, test_places=2)
-    build_dataset(reader, root, plan, refiner=RuleRefiner(), audit=lambda _: AUDIT, version="0.1.0")
+    build_dataset(reader, root, plan, refiner=RuleRefiner(), audit=lambda _: found(), version="0.1.0")
     (root / "reports").mkdir(exist_ok=True)
     page = f"<p>{root}/drone, /home/anna berg/geotext</p><img src='data:,/9j/'>"
     (root / "reports" / "audit.html").write_text(page)

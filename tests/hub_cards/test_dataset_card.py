@@ -14,6 +14,8 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from pemoe.datasets_scripts import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.audit.defects import DEFECTS
+from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.hub_cards import CardOptions, render_dataset_card
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 
@@ -63,29 +65,102 @@ def test_every_count_is_in_the_table(built_dir: Path) -> None:
     assert len({tuple(row[2:]) for row in rows}) > 1
 
 
-def test_reports_are_told_with_their_numbers(built_dir: Path) -> None:
+def section(card: str, title: str) -> str:
+    return card.split(f"### {title}\n", 1)[1].split("\n#", 1)[0].strip()
+
+
+def test_the_audit_is_one_table(built_dir: Path) -> None:
     card = render_dataset_card(built_dir, "me/campus")
     assert table_below(card, "### Audit") == [
-        ["rows", "30"],
-        ["defects: truncated: count", "1,200"],
-        ["clean", "no"],
-        ["cost usd", "none"],
-        ["mean characters", "745.2"],
-        ["by", r"rules \| 1, read from geotext"],
+        ["`truncated_caption`", "warning", "1,200", "30", DEFECTS["truncated_caption"].remedy],
+        ["`null_bbox`", "note", "1", "1", DEFECTS["null_bbox"].remedy],
     ]
-    build = json.loads((built_dir / "build.json").read_text())
-    for name, report in build["reports"].items():
-        told = dict(table_below(card, f"### {name.capitalize()}")) if report else {}
-        numbers = {key.replace("_", " "): f"{value:,}" for key, value in (report or {}).items() if type(value) is int}
-        assert told.items() >= numbers.items(), name
-    assert "1. audit\n" in card
-    assert [f"{k + 1}. {step}" in card for k, step in enumerate(build["steps"])] == [True] * len(build["steps"])
+    assert section(card, "Audit").startswith("Findings in all: errors: 0, warnings: 1,200, notes: 1.")
+    change_build(built_dir, lambda build: build["reports"].update(audit=Audit("clean").to_dict()))
+    assert section(render_dataset_card(built_dir, "me/campus"), "Audit") == "No defect was found."
 
 
-def test_a_step_not_run_is_said(built_dir: Path) -> None:
+def test_filters_are_told_if_any_was_named(built_dir: Path) -> None:
+    assert section(render_dataset_card(built_dir, "me/campus"), "Filters") == "None named."
+    report = {"mof_joint": {"dropped": 0, "changed": 1500}, "folder": {"no_image": 2, "unlisted": 0}}
+    change_build(built_dir, lambda build: build["reports"].update(filters=report))
+    card = render_dataset_card(built_dir, "me/campus")
+    assert [line for line in section(card, "Filters").splitlines() if not line.startswith("| ---")] == [
+        "| filter | dropped | changed |",
+        "| `mof_joint` | 0 | 1,500 |",
+        "",
+        "| noted while reading | files |",
+        "| no image | 2 |",
+    ]
+
+
+def test_refinement_and_sanitizing_are_told_with_their_numbers(built_dir: Path) -> None:
+    reports = json.loads((built_dir / "build.json").read_text())["reports"]
+    card = render_dataset_card(built_dir, "me/campus")
+    refine, text = reports["refine"], section(card, "Refinement")
+    count = refine["by_refiner"]["rules"]
+    told = f"By rules ({count} captions): {refine['captions']} captions → {refine['texts']} texts."
+    assert text.startswith(told) and "Nothing was rejected." in text
+    assert "tokens" not in text and "USD" not in text  # no language model was asked
+    names = ("count", "mean", "p10", "p90")
+    assert [row[1:] for row in table_below(card, "### Refinement")] == [
+        [f"{refine['length_chars'][when][name]:.4g}" for name in names] for when in ("before", "after")
+    ]
+    sanitize = reports["sanitize"]
+    numbers = [row[1] for row in table_below(card, "### Sanitizing")]
+    assert numbers == [
+        *(str(sanitize[name]) for name in ("satellite_train_rows", "rows_changed", "rows_emptied")),
+        f"{sanitize['sentences_removed']} of {sanitize['sentences_seen']}",
+        f"{sanitize['raw_captions_emptied']} of {sanitize['raw_captions_seen']}",
+    ]
+    assert section(card, "Sanitizing").startswith("Mode `remove`.")
+
+
+def test_what_a_language_model_was_asked_is_told(built_dir: Path) -> None:
+    asked = {"calls": 12, "cached": 3, "prompt_tokens": 4000, "completion_tokens": 500, "cost_usd": 0.0123}
+    rejected = {"too_long": {"count": 2, "meaning": "longer than | asked", "examples": [{"text": "a", "detail": "b"}]}}
+    change_build(built_dir, lambda build: build["reports"]["refine"].update(asked, rejections=rejected))
+    text = section(render_dataset_card(built_dir, "me/campus"), "Refinement")
+    for line in (
+        r"| too_long | 2 | longer than \| asked |",
+        "| answers received | 12 |",
+        "| prompt tokens | 4,000 |",
+        "| cost in USD | 0.0123 |",
+    ):
+        assert line in text.splitlines(), line
+
+
+def test_every_step_is_listed_and_one_not_run_is_said(built_dir: Path) -> None:
     change_build(built_dir, lambda build: build["reports"].update(sanitize=None))
     card = render_dataset_card(built_dir, "me/campus")
-    assert card.split("### Sanitize\n", 1)[1].lstrip().startswith("Not run.")
+    assert section(card, "Sanitizing") == "Not run."
+    steps = json.loads((built_dir / "build.json").read_text())["steps"]
+    assert [f"{k + 1}. {step}\n" in card for k, step in enumerate(steps)] == [True] * len(steps)
+
+
+@pytest.mark.parametrize("refined_anew", [True, False])
+def test_what_was_done_in_an_earlier_build_is_told(built_dir: Path, refined_anew: bool) -> None:
+    first = json.loads((built_dir / "build.json").read_text())
+    before = {name: first[name] for name in ("steps", "options", "reports")}
+    before["reports"] = {**before["reports"], "filters": {"mof_joint": {"dropped": 7, "changed": 0}}}
+    reports = {"audit": None, "filters": {}, "refine": None, "sanitize": None}
+    reports["refine"] = first["reports"]["refine"] if refined_anew else None
+    now = {"steps": ["refine again", "write Parquet"], "reports": reports}
+    change_build(built_dir, lambda build: build.update(now, built_from={**now, "built_from": before}))
+    card = render_dataset_card(built_dir, "me/campus")
+    steps = [*before["steps"], *now["steps"], *now["steps"]]
+    assert "\n".join(f"{k + 1}. {step}" for k, step in enumerate(steps)) in card
+    assert len(table_below(card, "### Audit")) == 2
+    assert table_below(card, "### Filters") == [["`mof_joint`", "7", "0"]]
+    assert section(card, "Refinement").startswith("By rules")
+    assert (section(card, "Sanitizing") == "Not run.") == refined_anew  # the texts it was about are gone
+
+
+@pytest.mark.parametrize("earlier", ["text", {"steps": []}, {"steps": [], "reports": {}, "built_from": 3}])
+def test_a_broken_record_of_the_earlier_build_is_told(built_dir: Path, earlier: object) -> None:
+    change_build(built_dir, lambda build: build.update(built_from=earlier))
+    with pytest.raises(DataError, match=r"'built_from(\.reports)?' is missing or of the wrong kind"):
+        render_dataset_card(built_dir, "me/campus")
 
 
 def test_all_columns_are_explained(built_dir: Path) -> None:
@@ -129,8 +204,11 @@ def test_a_missing_part_stops_the_render(built_dir: Path, part: str) -> None:
 
 
 def test_a_missing_or_broken_report_stops_the_render(built_dir: Path) -> None:
-    change_build(built_dir, lambda build: build["reports"]["audit"].update(mean_characters=float("nan")))
-    with pytest.raises(DataError, match="mean characters is nan"):
+    change_build(built_dir, lambda build: build["reports"]["sanitize"].update(rows_changed=float("nan")))
+    with pytest.raises(DataError, match="holds nan where a number belongs"):
+        render_dataset_card(built_dir, "me/campus")
+    change_build(built_dir, lambda build: build["reports"]["sanitize"].pop("rows_changed"))
+    with pytest.raises(DataError, match=r"report sanitize is not whole.*rows_changed"):
         render_dataset_card(built_dir, "me/campus")
     change_build(built_dir, lambda build: build["reports"].pop("sanitize"))
     with pytest.raises(DataError, match=r"'reports\.sanitize' is missing"):

@@ -297,6 +297,16 @@ def spoil_platform(root: Path) -> None:
     )
 
 
+def spoil_picture(root: Path) -> None:
+    """A byte in the middle of a picture: sizes, columns and counts stay as they were."""
+    path = root / "ground" / "test-00000-of-00001.parquet"
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    column = next(group.column(k) for k in range(group.num_columns) if group.column(k).path_in_schema == "image.bytes")
+    content = bytearray(path.read_bytes())
+    content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size // 2] ^= 255
+    path.write_bytes(content)
+
+
 def spoil_left_over(root: Path) -> None:
     shutil.copy(root / "drone" / "test-00000-of-00001.parquet", root / "drone" / "dev-00000-of-00001.parquet")
 
@@ -323,6 +333,7 @@ def spoil_report(root: Path) -> None:
         (spoil_columns, "other columns or types"),
         (spoil_rows, "ground/test: build.json counts 4 images, the files hold 3"),
         (spoil_platform, "another platform than ground"),
+        (spoil_picture, "ground/test-00000-of-00001.parquet: cannot be read"),
         (spoil_left_over, r"dev-00000-of-00001.parquet: not in build.json"),
         (spoil_readme, "no `configs:`"),
         (spoil_readme_name, "names ground/dev-"),
