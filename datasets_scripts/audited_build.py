@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pemoe.datasets_scripts.audit.defects import DEFECTS
 from pemoe.datasets_scripts.audit.directory import Audit, audit_directory, audit_rows
-from pemoe.datasets_scripts.audit.filters import FILTERS
+from pemoe.datasets_scripts.audit.filters import FILTERS, ROW_FILTERS
 from pemoe.datasets_scripts.audit.report import (
     Thumbnails,
     directory_thumbnails,
@@ -16,8 +15,10 @@ from pemoe.datasets_scripts.audit.report import (
     write_audit_report,
 )
 from pemoe.datasets_scripts.build import BuildPlan, build_dataset
+from pemoe.datasets_scripts.coordinates import read_coordinates
+from pemoe.datasets_scripts.parquet import UNKNOWN
 from pemoe.datasets_scripts.readers import Reader
-from pemoe.datasets_scripts.schema import SPLITS, DataError
+from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources import open_reader, options_of
 
 
@@ -38,9 +39,12 @@ def audit_source(name: str, root: str | Path | None, options: dict[str, Any], *,
         False
     """
     if name == "geotext1652":
-        return audit_directory(root, show_progress=show_progress)
+        table, names = options.get("coordinates"), options.get("names")
+        coordinates = None if table is None else read_coordinates(table, names)
+        return audit_directory(root, coordinates=coordinates, show_progress=show_progress)
+    unchanged = {key: value for key, value in options.items() if key != "filters"}
     undecoded = {"image_check": False} if "image_check" in options_of(name) else {}
-    reader = open_reader(name, root, **{**options, **undecoded})
+    reader = open_reader(name, root, **{**unchanged, **undecoded})
     return audit_rows(_all_rows(reader), Path(root or name).resolve().name, show_progress=show_progress)
 
 
@@ -66,8 +70,41 @@ def _folder_thumbnails(root: Path) -> Thumbnails:
     return read
 
 
-def check_audit(audit: Audit, filters: tuple[str, ...] = ()) -> None:
-    """Refuse a source with errors that no named filter takes care of.
+def filters_of(name: str) -> tuple[str, ...]:
+    """The filters that a source's reader knows.
+
+    Example:
+        >>> filters_of("campus")
+        ()
+    """
+    if "filters" not in options_of(name):
+        return ()
+    return FILTERS if name == "geotext1652" else ROW_FILTERS
+
+
+def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] = ()) -> str:
+    """The errors that stop a build, one image of each, and the filters that would drop them; "" where there are none.
+
+    Args:
+        audit: what was found.
+        known: filters of the source.
+        named: filters that the user gave.
+
+    Example:
+        >>> describe_errors(Audit("my data"), ())
+        ''
+    """
+    defects = audit.to_dict()["defects"]
+    left = [kind for kind, told in defects.items() if told["severity"] == "error" and kind not in named]
+    if not left:
+        return ""
+    told = ", ".join(f"{defects[kind]['count']} {kind} ({defects[kind]['examples'][0]['image_id']})" for kind in left)
+    options = " ".join(f"--filter {kind}" for kind in left if kind in known)
+    return f"{told} stop a build: mend them{f', or drop them with {options}' if options else ''}. "
+
+
+def check_audit(audit: Audit, known: tuple[str, ...] = (), named: Sequence[str] = ()) -> None:
+    """Refuse a source with errors that no named filter takes care of; arguments as in `describe_errors`.
 
     Raises:
         DataError: names the errors, and the filters that would.
@@ -75,14 +112,44 @@ def check_audit(audit: Audit, filters: tuple[str, ...] = ()) -> None:
     Example:
         >>> check_audit(Audit("my data"))
     """
-    errors = [name for name, defect in DEFECTS.items() if defect.severity == "error"]
-    left = [name for name in errors if audit.count(name) and name not in filters]
-    if not left:
-        return
-    told = ", ".join(f"{audit.count(name)} {name}" for name in left)
-    known = " ".join(f"--filter {name}" for name in left if name in FILTERS)
-    advice = f"mend them, or drop them with {known}" if known else "mend them"
-    raise DataError(f"{audit.root_name} has errors: {told}; pemoe data audit shows them: {advice}")
+    if told := describe_errors(audit, known, named):
+        raise DataError(f"{audit.root_name} has errors: {told}See them with pemoe data audit")
+
+
+def describe_build(told: dict[str, Any]) -> list[str]:
+    """What a user should hear of a build that is no error: warnings of the audit, pictures without platform.
+
+    Args:
+        told: the content of `build.json`.
+
+    Example:
+        >>> [line] = describe_build({"reports": {"audit": None}, "counts": {"train": {"unknown": {"images": 3}}}})
+        >>> line[:36]
+        '3 pictures have no known platform: t'
+    """
+    findings = (told["reports"]["audit"] or {}).get("findings", {})
+    unknown = sum(platforms.get(UNKNOWN, {}).get("images", 0) for platforms in told["counts"].values())
+    lines = []
+    if findings.get("warning"):
+        lines.append(f"{findings['warning']} warnings, {findings['note']} notes: see reports/audit.html")
+    if unknown:
+        lines.append(
+            f"{unknown} pictures have no known platform: they are in the config all alone, unrefined; "
+            "see --platform and --classify"
+        )
+    return lines
+
+
+def loading_line(counts: dict[str, dict[str, Any]], output: Path) -> str:
+    """The line of Python that loads a split and platform that are there, drone pictures if possible.
+
+    Example:
+        >>> loading_line({"train": {}, "test": {"ground": {}}}, Path("built"))
+        "load_dataset('built', 'ground', split='test', streaming=True)"
+    """
+    split = next((split for split, platforms in counts.items() if platforms), "train")
+    known = [platform for platform in ("drone", *PLATFORMS) if platform in counts[split]]
+    return f"load_dataset({str(output)!r}, {(known or ['all'])[0]!r}, split={split!r}, streaming=True)"
 
 
 def audited_build(
@@ -94,6 +161,7 @@ def audited_build(
     *,
     audit: bool = True,
     show_progress: bool = False,
+    on_note: Callable[[str], None] = lambda _: None,
     **build_options: Any,
 ) -> dict[str, Any]:
     """Audit a source, unless told not to, and build it; the reports lie in `output/reports`.
@@ -102,6 +170,8 @@ def audited_build(
         name, root, options: of the source, see `sources.open_reader`; they are written to `build.json`.
         output, plan, build_options: see `build.build_dataset`.
         audit: look for defects first. Every image was decoded by then, and the build does not do so again.
+        show_progress: show bars on stderr.
+        on_note: called with each line that the reader has to tell and that is no error.
 
     Returns:
         The content of `build.json`.
@@ -116,12 +186,15 @@ def audited_build(
 
     def look(reports: Path) -> dict[str, Any]:
         found = audit_source(name, root, options, show_progress=show_progress)
-        check_audit(found, tuple(options.get("filters", ())))
+        check_audit(found, filters_of(name), options.get("filters", ()))
         write_audit(found, name, root, reports)
         return found.to_dict()
 
     decoded = {"image_check": False} if audit and "image_check" in options_of(name) else {}
     reader = open_reader(name, root, **{**options, **decoded})
-    return build_dataset(
+    told = build_dataset(
         reader, output, plan, audit=look if audit else None, show_progress=show_progress, **build_options
     )
+    for note in getattr(reader, "notes", list)():
+        on_note(note)
+    return told

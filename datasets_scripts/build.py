@@ -151,6 +151,8 @@ def check_target(output: str | Path, resume: bool = False, overwrite: bool = Fal
     """
     output = Path(output).absolute()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if resume and is_built(output) and not (overwrite or partial_of(output).exists()):
+            raise DataError(f"{output} is complete, there is nothing to resume; --overwrite builds it anew")
         if not overwrite:
             raise DataError(f"{output} is not empty; use --overwrite to replace it, or another --output")
         if not is_built(output):

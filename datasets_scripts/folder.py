@@ -17,9 +17,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-import unicodedata
-from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +25,12 @@ from typing import Any, NamedTuple
 import datasets
 from PIL import Image, ImageOps
 
-from pemoe.datasets_scripts.archives import IMAGE_SUFFIXES
+from pemoe.datasets_scripts.audit.filters import ROW_FILTERS, Filters
 from pemoe.datasets_scripts.folder_files import (
-    HEIC_SUFFIXES,
+    ImageNames,
     find_tables,
+    heic_fault,
+    no_images_fault,
     place_by_path,
     platform_by_folder,
     platform_by_name,
@@ -56,10 +56,11 @@ ROWS_VERSION = 1  # in the fingerprint: another number where the same files give
 PLACE_RULES = ("folder", "file")
 LEARN_IMAGES = 200  # of each platform, for `classify=True`
 NOTES = {
-    "one_place": "images are all of one place; give a column place_id, or place_id='file'",
+    "one_place": "images are all of one place; give a column place_id, or make each file one (--place-by file)",
     "unlisted": "images are not in the table and left out",
     "train_without_caption": "train images have no caption and teach nothing",
     "unknown_platform": "images have no known platform",
+    "heic": "images are HEIC, which is not read, and left out; save them as JPEG",
     "no_image": "files are no images and passed over",
 }
 
@@ -87,12 +88,15 @@ class FolderReader:
             none. Images are named from the table's folder, `root` or `root/images`, or by a file name that only one
             image below `root` has. Columns: `folder_table.COLUMNS`.
         split: "train" or "test" for images of which nothing else tells it.
+        test_share: of the places that would be `train` only because nothing tells their split, this share goes to
+            `test`, at least one; drawn by their names.
         platform: a name of `PLATFORMS`, or another word for one, likewise.
         place_id: "folder", or "file" where each image is a place of its own and folders mean something else.
         unlisted: take in images that the table does not list; otherwise they are counted and left out.
         classify: tell unknown platforms by content: a `PlatformClassifier`, the path of a saved one, or True to learn
             it from the images of this folder whose platform is known.
-        image_check: decode every image in full.
+        filters: names of defects to drop or repair, out of `audit.filters.ROW_FILTERS`.
+        image_check: decode every image in full. Without it, broken ones come as they are, for the audit to find.
 
     Attributes:
         source: "folder".
@@ -111,23 +115,29 @@ class FolderReader:
 
     source = SOURCE
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options are keyword-only and documented one by one
         self,
         root: str | Path | None,
         *,
         table: str | Path | None = None,
         split: str | None = None,
+        test_share: float = 0.0,
         platform: str | None = None,
         place_id: str = "folder",
         unlisted: bool = False,
         classify: bool | str | Path | PlatformClassifier = False,
+        filters: Sequence[str] = (),
         image_check: bool = True,
     ) -> None:
         if root is None or not Path(root).is_dir():
             raise DataError(f"the root of folder is {str(root)!r}, which is not a directory; give the images' folder")
         if place_id not in PLACE_RULES:
-            raise DataError(f"place_id is {place_id!r}; use one of {', '.join(PLACE_RULES)}")
+            raise DataError(f"place_id (--place-by) is {place_id!r}; use {' or '.join(PLACE_RULES)}")
+        if not 0 <= test_share < 1:
+            raise DataError(f"test_share (--test-share) is {test_share}; give a share from 0 to below 1, such as 0.2")
         self.root = Path(root)
+        self._test_share = test_share
+        self.filters = _row_filters(filters)
         self.image_check = image_check
         self._classify = classify
         self._split = None if split is None else parse_split(split, "option split")
@@ -144,7 +154,7 @@ class FolderReader:
         files = (f"{state.st_size} {state.st_mtime_ns}" for state in states)
         learnt_here = self._classify is True  # from the very files below
         saved = "" if learnt_here or not self._classify else self._classifier.to_json()
-        options = f"{ROWS_VERSION} {self.image_check} {learnt_here} {saved}"
+        options = f"{ROWS_VERSION} {self.image_check} {learnt_here} {saved} {self.filters.names}"
         lines = [options, *(hash_file(path) for path in self._tables), *(repr(item) for item in self.items), *files]
         return hash_lines(iter(lines))
 
@@ -161,10 +171,16 @@ class FolderReader:
             DataError: an image that vanished or cannot be decoded, a GeoTIFF without the extra `geo`.
         """
         for place_id in place_ids:
-            yield from (self._row(item) for item in self._by_place.get((split, place_id), ()))
+            for item in self._by_place.get((split, place_id), ()):
+                row = self.filters.row(self._row(item))
+                if row is None:
+                    continue
+                if self.image_check:
+                    _decode(row["image"]["bytes"], item.image_id)
+                yield row
 
     def report(self) -> dict[str, dict[str, int]]:
-        """How many images or files each line of `NOTES` is about."""
+        """How many images or files each line of `NOTES` is about; beside it, what every named filter did so far."""
         lone = len({item.place_id for item in self.items}) == 1 < len(self.items)
         unknown = [item for item in self.items if item.platform is None and not self._classify]
         counts = {
@@ -172,9 +188,10 @@ class FolderReader:
             "unlisted": self._left_out,
             "train_without_caption": sum(item.split == "train" and not item.captions for item in self.items),
             "unknown_platform": len(unknown),
-            "no_image": self._scan.others.total() + len(self._scan.heic),
+            "heic": len(self._scan.heic),
+            "no_image": self._scan.others.total(),
         }
-        return {SOURCE: counts}
+        return {SOURCE: counts, **self.filters.report()}
 
     def notes(self) -> list[str]:
         """What a user should hear that is no error: one line for each thing left out, missing or assumed."""
@@ -186,75 +203,42 @@ class FolderReader:
     def _read_items(self, unlisted: bool) -> list[Item]:
         """Every image with what table, folders and options tell."""
         listed: dict[str, Entry] = {}
+        names = ImageNames(self.root, self._scan.images)
         for path in self._tables:
             for entry in read_entries(path):
-                image_id = self._image_id(entry.image, path, entry.where)
+                image_id = names.find(entry.image, path, entry.where)
                 entry = entry._replace(split=entry.split or SPLIT_WORDS.get(path.stem.lower()))
                 listed[image_id] = merge_entries(listed[image_id], entry) if image_id in listed else entry
         others = [image_id for image_id in self._scan.images if image_id not in listed]
         self._left_out = 0 if unlisted or not listed else len(others)
         if not listed and self._scan.heic:
-            raise DataError(_heic_fault(self._scan.heic[0], self.root))
+            raise DataError(heic_fault(self._scan.heic[0], self.root))
         entries = {**listed, **dict.fromkeys([] if self._left_out else others)}
         if not entries:
-            raise DataError(f"{self.root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder")
+            raise DataError(no_images_fault(self.root, self._scan))
         has_captions = any(entry and entry.captions for entry in entries.values())
-        default_split = self._split or ("train" if has_captions else "test")
-        return [self._item(image_id, entry, default_split) for image_id, entry in entries.items()]
+        items = [self._item(image_id, entry) for image_id, entry in entries.items()]
+        default = self._split or ("train" if has_captions else "test")
+        drawn = (
+            self._drawn_places([item.place_id for item in items if not item.split]) if default == "train" else set()
+        )
+        splits = ("test" if item.place_id in drawn else default for item in items)
+        return [item if item.split else item._replace(split=split) for item, split in zip(items, splits, strict=True)]
 
-    def _image_id(self, image: str, table: Path, where: str) -> str:
-        """The path below the root of an image that a table names."""
-        folder = os.path.relpath(table.parent.resolve(), self.root.resolve())
-        names = [os.path.normpath(os.path.join(base, image)) for base in (folder, "", "images")]
-        found = next((self._spelling[key] for key in map(_composed, names) if key in self._spelling), None)
-        return found or self._only_namesake(image, where) or self._unusual_image_id(image, names, where)
+    def _drawn_places(self, place_ids: list[str]) -> set[str]:
+        """A share of places for `test`, at least one if a share was asked for: the same names give the same places."""
+        in_order = sorted(set(place_ids), key=lambda place_id: hash_lines(iter([place_id])))
+        return set(in_order[: max(round(self._test_share * len(in_order)), 1)]) if self._test_share else set()
 
-    def _only_namesake(self, image: str, where: str) -> str | None:
-        """For a bare file name, the image anywhere below the root that is called so."""
-        namesakes = self._namesakes.get(_composed(image), [])
-        if len(namesakes) > 1:
-            named = " and ".join(map(repr, namesakes[:2]))
-            raise DataError(f"{where}: {len(namesakes)} images are called {image!r}, {named}; name its folder too")
-        return namesakes[0] if namesakes else None
-
-    @cached_property
-    def _namesakes(self) -> dict[str, list[str]]:
-        """Images by their file name alone."""
-        groups: dict[str, list[str]] = {}
-        for key, image_id in self._spelling.items():
-            groups.setdefault(key.rsplit("/", 1)[-1], []).append(image_id)
-        return groups
-
-    @cached_property
-    def _spelling(self) -> dict[str, str]:
-        """Image paths as the disk spells them, by their composed form: macOS may write é as e and an accent."""
-        return {_composed(image_id): image_id for image_id in self._scan.images}
-
-    def _unusual_image_id(self, image: str, names: list[str], where: str) -> str:
-        """The path of an image that is named absolutely or by a link inside the root; else says what is wrong."""
-        root = self.root.resolve()
-        path = next((path for path in (root / name for name in names) if path.is_file()), None)
-        if path is None:
-            near = get_close_matches(image, self._scan.images, n=1, cutoff=0.5)
-            hint = f"; is it {near[0]!r}?" if near else "; correct the name or drop the line"
-            raise DataError(f"{where}: image {image!r} is not in {self.root}{hint}")
-        path = Path(os.path.normpath(path))
-        if not (path.is_relative_to(root) and path.resolve().is_relative_to(root)):
-            raise DataError(f"{where}: image {image!r} leads out of {self.root}; move it inside")
-        if path.suffix.lower() in HEIC_SUFFIXES:
-            raise DataError(f"{where}: " + _heic_fault(image, self.root))
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"{where}: {image!r} is no image that is read ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return path.relative_to(root).as_posix()
-
-    def _item(self, image_id: str, entry: Entry | None, default_split: str) -> Item:
+    def _item(self, image_id: str, entry: Entry | None) -> Item:
+        """What is known of an image; its split is "" where nothing tells it."""
         known = entry or Entry(image_id, image_id, [], None, None, None, None, None)
         latitude_deg, longitude_deg = known.latitude_deg, known.longitude_deg
         return Item(
             image_id=image_id,
             place_id=known.place_id or place_by_path(image_id, self._place_rule),
             platform=known.platform or platform_by_folder(image_id) or self._platform or platform_by_name(image_id),
-            split=known.split or split_by_folder(image_id) or default_split,
+            split=known.split or split_by_folder(image_id) or "",
             captions=known.captions,
             coordinates=None if latitude_deg is None else (latitude_deg, longitude_deg),
         )
@@ -283,6 +267,12 @@ class FolderReader:
         if self._classify is not True:
             return PlatformClassifier.load(self._classify)
         known = [item for item in self.items if item.platform is not None]
+        if not known:
+            raise DataError(
+                f"no platform can be learnt (--classify here): none of the {len(self.items)} images in {self.root} "
+                "has a known one; tell some by a column platform or by folders (drone/, ground/), "
+                "or name a saved classifier"
+            )
         groups = {name: [item for item in known if item.platform == name] for name in {one.platform for one in known}}
         chosen = [item for name in sorted(groups) for item in groups[name][:: -(-len(groups[name]) // LEARN_IMAGES)]]
         images = (_decode(_displayed(self._bytes(item.image_id), item.image_id), item.image_id) for item in chosen)
@@ -296,17 +286,13 @@ class FolderReader:
 
     def _row(self, item: Item) -> dict[str, Any]:
         data = self._bytes(item.image_id)
-        shown, platform = _displayed(data, item.image_id), item.platform
-        if platform is None and self._classifier is not None:
-            platform, _ = self._classifier.predict(_decode(shown, item.image_id))
-        elif self.image_check:
-            _decode(shown, item.image_id)
+        shown = _displayed(data, item.image_id)
         latitude_deg, longitude_deg = item.coordinates or _position(data, item.image_id)
         return {
             "image": {"bytes": shown, "path": None},
             "image_id": item.image_id,
             "place_id": item.place_id,
-            "platform": platform,
+            "platform": item.platform or self._told_by_content(shown),
             "captions": item.captions,
             "refined_captions": [],
             "regions": [],
@@ -316,16 +302,27 @@ class FolderReader:
             "split": item.split,
         }
 
+    def _told_by_content(self, data: bytes) -> str | None:
+        """The platform of a picture by its content, where asked for; None for a broken one, which is told later."""
+        if self._classifier is None:
+            return None
+        try:
+            return self._classifier.predict(_decode(data, "picture"))[0]
+        except DataError:
+            return None
+
 
 def load_folder(  # noqa: PLR0913 - options are keyword-only and documented one by one
     root: str | Path | None,
     *,
     table: str | Path | None = None,
     split: str | None = None,
+    test_share: float = 0.0,
     platform: str | None = None,
     place_id: str = "folder",
     unlisted: bool = False,
     classify: bool | str | Path | PlatformClassifier = False,
+    filters: Sequence[str] = (),
     image_check: bool = True,
     cache_dir: str | Path | None = None,
     show_progress: bool = False,
@@ -333,7 +330,7 @@ def load_folder(  # noqa: PLR0913 - options are keyword-only and documented one 
     """Load a folder of images as one row per image, through a cache that a changed file or option makes anew.
 
     Args:
-        root, table, split, platform, place_id, unlisted, classify, image_check: see `FolderReader`.
+        root, table, split, test_share, platform, place_id, unlisted, classify, filters, image_check: see the reader.
         cache_dir: instead of the cache of `datasets`.
         show_progress: show a bar over the rows on stderr.
 
@@ -352,13 +349,23 @@ def load_folder(  # noqa: PLR0913 - options are keyword-only and documented one 
         root,
         table=table,
         split=split,
+        test_share=test_share,
         platform=platform,
         place_id=place_id,
         unlisted=unlisted,
         classify=classify,
+        filters=filters,
         image_check=image_check,
     )
     return load_reader(reader, cache_dir, show_progress)
+
+
+def _row_filters(names: Sequence[str]) -> Filters:
+    """The filters of a folder; those that compare records, images or places have no part here."""
+    wrong = next((name for name in Filters(names).names if name not in ROW_FILTERS), None)
+    if wrong is not None:
+        raise DataError(f"the filter {wrong} does not work on a folder of images; use {', '.join(ROW_FILTERS)}")
+    return Filters(names)
 
 
 def _displayed(data: bytes, image_id: str) -> bytes:
@@ -378,15 +385,12 @@ def _decode(data: bytes, image_id: str) -> Image.Image:
 
 def _position(data: bytes, image_id: str) -> tuple[float | None, float | None]:
     """The position that an image file carries; a broken one is logged and counts as none."""
-    found = read_georeference(data, image_id)
+    try:
+        found = read_georeference(data, image_id)
+    except DataError:
+        if is_tiff(data):  # it may lack rasterio alone
+            raise
+        return None, None  # no image at all, which is told where it is decoded
     if found.reason is not None:
         _LOGGER.warning("%s: no position, %s", image_id, found.reason)
     return found.latitude_deg, found.longitude_deg
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _heic_fault(image: str, root: Path) -> str:
-    return f"{image!r} in {root} is HEIC, which is not read; save it as JPEG"

@@ -1,6 +1,7 @@
 """Tables that users write: CSV, TSV, JSON lines or a JSON list; columns under many spellings, faults with their line.
 
 Read as UTF-8 with or without byte order mark; `,`, `;` or tab; quoted text may hold line breaks and delimiters.
+Where `;` or a tab separates the cells, coordinates may have decimal commas.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pemoe.datasets_scripts.schema import DataError
@@ -42,10 +44,16 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 class Record(NamedTuple):
-    """One line of a table: `where` it stands ("a.csv line 3") and its values by normalised column name."""
+    """One line of a table.
+
+    `where` it stands ("a.csv line 3"); its `values` by normalised column name; the `names` of the columns as written,
+    where they are known; whether the comma separates no cells, so that it can only be a decimal one.
+    """
 
     where: str
     values: dict[str, Any]
+    names: Mapping[str, str] = MappingProxyType({})
+    has_free_comma: bool = False
 
 
 class Entry(NamedTuple):
@@ -128,9 +136,22 @@ def read_records(path: str | Path) -> Iterator[Record]:
     except FileNotFoundError as error:
         raise DataError(f"table {path} does not exist; correct its name") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise DataError(
+            f"{path} line {_undecodable_line(path)} is not UTF-8 text; save it as UTF-8 (in Excel: 'CSV UTF-8')"
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _undecodable_line(path: Path) -> int:
+    """The number of the first line that is not UTF-8, from 1."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _is_given(value: Any) -> bool:
@@ -155,7 +176,9 @@ def _csv_records(path: Path) -> Iterator[Record]:
         stream.seek(0)
         lines = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
         try:
-            names = _checked_columns(next(lines, []), path.name)
+            header = next(lines, [])
+            names = _checked_columns(header, path.name)
+            written = dict(zip(names, header, strict=True))
             for cells in lines:
                 where = f"{path.name} line {lines.line_num}"
                 if len(cells) > len(names):
@@ -163,7 +186,7 @@ def _csv_records(path: Path) -> Iterator[Record]:
                         f"{where} has {len(cells)} fields, the header {len(names)}; "
                         f"put text that holds {delimiter!r} in double quotes"
                     )
-                yield Record(where, dict(zip(names, cells, strict=False)))
+                yield Record(where, dict(zip(names, cells, strict=False)), written, delimiter != ",")
         except csv.Error as error:
             raise DataError(
                 f"{path.name} line {lines.line_num} is not valid CSV ({error}); mend its quotes"
@@ -177,7 +200,9 @@ def _checked_columns(header: list[str], where: str) -> list[str]:
     if not any(names):
         raise DataError(f"{where} has no column names; a table begins with a line that names its columns")
     if twice is not None:
-        raise DataError(f"{where} has the column {twice!r} twice; rename or drop one")
+        first, second, *_ = (name for name in header if normalise_column(name) == twice)
+        told = f"the column {first!r} twice" if first == second else f"{first!r} and {second!r} for one column"
+        raise DataError(f"{where} has {told}; rename or drop one")
     return names
 
 
@@ -191,7 +216,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
 def _json_list(path: Path) -> Iterator[Record]:
     content = _parse_json(path.read_text(encoding="utf-8-sig"), path.name)
     if not isinstance(content, list):
-        raise DataError(f"{path} is not a list of objects, one per image; name the right table with table=")
+        raise DataError(f"{path} is not a list of objects, one per image; name the right table (--table)")
     for number, item in enumerate(content, 1):
         yield _json_record(item, f"{path.name} object {number}")
 
@@ -207,7 +232,7 @@ def _json_record(item: Any, where: str) -> Record:
     if not isinstance(item, dict):
         raise DataError(f'{where} is not an object such as {{"file_name": "a.jpg", "caption": "a red roof"}}')
     names = _checked_columns(list(item), where) if item else []
-    return Record(where, dict(zip(names, item.values(), strict=True)))
+    return Record(where, dict(zip(names, item.values(), strict=True)), dict(zip(names, item, strict=True)))
 
 
 def pick(record: Record, field: str) -> str | None:
@@ -227,14 +252,15 @@ def pick(record: Record, field: str) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, (list, dict, bool)):
-        raise DataError(f"{record.where}: {name} is {value!r}, neither text nor number")
+        written = record.names.get(name, name)
+        raise DataError(f"{record.where}: {written} is {value!r}, neither text nor number")
     return str(value).strip() if _is_given(value) else None
 
 
 def _entry(record: Record, path: Path) -> Entry:
     if not set(COLUMNS["image"]) & set(record.values):
         raise DataError(
-            f"{path} has no column of image names, only {', '.join(record.values)}; "
+            f"{path} has no column of image names, only {', '.join(record.names.values())}; "
             f"call it one of {', '.join(COLUMNS['image'])}"
         )
     image = pick(record, "image")
@@ -347,19 +373,29 @@ def parse_coordinates(record: Record) -> tuple[float, float] | None:
     """`(latitude_deg, longitude_deg)` of a line; None where both are missing.
 
     Raises:
-        DataError: one without the other; a decimal comma; not a number; out of range, swapped ones named as such.
+        DataError: one without the other; a decimal comma where commas separate cells; not a number; out of range,
+            swapped ones named as such.
 
     Example:
         >>> parse_coordinates(Record("a.csv line 2", {"lat": "40.1", "lng": "-88.2"}))
+        (40.1, -88.2)
+        >>> parse_coordinates(Record("a.csv line 2", {"lat": "40,1", "lng": "-88,2"}, has_free_comma=True))
         (40.1, -88.2)
     """
     texts = {field: pick(record, field) for field in ("latitude_deg", "longitude_deg")}
     given = {field: text for field, text in texts.items() if text is not None and text.lower() not in MISSING}
     if not given:
         return None
+    if record.has_free_comma:
+        texts = {field: _with_point(text) for field, text in texts.items()}
     if len(given) == 1:
         raise DataError(f"{record.where} has only a {next(iter(given)).removesuffix('_deg')}; give both or none")
     return check_coordinates(*(_parse_degrees(texts, field, record.where) for field in texts), record.where)
+
+
+def _with_point(text: str | None) -> str | None:
+    """A number with a decimal comma, as German Excel writes it, with a point; other texts as they are."""
+    return text.replace(",", ".") if text and _DECIMAL_COMMA.fullmatch(text) else text
 
 
 def _parse_degrees(texts: Mapping[str, str], field: str, where: str) -> float:

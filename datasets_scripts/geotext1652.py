@@ -19,7 +19,7 @@ import datasets
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.filters import Filters
-from pemoe.datasets_scripts.coordinates import join_coordinates, read_coordinates
+from pemoe.datasets_scripts.coordinates import count_covered, join_coordinates, read_coordinates
 from pemoe.datasets_scripts.geotext_files import ImageFiles, file_states, hash_file, hash_lines
 from pemoe.datasets_scripts.geotext_names import JSON_NAMES, split_image_id
 from pemoe.datasets_scripts.geotext_records import RecordStore, find_json, find_root, iter_records
@@ -87,7 +87,7 @@ class GeoTextReader:
         self.image_check = image_check
         self.platforms = platforms
         self._joined = tuple(Path(path) for path in (coordinates, names) if path is not None)
-        self._coordinates = read_coordinates(coordinates, names) if coordinates is not None else {}
+        self._coordinates = read_coordinates(coordinates, names) if coordinates is not None else None
         self._files = ImageFiles(self.root)
 
     def fingerprint(self) -> str:
@@ -115,11 +115,19 @@ class GeoTextReader:
             merged = merge_records(self._stores[split].read(place_id), split)
             wanted = {path: row for path, row in merged.items() if self._is_wanted(row)}
             for row in self._with_images(wanted):
-                yield join_coordinates(row, self._coordinates) if self._coordinates else row
+                yield join_coordinates(row, self._coordinates) if self._coordinates is not None else row
 
     def report(self) -> dict[str, Any]:
         """What the filters did so far, by name of the filter."""
         return self.filters.report()
+
+    def notes(self) -> list[str]:
+        """What a user should hear that is no error: how many places have a position, if a table of them is given."""
+        if self._coordinates is None:
+            return []
+        place_ids = [place_id for store in self._stores.values() for place_id in store.place_ids]
+        covered = count_covered(place_ids, self._coordinates, self._joined[0])
+        return [f"{covered} of {len(place_ids)} places have coordinates in {self._joined[0]}"]
 
     @cached_property
     def _stores(self) -> dict[str, RecordStore]:
@@ -132,6 +140,8 @@ class GeoTextReader:
                 f"place {shared[0]!r} is in train and in test ({len(shared)} such places); keep it in one split, "
                 "or build with the filter place_in_two_splits"
             )
+        if self._coordinates is not None:
+            count_covered([*stores["train"].place_ids, *stores["test"].place_ids], self._coordinates, self._joined[0])
         return stores
 
     def _records(self, split: str) -> Iterator[dict[str, Any]]:
@@ -154,8 +164,8 @@ class GeoTextReader:
         for folder, names in wanted.items():
             try:
                 found.update({f"{folder}/{name}": data for name, data in self._files.read(folder, names).items()})
-            except DataError:
-                if not self.filters.skip_archive(len(names)):
+            except DataError as error:
+                if not self.filters.skip_archive(error, len(names)):
                     raise
                 rows = {path: row for path, row in rows.items() if path.rsplit("/", 1)[0] != folder}
         for path, row in rows.items():

@@ -65,9 +65,8 @@ class PlatformClassifier:
         if len(features) != len(platforms):
             raise DataError(f"{len(features)} pictures, but {len(platforms)} platforms; give one for each")
         if len(names) < 2:
-            raise DataError(
-                f"pictures of known platform are all {names}; a classifier learns from two platforms or more"
-            )
+            told = f"all pictures of known platform are {names[0]}" if names else "no picture has a known platform"
+            raise DataError(f"{told}; a classifier learns from two platforms or more")
         mean, scale = features.mean(axis=0), features.std(axis=0) + _EPSILON
         targets = np.array([[platform == name for name in names] for platform in platforms], dtype=np.float64)
         return cls(names, mean, scale, _fit_weights(_with_one((features - mean) / scale), targets))

@@ -282,6 +282,9 @@ def _like_side(word: str, x: int, y: int) -> str:
     return word if wanted == sign else like_case(word, _OPPOSITE[stem] + word[len(stem) :])
 
 
+_RIGHT_THERE = re.compile(r"right (?:in front|ahead|behind)\b", re.IGNORECASE)  # "right" as in "right there"
+
+
 def write_viewer(text: str, geometry: Geometry) -> str | None:
     """Left and right of a viewer, depth and turns after a flip of left and right; None after any other move.
 
@@ -290,6 +293,8 @@ def write_viewer(text: str, geometry: Geometry) -> str | None:
         'to your right'
     """
     flips_sides_only = (geometry.apply_vector(1, 0), geometry.apply_vector(0, 1)) == ((-1, 0), (0, 1))
+    if flips_sides_only and _RIGHT_THERE.match(text):
+        return text
     return _swapped(text, geometry) if flips_sides_only else None
 
 

@@ -20,10 +20,14 @@ Source = Annotated[
 Coordinates = Annotated[Path | None, typer.Option(help="KML or CSV of coordinates per building (GeoText-1652).")]
 Names = Annotated[Path | None, typer.Option(help="new_name_list.txt, where the KML holds names.")]
 Filters = Annotated[
-    list[str] | None, typer.Option("--filter", help="Defect to drop or repair (GeoText-1652); may be repeated.")
+    list[str] | None,
+    typer.Option("--filter", help="Defect to drop or repair, as the audit names it; may be repeated."),
 ]
 Table = Annotated[str | None, typer.Option(help="Table of a folder's images, where there are several.")]
 Platform = Annotated[str | None, typer.Option(help="Of a folder's images, where nothing else tells it.")]
+TestShare = Annotated[
+    float | None, typer.Option(help="Share of a folder's places for the test split, where nothing tells it, e.g. 0.2.")
+]
 PlaceBy = Annotated[str | None, typer.Option(help="What a place of a folder is: folder or file.")]
 Classify = Annotated[
     str | None,
@@ -35,6 +39,8 @@ Phase = Annotated[int | None, typer.Option(help="Of the RoboSense challenge: 1 o
 Places = Annotated[int | None, typer.Option(min=4, help="Places of the campus.")]
 SanitizeMode = Annotated[str, typer.Option(help="Directions in satellite texts: remove, mask or keep.")]
 Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first; errors stop the build.")]
+
+TYPED = {"filters": "filter", "place_id": "place-by", "train_places": "places"}  # option of a reader -> as typed
 
 
 @data_app.command()
@@ -48,6 +54,7 @@ def build(  # noqa: PLR0913 - options of a command
     table: Table = None,
     platform: Platform = None,
     place_by: PlaceBy = None,
+    test_share: TestShare = None,
     classify: Classify = None,
     phase: Phase = None,
     places: Places = None,
@@ -69,7 +76,7 @@ def build(  # noqa: PLR0913 - options of a command
         raise typer.BadParameter(f"--refine is {refine!r}; use rules or none (a language model: pemoe data refine)")
     name, options = _reader_options(
         root, source, coordinates=coordinates, names=names, filters=filters, table=table, platform=platform,
-        place_id=place_by, classify=classify, phase=phase, places=places, seed=seed,
+        place_id=place_by, test_share=test_share, classify=classify, phase=phase, places=places, seed=seed,
     )  # fmt: skip
     refiner = RuleRefiner() if refine == "rules" else None
     plan = _plan(refine if refiner else None, sanitize, name, options)
@@ -131,6 +138,7 @@ def refine(  # noqa: PLR0913 - options of a command
     cache = cache or output.with_name(f"{output.name}.answers.sqlite")
     if dry_run:
         _print_figures(estimate_refining(backend, cache, limits, (name, root, options), show_progress=True), as_json)
+        typer.echo("Nothing was asked; --usd-per-million-in and --usd-per-million-out give the cost.", err=True)
         return
     refiner = make_refiner(backend, cache, limits, output, resume, overwrite)
     told = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
@@ -142,10 +150,17 @@ def refine(  # noqa: PLR0913 - options of a command
 
 
 @data_app.command()
-def audit(
+def audit(  # noqa: PLR0913 - options of a command
     root: Root,
     output: Output = None,
     source: Source = None,
+    coordinates: Coordinates = None,
+    names: Names = None,
+    table: Table = None,
+    platform: Platform = None,
+    place_by: PlaceBy = None,
+    phase: Phase = None,
+    places: Places = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -153,13 +168,16 @@ def audit(
 
     Example: pemoe data audit GEOTEXT --output runs/data_audit
     """
-    from pemoe.datasets_scripts.audit.filters import FILTERS
-    from pemoe.datasets_scripts.audited_build import audit_source, write_audit
+    from pemoe.datasets_scripts.audit.defects import SEVERITIES
+    from pemoe.datasets_scripts.audited_build import audit_source, describe_errors, filters_of, write_audit
     from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)
-    name, options = _reader_options(root, source)
+    name, options = _reader_options(
+        root, source, coordinates=coordinates, names=names, table=table, platform=platform, place_id=place_by,
+        phase=phase, places=places,
+    )  # fmt: skip
     found = audit_source(name, root, options, show_progress=True)
     prepare_output(directory, overwrite)
     write_audit(found, name, root, directory)
@@ -168,11 +186,13 @@ def audit(
         print_json(metrics)
         return
     rows = [["defect", "severity", "findings", "filter", "for example"]]
-    for kind, told in metrics["results"]["defects"].items():
-        has_filter = "yes" if kind in FILTERS and name == "geotext1652" else ""
+    for kind, told in sorted(
+        found.to_dict()["defects"].items(), key=lambda item: SEVERITIES.index(item[1]["severity"])
+    ):
+        has_filter = "yes" if kind in filters_of(name) else ""
         rows.append([kind, told["severity"], str(told["count"]), has_filter, told["examples"][0]["image_id"] or ""])
     typer.echo(format_columns(rows) if len(rows) > 1 else "No known defect was found.")
-    typer.echo(f"\nOpen {directory / 'audit.html'} for pictures and texts.")
+    typer.echo(f"\n{describe_errors(found, filters_of(name))}Open {directory / 'audit.html'} for pictures and texts.")
 
 
 @data_app.command()
@@ -195,6 +215,8 @@ def sanitize(
     from pemoe.datasets_scripts.transform import transform_caption
 
     is_moved = flip_horizontal or flip_vertical or rotate_deg != 0
+    if not -360 <= rotate_deg <= 360:
+        raise typer.BadParameter(f"--rotate-deg is {rotate_deg}; give degrees from -360 to 360")
     if is_moved != (mode == "transform"):
         raise typer.BadParameter("--mode transform goes with --flip-horizontal, --flip-vertical or --rotate-deg")
     geometry = Geometry(flip_horizontal, flip_vertical, rotate_deg)
@@ -246,7 +268,8 @@ def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, d
 
     name = source or detect_source(root)
     seed, places = given.pop("seed", 0), given.pop("places", None)
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items() if value}
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    options = {key: value for key, value in options.items() if value not in (None, [])}
     if options.get("classify") == "here":
         options["classify"] = True
     if name == "campus":
@@ -255,7 +278,10 @@ def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, d
         options |= {"train_places": places - places * 3 // 11, "test_places": places * 3 // 11}
     unknown = [option for option in options if option not in options_of(name)]
     if unknown:
-        raise typer.BadParameter(f"{root} is a source of the kind {name}, which has no option for {unknown[0]}")
+        typed = TYPED.get(unknown[0], unknown[0])
+        raise typer.BadParameter(f"{root} is a source of the kind {name}, which has no option --{typed}")
+    if "names" in options and "coordinates" not in options:
+        raise typer.BadParameter("--names goes with --coordinates")
     return name, options
 
 
@@ -274,14 +300,14 @@ def _build(
 ) -> None:
     """Build, write `metrics.json`, tell."""
     from pemoe import __version__
-    from pemoe.datasets_scripts.audited_build import audited_build
+    from pemoe.datasets_scripts.audited_build import audited_build, describe_build, loading_line
     from pemoe.retrieval.runs import write_metrics
 
     started_s = time.monotonic()
     name, root, reader_options = source
     told = audited_build(
         name, None if name == "campus" else root, reader_options, output, plan,
-        version=__version__, show_progress=True, **options,
+        version=__version__, show_progress=True, on_note=lambda note: typer.echo(note, err=True), **options,
     )  # fmt: skip
     metrics = write_metrics(output, typed_command(), seed, started_s, told)
     if as_json:
@@ -293,9 +319,9 @@ def _build(
             [split, platform, *(str(count) for count in counts.values())] for platform, counts in platforms.items()
         ]
     typer.echo(format_columns(rows))
-    typer.echo(
-        f"\nload_dataset({str(output)!r}, 'drone', split='train', streaming=True); reports: {output / 'reports'}"
-    )
+    for note in describe_build(told):
+        typer.echo(note, err=True)
+    typer.echo(f"\n{loading_line(told['counts'], output)}\nreports: {output / 'reports'}")
 
 
 def _print_figures(figures: dict[str, Any], as_json: bool) -> None:

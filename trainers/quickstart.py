@@ -83,7 +83,7 @@ def _check_split(rows: datasets.Dataset, split: str, where: str) -> None:
     if split == "test" and not any(rows["captions"]):
         raise DataError(
             f"{where} has no test picture with a caption, so nothing can be measured; put some places into the split "
-            "test (a column split, or folders train and test)"
+            "test: pemoe data build --test-share 0.2, a column split, or folders train and test"
         )
 
 

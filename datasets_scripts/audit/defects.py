@@ -88,8 +88,8 @@ _ALL = (
     Defect(
         "missing_coordinates",
         "note",
-        "record",
-        "The row has no latitude and longitude.",
+        "place",
+        "A row, or a place in the table of coordinates that was given, has no latitude and longitude.",
         "give a table of coordinates when building, if places are to be found on a map",
     ),
     Defect(
@@ -103,8 +103,15 @@ _ALL = (
         "empty_caption",
         "error",
         "caption",
-        "A caption is empty or blank, or an image has no caption at all.",
-        "write one; the filter drops the caption, and the record when none is left",
+        "A caption is empty or blank, or a record of GeoText-1652 has none at all.",
+        "write one; the filter drops the caption, and the record or image when none is left",
+    ),
+    Defect(
+        "no_caption",
+        "warning",
+        "caption",
+        "A training image has no caption: it teaches nothing. In test, images without captions are a gallery.",
+        "write one; the filter drops the image",
     ),
     Defect(
         "truncated_caption",
@@ -298,7 +305,14 @@ _ALL = (
         "unsafe_archive",
         "error",
         "place",
-        "An archive has members with absolute paths, '..', links or bombs, or is broken; nothing of it was read.",
+        "An archive has members with absolute paths, '..', links or bombs; nothing of it was read.",
+        "make it anew from plain files; the filter drops its images",
+    ),
+    Defect(
+        "broken_archive",
+        "error",
+        "place",
+        "An archive is cut short or damaged; nothing of it was read.",
         "fetch it again; the filter drops its images",
     ),
     Defect(
@@ -318,3 +332,22 @@ _ALL = (
 )
 
 DEFECTS: dict[str, Defect] = {defect.name: defect for defect in _ALL}
+
+# what only one of the two forms of a data set can show: records and archives on disk, or rows of any source
+TREE_ONLY = (
+    "bad_record",
+    "bad_image_id",
+    "duplicate_record",
+    "unsafe_archive",
+    "broken_archive",
+    "non_contiguous_place",
+)
+ROWS_ONLY = ("missing_coordinates", "bad_coordinates", "no_caption")
+# what is measured against the generator of GeoText-1652's texts and boxes, and says nothing of other sources
+GENERATOR_ONLY = (
+    "rejected_words",
+    "no_left_right",
+    "false_side_sentence",
+    "both_sides_sentence",
+    "noisy_bbox",
+)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pemoe.datasets_scripts.audit.defects import DEFECTS, SEVERITIES, Finding
+from pemoe.datasets_scripts.audit.defects import (
+    DEFECTS,
+    GENERATOR_ONLY,
+    ROWS_ONLY,
+    SEVERITIES,
+    TREE_ONLY,
+    Finding,
+)
 from pemoe.datasets_scripts.audit.statistics import Statistics, nested
 from pemoe.datasets_scripts.audit.survey import short_hash
 from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
+from pemoe.datasets_scripts.coordinates import Coordinates
+from pemoe.datasets_scripts.geotext_rows import SOURCE
 
 MAX_EXAMPLES = 8  # of a kind, each of another image
 MAX_TEXT_CHARS = 400  # of an example's text, around the offending words
@@ -57,6 +66,7 @@ class Audit:
 
     Args:
         root_name: the name of what was audited.
+        unchecked: keys of `DEFECTS` that were not looked for, since this kind of source cannot show them.
 
     Example:
         >>> audit = Audit("my data")
@@ -65,8 +75,9 @@ class Audit:
         (True, 1)
     """
 
-    def __init__(self, root_name: str) -> None:
+    def __init__(self, root_name: str, unchecked: Iterable[str] = ()) -> None:
         self.root_name = root_name
+        self.unchecked = frozenset(unchecked)
         self.statistics = Statistics()
         self._tallies: dict[str, _Tally] = {}
 
@@ -100,6 +111,15 @@ class Audit:
             counts[DEFECTS[kind].severity] += tally.count
         return counts
 
+    def not_found(self) -> list[str]:
+        """The kinds that were looked for and not found.
+
+        Example:
+            >>> len(Audit("empty").not_found()) == len(DEFECTS)
+            True
+        """
+        return [kind for kind in DEFECTS if kind not in self._tallies and kind not in self.unchecked]
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-able dict; defects in the order of `DEFECTS`, those not found left out."""
         statistics = self.statistics
@@ -126,7 +146,9 @@ class Audit:
         }
 
 
-def audit_directory(root: str | Path, *, show_progress: bool = False) -> Audit:
+def audit_directory(
+    root: str | Path, *, coordinates: Mapping[str, Coordinates] | None = None, show_progress: bool = False
+) -> Audit:
     """Audit a tree in GeoText-1652's layout, archives or extracted; it is read once and nothing is written.
 
     Broken records, archives and images are findings, not exceptions. Memory holds the captions' and images' hashes
@@ -134,6 +156,7 @@ def audit_directory(root: str | Path, *, show_progress: bool = False) -> Audit:
 
     Args:
         root: directory with the JSON files and `images/`.
+        coordinates: of `coordinates.read_coordinates`: places it lacks are findings; None looks for none.
         show_progress: show bars on stderr.
 
     Returns:
@@ -146,8 +169,10 @@ def audit_directory(root: str | Path, *, show_progress: bool = False) -> Audit:
         >>> audit_directory("GeoText1652_Dataset").has_errors               # doctest: +SKIP
         False
     """
-    audit = Audit(Path(root).resolve().name)
-    audit.statistics = survey_tree(root, audit.add, show_progress=show_progress).statistics
+    checked = () if coordinates is None else ("missing_coordinates",)
+    audit = Audit(Path(root).resolve().name, set(ROWS_ONLY).difference(checked))
+    survey = survey_tree(root, audit.add, coordinates=coordinates, show_progress=show_progress)
+    audit.statistics = survey.statistics
     return audit
 
 
@@ -166,6 +191,14 @@ def audit_rows(rows: Iterable[Mapping[str, Any]], root_name: str = "rows", *, sh
         >>> audit_rows(iter(())).to_dict()["defects"]
         {}
     """
+    sources: set[str] = set()
+
+    def told() -> Iterator[Mapping[str, Any]]:
+        for row in rows:
+            sources.add(row["source"])
+            yield row
+
     audit = Audit(root_name)
-    audit.statistics = survey_rows(rows, audit.add, show_progress=show_progress).statistics
+    audit.statistics = survey_rows(told(), audit.add, show_progress=show_progress).statistics
+    audit.unchecked = frozenset((*TREE_ONLY, *(() if SOURCE in sources else GENERATOR_ONLY)))
     return audit

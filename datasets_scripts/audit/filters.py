@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.attribution import Band, find_text_band
-from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
+from pemoe.datasets_scripts.audit.captions import check_caption
+from pemoe.datasets_scripts.audit.defects import DEFECTS, GENERATOR_ONLY, Finding
 from pemoe.datasets_scripts.audit.images import decode_image, look_findings
 from pemoe.datasets_scripts.audit.records import captions_of, check_record, joined_records, structure_fault
 from pemoe.datasets_scripts.audit.repairs import (
@@ -23,7 +24,7 @@ from pemoe.datasets_scripts.audit.repairs import (
 )
 from pemoe.datasets_scripts.audit.statistics import UNKNOWN
 from pemoe.datasets_scripts.audit.survey import Survey, short_hash
-from pemoe.datasets_scripts.audit.walk import survey_tree
+from pemoe.datasets_scripts.audit.walk import archive_defect, survey_tree
 from pemoe.datasets_scripts.geotext_names import platform_of
 from pemoe.datasets_scripts.schema import DataError
 
@@ -35,10 +36,13 @@ JUDGED_RECORDS = (*RECORD_DROPS, "empty_caption", *CAPTION_REPAIRS, *BOX_REPAIRS
 PREPARED = ("place_in_two_splits", "shared_caption", *ALIKE, "fixed_overlay")  # need a look over the whole tree
 NEED_PICTURES = (*ALIKE, "fixed_overlay")
 
-_ALONE = ("duplicate_record", "missing_image", "unsafe_archive")
+_ALONE = ("duplicate_record", "missing_image", "unsafe_archive", "broken_archive", "no_caption")
 _ACTING = {*JUDGED_RECORDS, *_ALONE, *IMAGE_DROPS, *IMAGE_REPAIRS, *PREPARED}
+_ON_ROWS = {"unknown_platform", "no_caption", "empty_caption", *CAPTION_REPAIRS, *IMAGE_DROPS, *IMAGE_REPAIRS}
+_ON_ROWS -= set(GENERATOR_ONLY)
 
 FILTERS: tuple[str, ...] = tuple(name for name in DEFECTS if name in _ACTING)
+ROW_FILTERS: tuple[str, ...] = tuple(name for name in DEFECTS if name in _ON_ROWS)  # see `Filters.row`
 
 
 class Filters:
@@ -207,17 +211,25 @@ class Filters:
         if split == "test":
             return self._without_empty(record) if "empty_caption" in kinds else record
         caption = record["caption"]
-        for kind, repair in CAPTION_REPAIRS.items():
-            if kind not in kinds or not isinstance(caption, str):
-                continue
-            caption = repair(caption, platform_of(record["image_id"]))
-            self._count(kind, "changed" if caption else "dropped")
-            if not caption:
+        if isinstance(caption, str):
+            caption, emptied_by = self._repaired(caption, kinds, platform_of(record["image_id"]))
+            if emptied_by is not None:
+                self._count(emptied_by, "dropped")
                 return None
         if "empty_caption" in kinds:
             self._count("empty_caption", "dropped")
             return None
         return record if caption == record["caption"] else {**record, "caption": caption}
+
+    def _repaired(self, caption: str, kinds: set[str], platform: str | None) -> tuple[str, str | None]:
+        """A training caption without the defects `kinds`, and the filter that left nothing of it, not counted yet."""
+        for kind, repair in CAPTION_REPAIRS.items():
+            if kind in kinds:
+                caption = repair(caption, platform)
+                if not caption:
+                    return "", kind
+                self._count(kind, "changed")
+        return caption, None
 
     def _without_empty(self, record: dict[str, Any]) -> dict[str, Any] | None:
         """A test record without its empty captions; None if no caption is left."""
@@ -225,13 +237,58 @@ class Filters:
         self._count("empty_caption", "changed" if captions else "dropped")
         return {**record, "caption": captions} if captions else None
 
+    # rows ------------------------------------------------------------------------------------------------------------
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row of a source without records, as the named filters out of `ROW_FILTERS` leave it; None if dropped.
+
+        Args:
+            row: the keys of `schema.FEATURES`, `platform` a name or None.
+
+        Example:
+            >>> row = {"image_id": "a.jpg", "split": "train", "platform": None, "captions": ["A hall.", " "]}
+            >>> Filters(["empty_caption"]).row({**row, "image": {"bytes": b"", "path": None}})["captions"]
+            ['A hall.']
+        """
+        has_none = row["split"] == "train" and not row["captions"]
+        faults = {"unknown_platform": row["platform"] is None, "no_caption": has_none}
+        dropping = next((kind for kind, is_so in faults.items() if is_so and kind in self._report), None)
+        if dropping is not None:
+            self._count(dropping, "dropped")
+            return None
+        captions = self._captions(row)
+        return self.image({**row, "captions": captions}) if captions or not row["captions"] else None
+
+    def _captions(self, row: Mapping[str, Any]) -> list[str]:
+        """The captions of a row that the filters leave, repaired in train."""
+        left, gone = [], []
+        for index, caption in enumerate(row["captions"]):
+            findings = check_caption(caption, row["split"], row["image_id"], index, row["platform"])
+            kinds = {found.kind for found in findings} & self._report.keys()
+            emptied_by = "empty_caption" if "empty_caption" in kinds else None
+            if row["split"] == "train" and emptied_by is None and kinds:
+                caption, emptied_by = self._repaired(caption, kinds, row["platform"])
+            if emptied_by is None:
+                left.append(caption)
+            else:
+                gone.append(emptied_by)
+        for kind in dict.fromkeys(gone) if left else gone[:1]:
+            self._count(kind, "changed" if left else "dropped")
+        return left
+
     # pictures --------------------------------------------------------------------------------------------------------
 
-    def skip_archive(self, images: int) -> bool:
-        """Whether an archive that is unsafe or broken is passed over; its number of images is counted as dropped."""
-        if "unsafe_archive" not in self._report:
+    def skip_archive(self, error: Exception, images: int) -> bool:
+        """Whether an archive is passed over that could not be read; its number of images is counted as dropped.
+
+        Args:
+            error: what `ImageFiles.read` raised, which tells an unsafe archive from a broken one.
+            images: how many were wanted of it.
+        """
+        kind = archive_defect(error)
+        if kind not in self._report:
             return False
-        self._count("unsafe_archive", "dropped", images)
+        self._count(kind, "dropped", images)
         return True
 
     def image(self, row: Mapping[str, Any]) -> dict[str, Any] | None:

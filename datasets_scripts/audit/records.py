@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pemoe.datasets_scripts.audit.captions import check_caption
-from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.audit.regions import region_findings
+from pemoe.datasets_scripts.audit.defects import GENERATOR_ONLY, Finding
+from pemoe.datasets_scripts.audit.regions import bbox_fault, region_findings
 from pemoe.datasets_scripts.geotext_names import IMAGE_FOLDERS, platform_of, split_image_id
+from pemoe.datasets_scripts.geotext_rows import SOURCE, canonical_image, region_lists
 from pemoe.datasets_scripts.schema import DataError
 
 REQUIRED_KEYS = ("image_id", "image", "caption")
@@ -26,7 +27,7 @@ def captions_of(record: Mapping[str, Any], split: str) -> list[Any]:
 
 def _wrong_lists(record: Mapping[str, Any]) -> str | None:
     """What is wrong with the parallel lists `sentences` and `bboxes`."""
-    sentences, bboxes = record.get("sentences") or [], record.get("bboxes") or []
+    sentences, bboxes = region_lists(record)
     if not isinstance(sentences, list) or not isinstance(bboxes, list) or len(sentences) != len(bboxes):
         return "sentences and bboxes are not lists of one length"
     if not all(text is None or isinstance(text, str) for text in sentences):
@@ -54,9 +55,9 @@ def structure_fault(record: object, split: str) -> tuple[str, str] | None:
         split_image_id(record["image_id"])
     except DataError:
         return "bad_image_id", f"image_id {str(record['image_id'])[:80]!r} is not '<building>/<file>'"
-    expected = [f"{folder}/{record['image_id']}" for folder in IMAGE_FOLDERS[split]]
-    if record["image"] not in expected:
-        return "bad_record", f"image {str(record['image'])[:80]!r} is not {' or '.join(expected)}"
+    if canonical_image(record["image"], record["image_id"], split) is None:
+        expected = " or ".join(f"{folder}/{record['image_id']}" for folder in IMAGE_FOLDERS[split])
+        return "bad_record", f"image {str(record['image'])[:80]!r} is not {expected}"
     if split == "test" and not isinstance(record["caption"], list):
         return "bad_record", "the caption of a test record is not a list"
     wrong = _wrong_lists(record)
@@ -70,8 +71,20 @@ def record_regions(record: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
         >>> record_regions({"sentences": [None, "A road."], "bboxes": [None, [0.5, 0.5, 0.2, 0.2]]})
         [(1, 'A road.', [0.5, 0.5, 0.2, 0.2])]
     """
-    pairs = zip(record.get("sentences") or [], record.get("bboxes") or [], strict=True)
+    pairs = zip(*region_lists(record), strict=True)
     return [(slot, text, bbox) for slot, (text, bbox) in enumerate(pairs) if text and text.strip()]
+
+
+def _speechless_boxes(record: Mapping[str, Any], split: str) -> list[Finding]:
+    """The findings on boxes of slots without a sentence."""
+    _, bboxes = region_lists(record)
+    spoken = {slot for slot, _, _ in record_regions(record)}
+    faults = {slot: bbox_fault(bbox) for slot, bbox in enumerate(bboxes) if slot not in spoken}
+    return [
+        Finding("bad_bbox", split, record["image_id"], f"the box {str(bboxes[slot])[:80]} {fault}", region_index=slot)
+        for slot, fault in faults.items()
+        if fault is not None
+    ]
 
 
 def joined_records(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
@@ -90,8 +103,6 @@ def text_findings(
     captions: Sequence[Any], split: str | None, image_id: str, platform: str | None
 ) -> tuple[list[Finding], list[str]]:
     """The findings on all captions of an image or record, and the captions that are texts."""
-    if not captions:
-        return [Finding("empty_caption", split, image_id, "has no captions")], []
     found = [
         finding
         for index, caption in enumerate(captions)
@@ -132,10 +143,13 @@ def check_record(
     found = []
     if platform is None:
         found.append(Finding("unknown_platform", split, image_id, "has a hashed name"))
-    on_captions, captions = text_findings(captions_of(record, split), split, image_id, platform)
+    told = captions_of(record, split)
+    if not told:
+        found.append(Finding("empty_caption", split, image_id, "has no captions"))
+    on_captions, captions = text_findings(told, split, image_id, platform)
     known = [*captions, *image_captions]
     on_regions = region_findings(record_regions(record), known, split, image_id, previous=previous)
-    return [*found, *on_captions, *on_regions]
+    return [*found, *on_captions, *on_regions, *_speechless_boxes(record, split)]
 
 
 def _coordinate_fault(latitude_deg: object, longitude_deg: object) -> tuple[str, str] | None:
@@ -152,17 +166,20 @@ def _coordinate_fault(latitude_deg: object, longitude_deg: object) -> tuple[str,
 def check_row(row: Mapping[str, Any]) -> list[Finding]:
     """The defects that one row of the schema shows by itself, its image left aside.
 
+    A test row may go without captions: then it is of a gallery. `GENERATOR_ONLY` is looked for in rows of GeoText-1652
+    alone.
+
     Args:
         row: the keys of `schema.FEATURES`; `platform` is a name or None.
 
     Returns:
-        The findings, [] for a clean row with coordinates.
+        The findings, [] for a clean row with coordinates. Missing coordinates are told of its place, if it has one.
 
     Example:
-        >>> row = {"image_id": "a.jpg", "platform": "drone", "captions": [], "regions": [], "split": "train",
-        ...        "latitude_deg": 91.0, "longitude_deg": 0.0}
+        >>> row = {"image_id": "a.jpg", "place_id": "a", "platform": "drone", "captions": [], "regions": [],
+        ...        "split": "train", "latitude_deg": 91.0, "longitude_deg": 0.0, "source": "folder"}
         >>> [found.kind for found in check_row(row)]
-        ['bad_coordinates', 'empty_caption']
+        ['bad_coordinates', 'no_caption']
     """
     split, image_id = row["split"], row["image_id"]
     found = []
@@ -170,7 +187,11 @@ def check_row(row: Mapping[str, Any]) -> list[Finding]:
         found.append(Finding("unknown_platform", split, image_id, "has no platform"))
     fault = _coordinate_fault(row["latitude_deg"], row["longitude_deg"])
     if fault is not None:
-        found.append(Finding(fault[0], split, image_id, fault[1]))
+        subject = row["place_id"] if fault[0] == "missing_coordinates" else None
+        found.append(Finding(fault[0], split, subject or image_id, fault[1]))
+    if split == "train" and not row["captions"]:
+        found.append(Finding("no_caption", split, image_id, "has no captions"))
     on_captions, captions = text_findings(row["captions"], split, image_id, row["platform"])
     regions = [(index, region["text"], region["bbox"]) for index, region in enumerate(row["regions"])]
-    return [*found, *on_captions, *region_findings(regions, captions, split, image_id, is_slot=False)]
+    found += [*on_captions, *region_findings(regions, captions, split, image_id, is_slot=False)]
+    return [finding for finding in found if row["source"] == SOURCE or finding.kind not in GENERATOR_ONLY]

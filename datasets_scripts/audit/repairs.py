@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.captions import JOINT, refusal_words, rejected_words
+from pemoe.datasets_scripts.geotext_rows import region_lists
 from pemoe.datasets_scripts.sentences import complete_sentences, normalize_space, split_sentences
 
 JPEG_QUALITY = 95
@@ -49,7 +50,7 @@ def without_region(record: Mapping[str, Any], slot: int, *, keep_sentence: bool)
         >>> without_region({"sentences": ["A."], "bboxes": [[0, 0, 0, 0]]}, 0, keep_sentence=True)
         {'sentences': ['A.'], 'bboxes': [None]}
     """
-    sentences, bboxes = list(record["sentences"]), list(record["bboxes"])
+    sentences, bboxes = map(list, region_lists(record))
     bboxes[slot] = None
     if not keep_sentence:
         sentences[slot] = None

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from pemoe.datasets_scripts.audit.defects import DEFECTS, SEVERITIES
+from pemoe.datasets_scripts.audit.defects import SEVERITIES
 from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.datasets_scripts.audit.images import decode_image
 from pemoe.datasets_scripts.audit.report_template import TEMPLATE
@@ -136,7 +136,7 @@ def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
             (len(line["heights"]) * line["lengths"]["bin_chars"] for line in contents if line["lengths"]), default=0
         ),
         defects=[(name, {**defect, "cards": _cards(defect["examples"], thumbnails)}) for name, defect in by_severity],
-        absent=[name for name in DEFECTS if name not in found["defects"]],
+        absent=audit.not_found(),
     )
 
 

@@ -38,8 +38,11 @@ mark { background: #ffd9d6; color: #8c1d18; border-radius: 2px; }
 <h1>Audit of {{ audit.root_name }}</h1>
 <p class="muted">
 {% if not audit.defects %}Nothing was found.{% else %}
-{{ audit.findings.error }} errors, {{ audit.findings.warning }} warnings, {{ audit.findings.note }} notes.
+{% for severity, count in audit.findings.items() %}
+{{ count }} {{ severity }}{{ "s" if count != 1 }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
 {% endif %}
+
 An error stops a build unless its filter is named; a warning is kept unless filtered; a note is worth knowing.</p>
 
 <h2>What is there</h2>

@@ -29,18 +29,21 @@ class LengthHistogram:
     def __init__(self) -> None:
         self._bins = np.zeros(MAX_CHARS // BIN_CHARS, dtype=np.int64)
         self._total = 0
+        self._longest = 0
 
     def add(self, chars: int) -> None:
         """Count a text of `chars` characters."""
         self._bins[min(chars // BIN_CHARS, len(self._bins) - 1)] += 1
         self._total += chars
+        self._longest = max(self._longest, chars)
 
     def _quantile(self, share: float) -> int:
-        """Upper edge of the bin that holds a quantile, in characters."""
-        return int((np.searchsorted(np.cumsum(self._bins), share * self._bins.sum()) + 1) * BIN_CHARS)
+        """Upper edge of the bin that holds a quantile, in characters; never beyond the longest text."""
+        edge = int((np.searchsorted(np.cumsum(self._bins), share * self._bins.sum()) + 1) * BIN_CHARS)
+        return min(edge, self._longest)
 
     def to_dict(self) -> dict[str, Any]:
-        """Count, mean, quantiles (to a bin's upper edge) and the bins up to the last that is not empty."""
+        """Count, mean, quantiles (to a bin's upper edge or the longest) and the bins to the last that is not empty."""
         count = int(self._bins.sum())
         last = int(np.flatnonzero(self._bins).max(initial=-1)) + 1
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,6 +104,13 @@ class Survey:
         splits = self._splits_of.setdefault(place_id, []) if place_id is not None else [split]
         if split not in splits:
             splits.append(split)
+
+    def check_places(self, coordinates: Mapping[str, Any]) -> None:
+        """Find the places taken in so far that are no key of `coordinates`."""
+        for place_id, splits in self._splits_of.items():
+            if place_id not in coordinates:
+                detail = "is not in the table of coordinates"
+                self.sink(Finding("missing_coordinates", splits[0], place_id, detail))
 
     def add_captions(self, number: int, captions: list[Any]) -> None:
         """Take in the captions of an image, to find those that come twice."""

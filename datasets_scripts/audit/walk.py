@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -19,6 +20,7 @@ from pemoe.datasets_scripts.audit.records import (
     structure_fault,
 )
 from pemoe.datasets_scripts.audit.survey import Sink, Survey
+from pemoe.datasets_scripts.coordinates import Coordinates
 from pemoe.datasets_scripts.geotext_files import ImageFiles
 from pemoe.datasets_scripts.geotext_names import platform_of, split_image_id
 from pemoe.datasets_scripts.geotext_records import find_json, find_root, iter_records
@@ -69,6 +71,18 @@ class _RecordWalk:
         self.survey.statistics.add_texts(self.split, platform, captions, bboxes)
 
 
+def archive_defect(error: Exception) -> str:
+    """The kind of defect of an archive that `ImageFiles` could not read: refused by rule, or cut short or damaged.
+
+    Example:
+        >>> archive_defect(DataError("archive a.tar.gz: member '../b.jpg' has a path with '..'"))
+        'unsafe_archive'
+    """
+    cause = error.__cause__ if isinstance(error, DataError) else error
+    is_refused = cause is None or type(cause) is TarError  # that is a bomb; its subclasses are tarfile's own
+    return "unsafe_archive" if is_refused else "broken_archive"
+
+
 def _take_pictures(survey: Survey, files: ImageFiles, folder: str, numbers: list[int]) -> None:
     """The pictures of one folder; an archive that cannot be read is one finding on the place."""
     images = survey.images
@@ -78,7 +92,7 @@ def _take_pictures(survey: Survey, files: ImageFiles, folder: str, numbers: list
         found = files.read(folder, set(names.values()))
     except (DataError, OSError) as error:
         reason = str(error).replace(f"{files.directory}/", "")
-        survey.sink(Finding("unsafe_archive", split, images.places[numbers[0]], reason))
+        survey.sink(Finding(archive_defect(error), split, images.places[numbers[0]], reason))
         return
     for number, name in names.items():
         if name in found:
@@ -87,13 +101,21 @@ def _take_pictures(survey: Survey, files: ImageFiles, folder: str, numbers: list
             survey.sink(Finding("missing_image", split, images.ids[number], f"is not in images/{folder}"))
 
 
-def survey_tree(root: str | Path, sink: Sink, *, pictures: bool = True, show_progress: bool = False) -> Survey:
+def survey_tree(
+    root: str | Path,
+    sink: Sink,
+    *,
+    pictures: bool = True,
+    coordinates: Mapping[str, Coordinates] | None = None,
+    show_progress: bool = False,
+) -> Survey:
     """Read a tree in GeoText-1652's layout once, archives or extracted.
 
     Args:
         root: directory with the JSON files and `images/`.
         sink: called with every finding.
         pictures: read the images too.
+        coordinates: of `read_coordinates`, to find the places that it lacks; None looks for none.
         show_progress: show bars on stderr.
 
     Returns:
@@ -115,6 +137,8 @@ def survey_tree(root: str | Path, sink: Sink, *, pictures: bool = True, show_pro
         for _, group in groupby(bar, key=_image_id):
             walk.take(list(group))
         folders |= walk.folders
+    if coordinates is not None:
+        survey.check_places(coordinates)
     if pictures:
         files = ImageFiles(root)
         for folder in tqdm(folders, desc="pictures", unit="place", disable=not show_progress):

@@ -121,6 +121,29 @@ def test_a_bare_name_is_found_in_any_folder_if_only_one_image_has_it(tmp_path):
     assert "t.csv line 2: 2 images are called 'a.png', 'photos/hall/a.png' and 'photos/pond/a.png'" in fault(tmp_path)
 
 
+def test_a_name_in_other_case_is_the_file_if_only_one_can_be_meant(tmp_path):
+    write_pictures(tmp_path, "Hall/IMG_1.PNG", "pond/b.png", "Pond/B.png")
+    write(tmp_path, {"t.csv": "image,caption\nimg_1.png,x\n"})
+    assert captions_of(tmp_path) == {"Hall/IMG_1.PNG": ["x"]}
+    write(tmp_path, {"t.csv": "image,caption\nhall\\img_1.png,x\npond/b.png,y\n"})
+    assert captions_of(tmp_path) == {"Hall/IMG_1.PNG": ["x"], "pond/b.png": ["y"]}
+    write(tmp_path, {"t.csv": "image,caption\nPOND/b.PNG,x\n"})
+    assert "t.csv line 2: image 'POND/b.PNG' is not in" in fault(tmp_path)
+    write(tmp_path, {"t.csv": "image,caption\nsomewhere/else/img_1.jpeg,x\n"})
+    assert fault(tmp_path).endswith("; is it 'Hall/IMG_1.PNG'?")
+
+
+def test_decimal_commas_are_read_where_no_comma_separates(tmp_path):
+    write_pictures(tmp_path, "a.png")
+    for name, sign in (("t.csv", ";"), ("t.tsv", "\t")):
+        root = write(tmp_path / name[2:], {"a.png": picture()})
+        write(
+            root,
+            {name: sign.join(("Datei", "file", "Lat", "Lon")) + "\r\n" + sign.join(("1", "a.png", "40,5", "-8,25"))},
+        )
+        assert FolderReader(root).items[0].coordinates == (40.5, -8.25)
+
+
 def test_a_comma_in_brackets_and_plain_brackets_are_text(tmp_path):
     write_pictures(tmp_path, "a.png")
     write(tmp_path, {"t.csv": 'image,caption\na.png,"[blurred, dark]"\n'})
@@ -152,7 +175,7 @@ def test_tables_named_for_splits_stand_side_by_side(tmp_path):
 
 def test_a_place_in_both_splits_is_refused_and_a_single_place_is_noted(tmp_path):
     write_pictures(tmp_path, "holiday/a.png", "holiday/b.png")
-    noted = "2 images are all of one place; give a column place_id, or place_id='file'"
+    noted = "2 images are all of one place; give a column place_id, or make each file one (--place-by file)"
     assert noted in FolderReader(tmp_path).notes()
     assert noted not in FolderReader(tmp_path, place_id="file").notes()
     write(tmp_path, {"t.csv": "image,split\nholiday/a.png,train\nholiday/b.png,test\n"})
@@ -222,6 +245,9 @@ def test_unlisted_images_are_counted_or_taken_in(tmp_path):
     assert captions_of(tmp_path) == {"a.png": ["x"]}
     assert reader.report()["folder"]["unlisted"] == 1
     assert reader.notes() == ["1 images are not in the table and left out", "2 files are no images and passed over"]
+    write(tmp_path, {"c.heic": "heic"})
+    heic = "1 images are HEIC, which is not read, and left out; save them as JPEG"
+    assert heic in FolderReader(tmp_path).notes()
     assert captions_of(tmp_path, unlisted=True) == {"a.png": ["x"], "b.png": []}
 
 
@@ -261,19 +287,31 @@ def test_a_fault_in_the_table_is_told_in_one_line(tmp_path, name):
 
 
 TWO_TABLES = {"a.png": picture(), "x.csv": "image\na.png", "y.csv": "image\na.png"}
-NO_IMAGE_COLUMN = {"a.png": picture(), "x.csv": "snap,note\na.png,x"}
+NO_IMAGE_COLUMN = {"a.png": picture(), "x.csv": "Snap,My Note\na.png,x"}
 FOLDERS = {  # fault -> files, what the message says
     "empty": ({}, "holds no images"),
     "only text": ({"a.txt": "x"}, "holds no images"),
     "heic": ({"p.HEIC": "x", "a.png": picture()}, "HEIC, which is not read; save it as JPEG"),
     "unreadable": ({"a.png": picture()[:90]}, "image 'a.png' cannot be decoded .*; replace or remove it"),
     "not a picture": ({"a.jpg": "hello"}, "image 'a.jpg' cannot be decoded"),
-    "two tables": (TWO_TABLES, r"2 tables \(x.csv, y.csv\)"),
-    "no image column": (NO_IMAGE_COLUMN, "no column of image names, only snap, note"),
-    "column twice": ({"a.png": picture(), "x.csv": "image,Text,text\na.png,x,y"}, "column 'text' twice"),
-    "not UTF-8": ({"a.png": picture(), "x.csv": "image,text\na.png,é".encode("utf-16")}, "is not UTF-8 text"),
+    "two tables": (TWO_TABLES, r"2 tables \(x.csv, y.csv\).*\(--table\)"),
+    "no image column": (NO_IMAGE_COLUMN, "no column of image names, only Snap, My Note"),
+    "column twice": ({"a.png": picture(), "x.csv": "image,Text,text\na.png,x,y"}, "'Text' and 'text' for one column"),
+    "not UTF-8": (
+        {"a.png": picture(), "x.csv": "image,text\na.png,e\na.png,é".encode("cp1252")},
+        r"x.csv line 3 is not UTF-8 text; save it as UTF-8 \(in Excel: 'CSV UTF-8'\)",
+    ),
+    "UTF-16": ({"a.png": picture(), "x.csv": "image,text\na.png,é".encode("utf-16")}, "x.csv line 1 is not UTF-8"),
+    "archives": ({"1.tar.gz": "x", "2.tar.gz": "x"}, "holds 2 archives but no images; give the folder that has train"),
     "broken JSON": ({"a.png": picture(), "x.jsonl": '{"image": "a.png"}\n{'}, "x.jsonl line 2 is not valid JSON"),
-    "JSON of another kind": ({"a.png": picture(), "x.json": '{"type": "Feature"}'}, "not a list of objects"),
+    "JSON of another kind": (
+        {"a.png": picture(), "x.json": '{"type": "Feature"}'},
+        r"not a list of objects, one per image; name the right table \(--table\)",
+    ),
+    "a list for a name": (
+        {"a.png": picture(), "x.json": '[{"image": "a.png", "Place ID": [1]}]'},
+        r"x.json object 1: Place ID is \[1\], neither text nor number",
+    ),
     "validation": ({"val/a.png": picture()}, "the folder 'val' is no split"),
 }  # fmt: skip
 
@@ -288,7 +326,8 @@ def test_a_fault_in_the_folder_is_told_in_one_line(tmp_path, name):
     ("option", "value"), [("split", "val"), ("platform", "balloon"), ("place_id", "x"), ("table", "none.csv")]
 )
 def test_a_wrong_option_is_told_in_one_line(tmp_path, option, value):
-    assert value in fault(write_pictures(tmp_path, "a.png"), **{option: value})
+    told = fault(write_pictures(tmp_path, "a.png"), **{option: value})
+    assert value in told and (option != "place_id" or told == "place_id (--place-by) is 'x'; use folder or file")
 
 
 def test_no_folder_is_told_in_one_line(tmp_path):
@@ -387,7 +426,15 @@ def test_unknown_platforms_are_told_by_content_where_asked_for(tmp_path):
     assert {row["platform"] for row in rows_of(FolderReader(tmp_path)) if "unknown" in row["image_id"]} == {None}
     found = [row["platform"] for row in rows_of(FolderReader(tmp_path, classify=True)) if "unknown" in row["image_id"]]
     assert np.mean([told == row["platform"] for told, row in zip(found, hidden, strict=True)]) > 0.8
-    assert "learns from two platforms or more" in fault(tmp_path / "unknown", classify=True)
+    told = fault(tmp_path / "unknown", classify=True)
+    assert f"none of the {len(hidden)} images in {tmp_path / 'unknown'} has a known one" in told
+    told = fault(tmp_path / "unknown", classify=True, table=write_one_platform(tmp_path / "unknown"))
+    assert told == "all pictures of known platform are drone; a classifier learns from two platforms or more"
+
+
+def write_one_platform(root: Path) -> Path:
+    """A table that tells the platform of one image."""
+    return write(root, {"t.csv": "image,platform\n000.jpg,drone\n001.jpg,\n"}) / "t.csv"
 
 
 def test_rows_are_read_one_at_a_time(tmp_path):

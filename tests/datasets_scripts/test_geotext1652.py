@@ -15,8 +15,10 @@ import datasets
 import pytest
 from PIL import Image
 
+from pemoe.datasets_scripts.audit.directory import audit_directory
 from pemoe.datasets_scripts.geotext1652 import GeoTextReader, load_geotext1652
-from pemoe.datasets_scripts.geotext_names import platform_of
+from pemoe.datasets_scripts.geotext_files import file_states
+from pemoe.datasets_scripts.geotext_names import FOLDER_ALIASES, platform_of
 from pemoe.datasets_scripts.schema import FEATURES, DataError
 
 TRAIN_NAMES = ("0001/0001.jpg", "0001/image-02.jpeg", "0003/street.jpg", "0001/image-01.jpeg")
@@ -133,6 +135,24 @@ def test_the_names_of_the_readme_and_a_snapshot_of_the_hub(extracted):
     assert rows_of(load_geotext1652(outer)) == expected
 
 
+def test_records_may_name_folders_as_the_readme_does(extracted):
+    """Whichever name the record has, the folder is found under either, and one image is one row."""
+    expected = rows_of(load_geotext1652(extracted))
+
+    def rename(records: list[dict]) -> None:
+        for record in records[::2]:  # the others keep the Hub's names
+            folder = record["image"].removesuffix(f"/{record['image_id']}")
+            record["image"] = f"{FOLDER_ALIASES[folder][0]}/{record['image_id']}"
+
+    edit(extracted, "train.json", rename)
+    edit(extracted, "test_951_version.json", rename)
+    assert rows_of(load_geotext1652(extracted)) == expected
+    for folder, (alias,) in FOLDER_ALIASES.items():
+        (extracted / "images" / folder).rename(extracted / "images" / alias)
+    assert rows_of(load_geotext1652(extracted)) == expected
+    assert not audit_directory(extracted).count("bad_record") + audit_directory(extracted).count("missing_image")
+
+
 def test_a_place_that_the_json_splits_is_read_together(extracted):
     reader = GeoTextReader(extracted)
     assert reader.place_ids("train") == ["0001", "0003"]
@@ -159,6 +179,26 @@ def test_no_stale_rows(extracted, tmp_path, change):
     again = rows_of(load_geotext1652(extracted, coordinates=table))["train"]
     assert (again == first) == (change == "time")
     assert again[0]["image"]["bytes"] == path.read_bytes()
+
+
+def test_no_stale_rows_behind_linked_folders(extracted, tmp_path):
+    images = extracted / "images"
+    shutil.move(images / "train", tmp_path / "store")
+    (images / "train").symlink_to(tmp_path / "store")
+    (images / "again").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "cycle").symlink_to(images)
+    (images / "notes").symlink_to("/nowhere/notes")
+    (images / "loop").symlink_to("loop")
+    first, states = rows_of(load_geotext1652(extracted))["train"], list(file_states(images))
+    assert list(file_states(images)) == states and any(line.startswith("notes ") for line in states)
+    assert sum("0001/0001.jpg " in line for line in states) == 1  # no directory is gone through twice
+    changed = picture(99)
+    (tmp_path / "store" / TRAIN_ORDER[0]).write_bytes(changed)
+    again = rows_of(load_geotext1652(extracted))["train"]
+    assert again[0]["image"]["bytes"] == changed and again[1:] == first[1:]
+    (images / "again").unlink()
+    (images / "again").symlink_to(images / "test")
+    assert list(file_states(images)) != states
 
 
 def test_an_unchanged_source_is_not_read_again(extracted):
@@ -246,6 +286,25 @@ def test_bad_bbox(extracted, bbox):
     assert_refused(extracted, "0001/image-02.jpeg", repr(bbox))
 
 
+def test_a_null_list_is_as_many_nulls(extracted):
+    edit(extracted, "train.json", lambda records: records[1].update(bboxes=None))
+    edit(extracted, "train.json", lambda records: records[2].update(sentences=None))
+    edit(extracted, "train.json", lambda records: records[3].update(sentences=None, bboxes=None))
+    rows = {row["image_id"]: row for row in rows_of(load_geotext1652(extracted))["train"]}
+    assert rows[TRAIN_NAMES[1]]["regions"] == [
+        {"text": "The main hall.", "bbox": None},
+        {"text": "On the right a road.", "bbox": None},
+    ]
+    assert rows[TRAIN_NAMES[2]]["regions"] == [] == rows[TRAIN_NAMES[3]]["regions"]
+
+
+@pytest.mark.parametrize("sentences", [None, [None, "A hall.", "A road."], [" ", "A hall.", "A road."]])
+def test_a_bad_box_beside_no_sentence_is_refused_too(extracted, sentences):
+    change = {"sentences": sentences, "bboxes": [[9, 9, 9, 9], None, None]}
+    edit(extracted, "train.json", lambda records: records[1].update(change))
+    assert_refused(extracted, "0001/image-02.jpeg", "[9, 9, 9, 9]")
+
+
 def test_numbers_that_json_does_not_know(extracted):
     edit(
         extracted, "train.json", lambda records: records[1].update(bboxes=[[float("nan"), 0.5, 0.2, 0.2], None, None])
@@ -320,3 +379,15 @@ class TestRealTiles:
             archive.unlink()
         assert len(archives) > 100
         assert rows_of(load_geotext1652(tmp_path / "real")) == rows_of(load_geotext1652(REAL))
+
+
+def test_coordinates_that_fit_no_place_are_refused_and_few_are_told(extracted, tmp_path):
+    table = tmp_path / "places.csv"
+    table.write_text("place_id,lat,lon\n9999,40.0,-88.0\n")
+    with pytest.raises(DataError, match=r"none of \d+ places is in .*places.csv: it has '9999'"):
+        GeoTextReader(extracted, coordinates=table).place_ids("train")
+    table.write_text("place_id,lat,lon\n0001,40.0,-88.0\n")
+    reader = GeoTextReader(extracted, coordinates=table)
+    places = len(reader.place_ids("train")) + len(reader.place_ids("test"))
+    assert reader.notes() == [f"1 of {places} places have coordinates in {table}"]
+    assert GeoTextReader(extracted).notes() == []

@@ -118,8 +118,12 @@ def test_bad_input_is_told_in_one_line(tmp_path, campus_classifier):
     image = Image.new("RGB", (8, 8))
     with pytest.raises(DataError, match=r"^2 pictures, but 1 platforms"):
         PlatformClassifier.fit([image, image], ["drone"])
-    with pytest.raises(DataError, match=r"all \['drone'\]; a classifier learns from two platforms or more"):
+    with pytest.raises(
+        DataError, match=r"^all pictures of known platform are drone; a classifier learns from two plat"
+    ):
         PlatformClassifier.fit([image, image], ["drone", "drone"])
+    with pytest.raises(DataError, match=r"^no picture has a known platform; a classifier learns from two platforms"):
+        PlatformClassifier.fit([], [])
     with pytest.raises(DataError, match=r"'uav' is none of satellite, drone, ground"):
         PlatformClassifier.fit([image, image], ["drone", "uav"])
     saved = json.loads(campus_classifier.to_json())

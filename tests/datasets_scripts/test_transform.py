@@ -314,6 +314,11 @@ def test_any_angle(text, degrees, expected):
     assert bool(done.untransformable) == (expected is None)
 
 
+def test_right_there_is_no_side():
+    text = "The library is right in front of you, to your left."
+    assert transform_directions(text, ACROSS).text == "The library is right in front of you, to your right."
+
+
 @pytest.mark.parametrize(
     ("text", "flipped"),
     [

@@ -85,7 +85,7 @@ def test_errors_stop_a_build_and_the_advice_mends_it(monkeypatch, capfd, tmp_pat
     write_defect_tree(tree)
     assert run(monkeypatch, "data", "build", str(tree), "--output", str(output)) == 2
     line = capfd.readouterr().err.splitlines()[-1]
-    assert "pemoe data audit shows them" in line
+    assert "See them with pemoe data audit" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tree"]
     advice = re.findall(r"--filter \w+", line)
     assert advice
@@ -183,7 +183,7 @@ def test_a_card_is_shown_and_then_pushed(monkeypatch, capsys, tmp_path: Path) ->
         (["build", "nowhere"], "nowhere"),
         (["build", "campus", "--refine", "magic"], "magic"),
         (["build", "campus", "--sanitize", "magic"], "magic"),
-        (["build", "campus", "--filter", "null_bbox"], "filters"),
+        (["build", "campus", "--filter", "null_bbox"], "--filter"),
         (["build", "campus", "--source", "magic"], "magic"),
         (["build", "campus", "--places", "1"], "--places"),
         (["audit", "nowhere"], "nowhere"),
@@ -196,6 +196,8 @@ def test_a_card_is_shown_and_then_pushed(monkeypatch, capsys, tmp_path: Path) ->
         (["sanitize", "A pond.", "--mode", "magic"], "magic"),
         (["sanitize", "A pond.", "--mode", "transform"], "--flip-horizontal"),
         (["sanitize", "A pond.", "--rotate-deg", "90"], "--mode transform"),
+        (["sanitize", "A pond.", "--mode", "transform", "--rotate-deg", "nan"], "nan"),
+        (["build", "campus", "--names", "names.txt"], "--names"),
         (["publish", "nowhere", "--repo", "me/x"], "nowhere"),
     ],
 )

@@ -1,6 +1,7 @@
 """A small campus in GeoText-1652's layout: clean, or with one defect of every kind, each in an image of its own.
 
-`fixed_overlay` needs many places and coordinates are not part of the layout; their tests stand by themselves.
+`fixed_overlay` needs many places, coordinates are not part of the layout, and there a record without caption is an
+error; their tests stand by themselves.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class Tree:
             (self.root / name).write_text(json.dumps(self.records[split], indent=1))
 
     def pick(self, name: str, split: str = "train") -> str:
-        """The next unused image whose file name holds `name`; the first and the last two places stay as they are."""
+        """The next unused image whose file name holds `name`; the first and the last three places stay as they are."""
         for record in self.records[split]:
             image_id = record["image_id"]
-            kept = {self.places[0], *self.places[-2:]}
+            kept = {self.places[0], *self.places[-3:]}
             if image_id not in self._used and image_id[:4] not in kept and name in image_id[5:]:
                 self._used.add(image_id)
                 self.last = image_id
@@ -241,6 +242,18 @@ def _unsafe_archive(tree: Tree) -> Planted:
     return {("unsafe_archive", place_id)}
 
 
+def _broken_archive(tree: Tree) -> Planted:
+    """An archive cut off in the middle, as by a download that broke off."""
+    place_id = tree.places[-3]
+    folder = tree.root / "images" / "train" / place_id
+    path = folder.with_name(f"{place_id}.tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, place_id)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    shutil.rmtree(folder)
+    return {("broken_archive", place_id)}
+
+
 def _place_in_two_splits(tree: Tree) -> Planted:
     place_id = tree.places[-2]
     row = rows_for_place("test", PLACES["test"], drone_views=1, ground_views=1)[1]
@@ -303,6 +316,7 @@ PLANTS: dict[str, Callable[[Tree], Planted | None]] = {
     "near_duplicate_across_places": _near_duplicate_across,
     "burnt_in_attribution": lambda tree: tree.repaint("image-", stamp),
     "unsafe_archive": _unsafe_archive,
+    "broken_archive": _broken_archive,
     "place_in_two_splits": _place_in_two_splits,
     "non_contiguous_place": _non_contiguous,
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
 from defect_tree import PLANTS, write_clean_tree, write_defect_tree
 
-from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
-from pemoe.datasets_scripts.audit.walk import survey_tree
+from pemoe.datasets_scripts.archives import iter_image_members
+from pemoe.datasets_scripts.audit.defects import DEFECTS, ROWS_ONLY, Finding
+from pemoe.datasets_scripts.audit.walk import archive_defect, survey_tree
+from pemoe.datasets_scripts.schema import DataError
 
-ELSEWHERE = {"fixed_overlay", "missing_coordinates", "bad_coordinates"}  # see test_attribution.py, test_records.py
+ELSEWHERE = {"fixed_overlay", *ROWS_ONLY}  # see test_attribution.py, test_records.py
 
 
 def findings_in(root: Path) -> list[Finding]:
@@ -30,6 +33,19 @@ def clean_findings(tmp_path_factory: pytest.TempPathFactory) -> list[Finding]:
 
 def test_every_kind_is_planted_here_or_elsewhere() -> None:
     assert set(PLANTS) | ELSEWHERE == set(DEFECTS)
+
+
+def test_a_bomb_is_unsafe_and_no_archive_at_all_broken(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "bomb.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("a" * 2**25))  # a name of 32 MiB in a file of 33 kB
+    (tmp_path / "page.tar.gz").write_text("<html>404</html>")
+    kinds = {}
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError) as caught:
+            list(iter_image_members(path))
+        kinds[path.name] = archive_defect(caught.value)
+    assert kinds == {"bomb.tar.gz": "unsafe_archive", "page.tar.gz": "broken_archive"}
+    assert archive_defect(PermissionError("denied")) == "broken_archive"
 
 
 def test_a_clean_tree_has_no_error_and_no_warning(clean_findings: list[Finding]) -> None:

@@ -96,10 +96,33 @@ def test_rows_of_any_source_are_audited() -> None:
     found = counts(audit_rows(iter(rows), "mine"))
     assert found.pop("near_duplicate_image", 0) == 0
     assert found == {
-        **{"unknown_platform": 1, "missing_coordinates": 1, "bad_coordinates": 1, "empty_caption": 1, "bad_bbox": 1},
+        **{"unknown_platform": 1, "missing_coordinates": 1, "bad_coordinates": 1, "no_caption": 1, "bad_bbox": 1},
         **{"missing_image": 1, "undecodable_image": 1, "duplicate_image": 1, "place_in_two_splits": 1},
         **{"shared_caption": 1},
     }
+
+
+def test_only_what_was_looked_for_is_told_as_not_found(tmp_path: Path) -> None:
+    rows = audit_rows([row("a/1.jpg", "a")])
+    assert not {"bad_record", "unsafe_archive", "no_left_right", "noisy_bbox"} & set(rows.not_found())
+    assert {"missing_coordinates", "no_caption", "blank_image"} <= set(rows.not_found())
+    geotext = audit_rows([row("a/1.jpg", "a", source="geotext1652")])
+    assert "no_left_right" in geotext.not_found() and "bad_record" not in geotext.not_found()
+    root = write_clean_tree(tmp_path / "tree", train_places=4)
+    tree = audit_directory(root)
+    assert not {"missing_coordinates", "bad_coordinates", "no_caption"} & set(tree.not_found())
+    assert {"bad_record", "unsafe_archive", "broken_archive", "blank_image"} <= set(tree.not_found())
+    places = sorted(path.name for path in (root / "images" / "train").iterdir())
+    covered = audit_directory(root, coordinates=dict.fromkeys(places[1:], (1.0, 2.0)))
+    missing = covered.to_dict()["defects"]["missing_coordinates"]
+    assert (missing["count"], missing["scope"]) == (1 + 4, "place")  # one of train, all of test
+    assert missing["examples"][0]["image_id"] == places[0]
+
+
+def test_percentiles_never_pass_the_longest_text() -> None:
+    lengths = audit_rows([row("a/1.jpg", "a", captions=["A hall."])]).to_dict()["statistics"]["caption_chars"]
+    told = lengths["train"]["ground"]
+    assert told["p05_chars"] == told["p50_chars"] == told["p95_chars"] == 7 == told["mean_chars"]
 
 
 def test_only_a_root_or_json_that_cannot_be_read_stops_an_audit(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from defect_tree import mark, stamp, write_clean_tree, write_defect_tree
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
-from pemoe.datasets_scripts.audit.filters import FILTERS, Filters
-from pemoe.datasets_scripts.audit.walk import survey_tree
+from pemoe.datasets_scripts.audit.filters import FILTERS, ROW_FILTERS, Filters
+from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
 from pemoe.datasets_scripts.geotext_files import ImageFiles
 from pemoe.datasets_scripts.geotext_names import platform_of
 from pemoe.datasets_scripts.geotext_records import find_json, iter_records
@@ -42,8 +42,8 @@ def rows_of(root: Path, records: list[Any], split: str, filters: Filters) -> Ite
         folder, name = image.rsplit("/", 1)
         try:
             data = files.read(folder, {name}).get(name)
-        except DataError:
-            assert filters.skip_archive(1)
+        except DataError as error:
+            assert filters.skip_archive(error, 1)
             continue
         image_id = "/".join(image.split("/")[-2:])
         yield {
@@ -81,6 +81,7 @@ def test_no_error_is_left_when_the_filters_of_errors_are_named(defect_tree: Path
     report = filters.report()
     json.dumps(report)
     assert all(report[name]["dropped"] + report[name]["changed"] > 0 for name in ERRORS)
+    assert report["unsafe_archive"]["dropped"] == report["broken_archive"]["dropped"] == 4  # pictures of each place
 
 
 def test_no_error_and_no_warning_is_left_when_all_their_filters_are_named(defect_tree: Path, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_no_error_and_no_warning_is_left_when_all_their_filters_are_named(defect
     left = {kind for kind in kinds_in(tmp_path) if DEFECTS[kind].severity != "note"}
     assert left == {"duplicate_caption"}  # equal captions of an image merge into one when rows are made
     idle = [name for name, done in filters.report().items() if not any(done.values())]
-    assert idle == ["fixed_overlay"]
+    assert idle == ["no_caption", "fixed_overlay"]  # a record without caption is an error
 
 
 def test_without_filters_nothing_is_touched(defect_tree: Path) -> None:
@@ -174,6 +175,52 @@ def test_a_transparent_picture_turns_white_below() -> None:
     kept = Filters(["non_rgb_image"]).image({**row, "platform": "ground", "regions": []})
     image = Image.open(io.BytesIO(kept["image"]["bytes"]))
     assert image.mode == "RGB" and image.getpixel((40, 40)) == (255, 255, 255)
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.effect_noise((80, 80), 90).convert("RGB").save(buffer, "PNG")
+    whole = {"image": {"bytes": buffer.getvalue(), "path": None}, "image_id": "a.png", "place_id": "a"}
+    whole |= {"split": "train", "platform": "drone", "captions": ["A hall.", "A pond."], "regions": []}
+    return {**whole, "latitude_deg": 1.0, "longitude_deg": 2.0, "source": "folder", **changes}
+
+
+ROWS = {  # filter -> a row that it drops, one that it changes, and what is left of the captions of that
+    "unknown_platform": (row(platform=None), None, []),
+    "no_caption": (row(captions=[]), None, []),
+    "empty_caption": (row(captions=[" ", ""]), row(captions=["A hall.", " "]), ["A hall."]),
+    "mof_joint": (row(captions=["[MOF]"]), row(captions=["A hall.[MOF]A pond."]), ["A hall. A pond."]),
+    "refused_caption": (row(captions=["Sorry."]), row(captions=["A hall.", "I am unable to see."]), ["A hall."]),
+    "undecodable_image": (row(image={"bytes": b"junk", "path": None}), None, []),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_lose_what_a_filter_is_for_and_nothing_else(name: str) -> None:
+    dropped, changed, left = ROWS[name]
+    assert name in ROW_FILTERS and name in [found.kind for found in findings_of(dropped)]
+    filters = Filters([name])
+    assert filters.row(dropped) is None and filters.report() == {name: {"dropped": 1, "changed": 0}}
+    if changed is not None:
+        assert filters.row(changed) == {**changed, "captions": left}
+        assert filters.report() == {name: {"dropped": 1, "changed": 1}}
+    good = row()
+    assert filters.row(good) == good
+    assert Filters([]).row(dropped) == dropped
+
+
+def findings_of(one: dict[str, Any]) -> list[Finding]:
+    found: list[Finding] = []
+    survey_rows([one], found.append)
+    return found
+
+
+def test_rows_of_test_keep_their_queries_and_galleries_their_pictures() -> None:
+    filters = Filters(ROW_FILTERS)
+    for captions in ([], ["Sorry, a hall [MOF] with a"]):
+        given = row(split="test", captions=captions)
+        assert filters.row(given) == given
+    assert not any(done["dropped"] or done["changed"] for done in filters.report().values())
 
 
 def test_unknown_and_unprepared_filters_are_refused() -> None:

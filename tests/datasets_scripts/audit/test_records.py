@@ -125,6 +125,29 @@ def test_boxes_of_the_main_object(bbox: list | None, expected: list[str]) -> Non
     assert kinds(with_region(0, SENTENCES[0], bbox)) == expected
 
 
+def test_a_null_list_is_as_many_nulls() -> None:
+    assert kinds(record(bboxes=None)) == ["null_bbox"] * 3
+    assert kinds(record(sentences=None)) == [] == kinds(record(sentences=None, bboxes=None))
+
+
+@pytest.mark.parametrize("sentences", [None, [None, *SENTENCES[1:]], ["  ", *SENTENCES[1:]]])
+def test_a_box_beside_no_sentence_is_judged(sentences: list | None) -> None:
+    found = check_record(record(sentences=sentences, bboxes=[[9, 9, 9, 9], *BOXES[1:]]), "train")
+    assert [(one.kind, one.region_index) for one in found] == [("bad_bbox", 0)]
+    assert kinds(record(sentences=sentences)) == []
+
+
+@pytest.mark.parametrize(
+    ("split", "folder"),
+    [("train", "train(701)"), ("test", "test/query(701)"), ("test", "test/gallery_no_train(250)")],
+)
+def test_folders_may_be_called_as_in_the_readme(split: str, folder: str) -> None:
+    caption = CAPTION if split == "train" else ["a hall"]
+    entry = record(image=f"{folder}/0006/image-01.jpeg", caption=caption)
+    assert kinds(entry, split) == []
+    assert kinds(entry, "test" if split == "train" else "train") == ["bad_record"]
+
+
 def test_sides_of_regions() -> None:
     assert kinds(with_region(1, "A bright hall with a dome.")) == ["false_side_sentence"]
     assert kinds(with_region(1, "A road is left over from a brick tower.")) == ["false_side_sentence"]
@@ -161,7 +184,8 @@ def test_a_sentence_of_the_record_before_is_stale_if_it_fits_there_better() -> N
 
 def row(**changes: Any) -> dict[str, Any]:
     whole = {"image_id": "a.jpg", "platform": "drone", "captions": [CAPTION], "regions": [], "split": "train"}
-    return {**whole, "latitude_deg": 48.1, "longitude_deg": 11.6, **changes}
+    whole |= {"place_id": "a", "source": "folder", "latitude_deg": 48.1, "longitude_deg": 11.6}
+    return {**whole, **changes}
 
 
 @pytest.mark.parametrize(
@@ -174,13 +198,40 @@ def row(**changes: Any) -> dict[str, Any]:
         ({"longitude_deg": -180.1}, ["bad_coordinates"]),
         ({"latitude_deg": float("nan")}, ["bad_coordinates"]),
         ({"platform": None}, ["unknown_platform"]),
-        ({"captions": []}, ["empty_caption"]),
+        ({"captions": []}, ["no_caption"]),
+        ({"captions": [], "split": "test"}, []),
+        ({"captions": [" "]}, ["empty_caption"]),
+        ({"captions": [" "], "split": "test"}, ["empty_caption"]),
         ({"regions": [{"text": "A dome.", "bbox": [2.0, 0.5, 0.1, 0.1]}]}, ["bad_bbox"]),
         ({"regions": [{"text": "A bright dome.", "bbox": [0.5] * 4}, {"text": "A tower.", "bbox": [0.5] * 4}]}, []),
     ],
 )
 def test_rows(changes: dict[str, Any], expected: list[str]) -> None:
     assert [found.kind for found in check_row(row(**changes))] == expected
+
+
+@pytest.mark.parametrize("source", ["folder", "campus", "robosense"])
+def test_rows_of_other_sources_are_not_measured_against_the_generator_of_geotext(source: str) -> None:
+    caption = "A hall stands by a road; its sign reads 19."
+    regions = [{"text": caption, "bbox": [0.5, 0.5, 0.05, 0.9]}]
+    told = row(captions=[caption], regions=regions, source=source)
+    assert check_row(told) == []
+    assert {found.kind for found in check_row({**told, "source": "geotext1652"})} == {
+        "no_left_right",
+        "rejected_words",
+        "noisy_bbox",
+    }
+
+
+def test_missing_coordinates_are_told_of_the_place() -> None:
+    nowhere = {"latitude_deg": None, "longitude_deg": None}
+    assert [found.image_id for found in check_row(row(**nowhere))] == ["a"]
+    assert [found.image_id for found in check_row(row(**nowhere, place_id=None))] == ["a.jpg"]
+
+
+def test_a_record_without_captions_is_an_error_still() -> None:
+    entry = {"image_id": "0006/0006.jpg", "image": "test/query/0006/0006.jpg", "caption": []}
+    assert kinds(entry, "test") == ["empty_caption"]
 
 
 def junk(rng: np.random.Generator, depth: int = 0) -> Any:

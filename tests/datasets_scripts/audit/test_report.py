@@ -77,10 +77,19 @@ def test_offending_words_are_marked_and_broken_pictures_have_a_placeholder(audit
     assert render_audit(audit).count('class="nopicture"') == 2
 
 
-def test_every_kind_is_named_found_or_not(audit: Audit) -> None:
+def test_every_kind_that_was_looked_for_is_named_found_or_not(audit: Audit) -> None:
     page = render_audit(audit)
     assert all(kind in page for kind in DEFECTS)
+    audit.unchecked = frozenset({"missing_coordinates", "mof_joint"})
+    page = render_audit(audit)
+    assert "missing_coordinates" not in page and "mof_joint" in page  # the latter was found
     assert 'href="#truncated_image"' in page and 'href="#bad_bbox"' not in page
+
+
+def test_one_is_told_in_the_singular(audit: Audit) -> None:
+    assert "1 error, 1 warning, 0 notes. An error" in " ".join(read(render_audit(audit)).text.split())
+    audit.add(Finding("truncated_image", "train", "0008/0008.jpg", "image file is truncated"))
+    assert "2 errors, 1 warning, 0 notes." in " ".join(read(render_audit(audit)).text.split())
 
 
 def test_files_are_whole_and_replaced(audit: Audit, tmp_path: Path) -> None:
