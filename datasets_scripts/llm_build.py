@@ -17,6 +17,8 @@ from pemoe.datasets_scripts.refine import EndpointBackend, LLMRefiner, LocalBack
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources import open_reader
 
+PLACES_AT_ONCE = 64  # of a reader: each look at a built directory opens all its shards
+
 
 def make_backend(
     model: str,
@@ -103,9 +105,12 @@ def estimate_refining(
     place_ids = reader.place_ids("train")
 
     def requests() -> Iterator[RefineRequest]:
-        for place_id in tqdm(place_ids, desc="count", unit="place", disable=not show_progress):
-            for row in reader.rows("train", [place_id]):
-                yield from row_requests(row, backend.takes_images)
+        with tqdm(total=len(place_ids), desc="count", unit="place", disable=not show_progress) as bar:
+            for start in range(0, len(place_ids), PLACES_AT_ONCE):
+                places = place_ids[start : start + PLACES_AT_ONCE]
+                for row in reader.rows("train", places):
+                    yield from row_requests(row, backend.takes_images)
+                bar.update(len(places))
 
     with _existing(cache) as path:
         return asdict(LLMRefiner(backend, path, **limits).estimate(requests()))
