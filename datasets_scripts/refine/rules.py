@@ -17,7 +17,7 @@ from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
 from pemoe.datasets_scripts.visibility import without_hidden
 
-RULES_VERSION = 2  # another number where the same caption gives other texts: caches of refined rows are named by it
+RULES_VERSION = 3  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
 LEAD_SHARE = 0.7  # of that length, for the statements about the building itself
 
@@ -248,8 +248,12 @@ _OF_THE_BUILDING = re.compile(  # what a query names first: shape, roof, walls, 
     r"made of|clad in|brick|concrete|glass)\b",
     _ANY_CASE,
 )
-_ABOUT_ELSEWHERE = re.compile(
-    r"(?:to|at|on|in|next to|near|beside|along|behind|around|across|opposite|north|south|east|west)\b", _ANY_CASE
+_ABOUT_ELSEWHERE = re.compile(  # where it lies comes first, or it is the entrance or a thing beside the building
+    r"(?:to|at|on|in|next to|near|beside|along|behind|around|across|opposite|north|south|east|west)\b|"
+    r".*\b(?:next to|near|beside) the (?:main )?building\W*$|"
+    r"(?!.*(?:roof|stor(?:e?y|ies)|floor|\bwalls?|fa[cç]ade|-shaped|\bplan|\bhouse|\bhall))"
+    r".*\b(?:entrance|doors?|doorway|porch|portico)\b",
+    _ANY_CASE,
 )
 
 
@@ -266,14 +270,16 @@ _REFERS_BACK = re.compile(
     r"(?:the|an?) (?:other|second|third|similar|further) \w+)\b",
     _ANY_CASE,
 )
-_ONE_MORE = re.compile(r"(?:it is an?|another|an?(?: second| third| further)) (?=(?P<next>\w))", _ANY_CASE)
+_ONE_MORE = re.compile(  # "one" begins as "won" does
+    r"(?:it is an?|another|an?(?: second| third| further)) (?=(?P<next>[aeio](?!ne\b))?)", _ANY_CASE
+)
 _OF_IT = re.compile(r"(?:its|their) ", _ANY_CASE)
 
 
 def _plain(statement: str) -> str:
     """A statement that can open a text: "Another pond" becomes "A pond", "Its wings" become "The wings"."""
     if one_more := _ONE_MORE.match(statement):
-        return f"A{'n' if one_more['next'] in 'aeio' else ''} {statement[one_more.end() :]}"
+        return f"A{'' if one_more['next'] is None else 'n'} {statement[one_more.end() :]}"
     return _OF_IT.sub("The ", statement, count=1) if _OF_IT.match(statement) else statement
 
 

@@ -184,6 +184,22 @@ def test_opens_with_what_needs_nothing_before_it(caption, texts):
     assert RuleRefiner().refine(caption, "drone") == texts
 
 
+@pytest.mark.parametrize(
+    ("first", "opening"),
+    [
+        ("A small annex with a red roof stands next to the building.", "A T-shaped hall"),
+        ("The building has a glazed entrance with white columns.", "A T-shaped hall"),
+        ("An entrance with white columns opens to a court.", "A T-shaped hall"),
+        ("It is a one-storey building of red brick.", "A one-storey building"),
+        ("It is an old building of red brick.", "An old building"),
+        ("A long house of red brick with an entrance porch.", "A long house"),
+    ],
+)
+def test_opens_with_the_building_not_with_an_annex_or_its_door(first, opening):
+    texts = RuleRefiner().refine(f"{first} A T-shaped hall with a green roof. A pond.", "drone")
+    assert texts and all(text.startswith(opening) for text in texts)
+
+
 def test_boilerplate_goes_when_it_says_nothing_else():
     lead = "This is an aerial view of a university campus."
     assert refined(f"{lead} A pond lies beside a road.", "drone") == "A pond lies beside a road."
