@@ -37,6 +37,7 @@ def run(*command: str) -> str:
     return process.stdout
 
 
+@pytest.mark.slow
 def test_speed_and_memory_of_a_build_are_told(tmp_path: Path) -> None:
     output = run("benchmarks/data_build.py", "--smoke", "--output", str(tmp_path / "run"))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

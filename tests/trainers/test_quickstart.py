@@ -71,6 +71,7 @@ def test_whole_path_on_a_geotext_directory(tmp_path: Path) -> None:
     assert results["rows"][0]["n_queries"] == sum(len(captions) for captions in splits["test"]["captions"])
 
 
+@pytest.mark.slow
 def test_whole_path_on_real_tiles(tmp_path: Path) -> None:
     root = os.environ.get("PEMOE_REAL_CAMPUS")
     if not root:

@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow  # a minute, most of it starting processes
+
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 EXPERT_RUNS = ("contrastive", "hard_negative")
 RUNS = (*EXPERT_RUNS, "gate")
