@@ -95,8 +95,8 @@ class Recipe:
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
     output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
-    `PairAugmentation`; unified_steps: steps of a unified
-    model on the same captions that the experts then start from (0: from the backbones).
+    `PairAugmentation`; unified_steps: steps of a unified model on the same captions that the experts then start from
+    (0: from the backbones).
     """
 
     seed: int = 0
