@@ -178,6 +178,7 @@ class ZipImages:
             kind = stat.S_IFMT(member.external_attr >> 16)
             is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
             fault = _fault(member.filename, is_plain, member.file_size, max_member_bytes)
+            fault = fault if member.filename else "has no name"
             if fault is None and member.flag_bits & 1:
                 fault = "is encrypted"
             if fault is None and member.compress_type not in ZIP_METHODS:

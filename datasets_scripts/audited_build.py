@@ -98,7 +98,9 @@ def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] =
     left = [kind for kind, told in defects.items() if told["severity"] == "error" and kind not in named]
     if not left:
         return ""
-    told = ", ".join(f"{defects[kind]['count']} {kind} ({defects[kind]['examples'][0]['image_id']})" for kind in left)
+    examples = {kind: defects[kind]["examples"][0]["image_id"] for kind in left}
+    shown = {kind: f" ({image_id})" if image_id else "" for kind, image_id in examples.items()}
+    told = ", ".join(f"{defects[kind]['count']} {kind}{shown[kind]}" for kind in left)
     options = " ".join(f"--filter {kind}" for kind in left if kind in known)
     return f"{told} stop a build: mend them{f', or drop them with {options}' if options else ''}. "
 

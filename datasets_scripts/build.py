@@ -26,7 +26,7 @@ from pemoe.datasets_scripts.sanitize import SanitizeReport, sanitize_rows
 from pemoe.datasets_scripts.schema import SPLITS, DataError
 
 STATE = ".state"
-EARLIER = ("steps", "options", "reports")  # told of the build that a build was made from
+EARLIER = ("steps", "options", "reports", "built_from")  # told of the build that a build was made from
 COUNTED = ("images", "places", "captions", "refined_captions")
 
 
@@ -291,7 +291,7 @@ def _finish(partial: Path, reader: Reader, plan: BuildPlan, known: dict[str, Any
 def _built_from(reader: Reader) -> dict[str, Any]:
     """What was done before, where the source is itself a build."""
     earlier = getattr(reader, "earlier", None)
-    return {} if earlier is None else {"built_from": {part: earlier.get(part) for part in EARLIER}}
+    return {} if earlier is None else {"built_from": {part: earlier[part] for part in EARLIER if part in earlier}}
 
 
 def _reports(records: dict[str, list[dict]], step: str, splits: Sequence[str]) -> list[dict[str, Any]]:

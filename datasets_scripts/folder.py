@@ -183,11 +183,13 @@ class FolderReader:
         """How many images or files each line of `NOTES` is about; beside it, what every named filter did so far."""
         lone = len({item.place_id for item in self.items}) == 1 < len(self.items)
         unknown = [item for item in self.items if item.platform is None and not self._classify]
+        no_caption = sum(item.split == "train" and not item.captions for item in self.items)
+        filtered = self.filters.names
         counts = {
             "one_place": len(self.items) if lone else 0,
             "unlisted": self._left_out,
-            "train_without_caption": sum(item.split == "train" and not item.captions for item in self.items),
-            "unknown_platform": len(unknown),
+            "train_without_caption": 0 if "no_caption" in filtered else no_caption,
+            "unknown_platform": 0 if "unknown_platform" in filtered else len(unknown),
             "heic": len(self._scan.heic),
             "no_image": self._scan.others.total(),
         }
@@ -219,16 +221,20 @@ class FolderReader:
         has_captions = any(entry and entry.captions for entry in entries.values())
         items = [self._item(image_id, entry) for image_id, entry in entries.items()]
         default = self._split or ("train" if has_captions else "test")
-        drawn = (
-            self._drawn_places([item.place_id for item in items if not item.split]) if default == "train" else set()
-        )
+        drawn = self._drawn_places(items) if default == "train" else set()
         splits = ("test" if item.place_id in drawn else default for item in items)
         return [item if item.split else item._replace(split=split) for item, split in zip(items, splits, strict=True)]
 
-    def _drawn_places(self, place_ids: list[str]) -> set[str]:
-        """A share of places for `test`, at least one if a share was asked for: the same names give the same places."""
-        in_order = sorted(set(place_ids), key=lambda place_id: hash_lines(iter([place_id])))
-        return set(in_order[: max(round(self._test_share * len(in_order)), 1)]) if self._test_share else set()
+    def _drawn_places(self, items: list[Item]) -> set[str]:
+        """A share of the places without any told split, for `test`: the same names give the same places.
+
+        At least one if a share was asked for, and never the last place to learn from.
+        """
+        told = {item.place_id for item in items if item.split}
+        free = sorted({item.place_id for item in items} - told, key=lambda place_id: hash_lines(iter([place_id])))
+        left = 0 if any(item.split == "train" for item in items) else 1
+        count = max(round(self._test_share * len(free)), 1) if self._test_share else 0
+        return set(free[: max(min(count, len(free) - left), 0)])
 
     def _item(self, image_id: str, entry: Entry | None) -> Item:
         """What is known of an image; its split is "" where nothing tells it."""
@@ -275,8 +281,16 @@ class FolderReader:
             )
         groups = {name: [item for item in known if item.platform == name] for name in {one.platform for one in known}}
         chosen = [item for name in sorted(groups) for item in groups[name][:: -(-len(groups[name]) // LEARN_IMAGES)]]
-        images = (_decode(_displayed(self._bytes(item.image_id), item.image_id), item.image_id) for item in chosen)
-        return PlatformClassifier.fit(images, [item.platform for item in chosen])
+        pairs = [(image, item.platform) for item in chosen if (image := self._decoded(item)) is not None]
+        return PlatformClassifier.fit(*zip(*pairs, strict=True))
+
+    def _decoded(self, item: Item) -> Image.Image | None:
+        """The picture of an item; None for a broken one, which is told, or filtered, where rows are made."""
+        data = _displayed(self._bytes(item.image_id), item.image_id)
+        try:
+            return _decode(data, item.image_id)
+        except DataError:
+            return None
 
     def _bytes(self, image_id: str) -> bytes:
         try:
@@ -369,8 +383,20 @@ def _row_filters(names: Sequence[str]) -> Filters:
 
 
 def _displayed(data: bytes, image_id: str) -> bytes:
-    """The bytes of an image file as they are; TIFF tiles beyond 8-bit RGB as PNG."""
-    return read_tile(data, image_id) if is_tiff(data) and not is_plain_tiff(data) else data
+    """The bytes of an image file as they are; TIFF tiles beyond 8-bit RGB as PNG, where they are not broken."""
+    if not is_tiff(data) or is_plain_tiff(data):
+        return data
+    try:
+        return read_tile(data, image_id)
+    except DataError as error:
+        if not _is_broken(error):
+            raise
+        return data
+
+
+def _is_broken(error: DataError) -> bool:
+    """Whether a TIFF is damaged, which is told where it is decoded; rather than too large, or rasterio not there."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, ImportError)
 
 
 def _decode(data: bytes, image_id: str) -> Image.Image:
@@ -387,8 +413,8 @@ def _position(data: bytes, image_id: str) -> tuple[float | None, float | None]:
     """The position that an image file carries; a broken one is logged and counts as none."""
     try:
         found = read_georeference(data, image_id)
-    except DataError:
-        if is_tiff(data):  # it may lack rasterio alone
+    except DataError as error:
+        if is_tiff(data) and not _is_broken(error):
             raise
         return None, None  # no image at all, which is told where it is decoded
     if found.reason is not None:

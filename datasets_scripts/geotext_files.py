@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from pemoe.datasets_scripts.archives import iter_image_members
 from pemoe.datasets_scripts.geotext_names import FOLDER_ALIASES
 from pemoe.datasets_scripts.schema import DataError
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def folder_names(folder: str) -> tuple[str, ...]:
@@ -45,10 +48,10 @@ class ImageFiles:
             file_names: the files wanted.
 
         Returns:
-            Bytes by file name; files that are nowhere are absent.
+            Bytes by file name; files that are nowhere are absent, one that cannot be read is empty.
 
         Raises:
-            DataError: an unsafe or broken archive, or a file that is there and cannot be read.
+            DataError: an unsafe or broken archive.
         """
         found: dict[str, bytes] = {}
         for directory in self._directories(folder):
@@ -70,10 +73,12 @@ class ImageFiles:
 
 
 def _read(path: Path) -> bytes:
+    """The bytes of a file; none of one that cannot be read, which is then an image that cannot be decoded."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"image {path} cannot be read ({error.strerror}); fetch it again") from error
+        _LOGGER.warning("%s cannot be read (%s)", path, error.strerror)
+        return b""
 
 
 def file_states(directory: Path) -> Iterator[str]:

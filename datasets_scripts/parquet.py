@@ -179,8 +179,9 @@ class ParquetReader:
             raise DataError(f"{root}/build.json is damaged ({error!r}); build the data set again") from error
 
     def fingerprint(self) -> str:
-        """Changes whenever a shard changes."""
-        return hash_lines(line for line in file_states(self.root) if ".parquet " in line)
+        """Changes whenever a shard changes; what else lies in the directory, a refined copy too, does not count."""
+        shards = {str(path.relative_to(self.root)) for split in SPLITS for path in self._shards(split)}
+        return hash_lines(line for line in file_states(self.root) if line.rsplit(" ", 2)[0] in shards)
 
     def place_ids(self, split: str) -> list[str]:
         """The places of a split in the order of its shards.

@@ -31,10 +31,10 @@ def _without_secrets(word: str) -> str:
     """An address without what may be a secret; any other word as it is.
 
     Example:
-        >>> _without_secrets("--base-url=http://me:secret@host/v1?key=secret"), _without_secrets("a@b?c")
-        ('--base-url=http://host/v1', 'a@b?c')
+        >>> _without_secrets("--base-url=HTTP://me:p@ss/word@host/v1?key=secret"), _without_secrets("a@b?c")
+        ('--base-url=HTTP://host/v1', 'a@b?c')
     """
-    return re.sub(r"(https?://)(?:[^/@?#]*@)?([^?#]*).*", r"\1\2", word)
+    return re.sub(r"(?i)(https?://)(?:[^?#\s]*@)?([^?#]*).*", r"\1\2", word)
 
 
 def print_json(content: dict) -> None:

@@ -137,8 +137,10 @@ def refine(  # noqa: PLR0913 - options of a command
     }  # fmt: skip
     cache = cache or output.with_name(f"{output.name}.answers.sqlite")
     if dry_run:
-        _print_figures(estimate_refining(backend, cache, limits, (name, root, options), show_progress=True), as_json)
-        typer.echo("Nothing was asked; --usd-per-million-in and --usd-per-million-out give the cost.", err=True)
+        figures = estimate_refining(backend, cache, limits, (name, root, options), show_progress=True)
+        _print_figures(figures, as_json)
+        prices = "--usd-per-million-in and --usd-per-million-out give the cost"
+        typer.echo("Nothing was asked" + (f"; {prices}." if figures["cost_usd"] is None else "."), err=True)
         return
     refiner = make_refiner(backend, cache, limits, output, resume, overwrite)
     told = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
@@ -278,7 +280,7 @@ def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, d
         options |= {"train_places": places - places * 3 // 11, "test_places": places * 3 // 11}
     unknown = [option for option in options if option not in options_of(name)]
     if unknown:
-        typed = TYPED.get(unknown[0], unknown[0])
+        typed = TYPED.get(unknown[0], unknown[0].replace("_", "-"))
         raise typer.BadParameter(f"{root} is a source of the kind {name}, which has no option --{typed}")
     if "names" in options and "coordinates" not in options:
         raise typer.BadParameter("--names goes with --coordinates")

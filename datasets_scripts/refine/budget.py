@@ -31,8 +31,8 @@ class Budget:
     A request reserves its estimated prompt and the longest answer it may get; the answer replaces the reservation by
     what it cost. While others are on their way, a request that does not fit waits for them. A server may count more
     than is estimated: under a cap the first answer is waited for alone, and from then on the largest ratio seen is
-    reserved; only an answer that exceeds every earlier ratio can pass the cap, by itself. What a server charges for a
-    request that failed is not known, and not counted.
+    reserved for all requests on their way. Only those on their way when an answer exceeds every earlier ratio can
+    pass the cap. What a server charges for a request that failed is not known, and not counted.
 
     Args:
         tokens: cap on prompt and completion tokens together; None for no cap.
@@ -44,10 +44,10 @@ class Budget:
 
     Example:
         >>> budget = Budget(tokens=100)
-        >>> reserved = budget.reserve(Tokens(20, 30))
-        >>> budget.settle(Tokens(20, 30), reserved, Tokens(38, 12))
-        >>> budget.spent.total, budget.reserve(Tokens(10, 20))
-        (50, Tokens(prompt=19, completion=20))
+        >>> budget.reserve(Tokens(20, 30))
+        >>> budget.settle(Tokens(20, 30), Tokens(38, 12))
+        >>> budget.spent.total
+        50
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Budget:
         self.spent = Tokens()
         self._caps = tokens, usd
         self._prices = None if None in prices else prices
-        self._reserved = Tokens()
+        self._estimated = Tokens()  # of all requests on their way
         self._in_flight = 0
         self._ratio = 1.0  # the largest of what a prompt cost to what it was estimated to
         self._is_unknown = tokens is not None or usd is not None  # that ratio, before the first answer
@@ -77,29 +77,24 @@ class Budget:
             return None
         return (tokens.prompt * self._prices[0] + tokens.completion * self._prices[1]) / 1e6
 
-    def reserve(self, estimate: Tokens) -> Tokens:
+    def reserve(self, estimate: Tokens) -> None:
         """Set aside what a request may cost at most; waits while requests on their way leave it open.
-
-        Returns:
-            What was set aside.
 
         Raises:
             BudgetError: it does not fit, and nothing is on its way any more.
         """
         with self._changed:
-            while not self._fits(self.spent + self._reserved + self._scaled(estimate)) or self._must_wait():
+            while not self._fits(self.spent + self._scaled(self._estimated + estimate)) or self._must_wait():
                 if self._in_flight == 0:
                     raise BudgetError(self._told())
                 self._changed.wait()
-            reserved = self._scaled(estimate)
-            self._reserved += reserved
+            self._estimated += estimate
             self._in_flight += 1
-            return reserved
 
-    def settle(self, estimate: Tokens, reserved: Tokens, spent: Tokens) -> None:
-        """Replace a reservation by what was spent; `Tokens()` when nothing came back."""
+    def settle(self, estimate: Tokens, spent: Tokens) -> None:
+        """Replace the reservation of an estimate by what was spent; `Tokens()` when nothing came back."""
         with self._changed:
-            self._reserved += Tokens(-reserved.prompt, -reserved.completion)
+            self._estimated += Tokens(-estimate.prompt, -estimate.completion)
             self._in_flight -= 1
             self.spent += spent
             if spent.total:

@@ -181,7 +181,7 @@ class Caller:
             DataError: an error that stays, a used-up budget (`BudgetError`), an endpoint that is down, or a stop.
         """
         try:
-            reserved = self.budget.reserve(at_most)
+            self.budget.reserve(at_most)
         except DataError as error:
             self.stop(error)
             raise
@@ -190,7 +190,7 @@ class Caller:
             answer, faults = self._try(messages, sampling, keep)
             spent = answer.tokens
         finally:
-            self.budget.settle(at_most, reserved, spent)
+            self.budget.settle(at_most, spent)
         return answer, faults
 
     def _try(self, messages: Sequence[dict], sampling: Sampling, keep: Callable[[Answer], None]) -> tuple[Answer, int]:

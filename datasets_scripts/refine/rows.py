@@ -14,6 +14,7 @@ from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 from pemoe.datasets_scripts.refine.validation import say_the_same
 from pemoe.datasets_scripts.schema import FEATURES, DataError
+from pemoe.datasets_scripts.sentences import split_sentences
 
 
 def merge_near_duplicates(texts: Iterable[str]) -> list[str]:
@@ -31,17 +32,18 @@ def merge_near_duplicates(texts: Iterable[str]) -> list[str]:
 
 
 def without_refusals(texts: list[str]) -> list[str]:
-    """The texts that describe something; all of them where none does, since a training row cannot be without text.
+    """The texts without apologies, questions and bare marks, which the rules hand back where they leave nothing.
 
-    The rule refiner hands back a caption as it was where its rules leave nothing: an apology, a question, a mark.
+    Where nothing else is left the texts come back as they are, since a training row cannot be without text.
 
     Example:
-        >>> without_refusals(["Sorry, I cannot help with that.", "A hall."]), without_refusals(["?"])
+        >>> without_refusals(["Sorry, I cannot help with that.", "A hall. Is it old?"]), without_refusals(["?"])
         (['A hall.'], ['?'])
     """
     refusal = refusal_words("train")
-    told = [text for text in texts if re.search(r"\w{2}", text) and not refusal.search(text)]
-    return told or texts
+    sentences = [[part for part in split_sentences(text) if not refusal.search(part)] for text in texts]
+    told = [" ".join(parts) for parts in sentences if re.search(r"\w{2}", " ".join(parts))]
+    return list(dict.fromkeys(told)) or texts
 
 
 def row_requests(row: dict[str, Any], takes_images: bool = False) -> list[RefineRequest]:

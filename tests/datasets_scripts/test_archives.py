@@ -209,3 +209,12 @@ def test_a_zip_member_unpacks_to_no_more_than_it_declares(tmp_path):
             read_zip(path)
 
     assert peak_bytes(read) < 10 * 2**20
+
+
+def test_a_zip_member_without_a_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        nameless = zipfile.ZipInfo("x")
+        nameless.filename = ""
+        archive.writestr(nameless, b"abc")
+    with pytest.raises(DataError, match="has no name"):
+        ZipImages(tmp_path / "a.zip")

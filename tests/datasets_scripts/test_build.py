@@ -21,6 +21,7 @@ from pemoe.datasets_scripts.build import BuildPlan, build_dataset, partial_of
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.geotext1652 import GeoTextReader
 from pemoe.datasets_scripts.geotext_layout import write_geotext_layout
+from pemoe.datasets_scripts.parquet import ParquetReader
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
@@ -228,3 +229,22 @@ def test_an_overwrite_that_is_killed_leaves_one_build_whole(tmp_path, monkeypatc
         build(tmp_path / "built", resume=True, overwrite=True)
         assert digest(tmp_path / "built") == before
         assert [path.name for path in tmp_path.iterdir()] == ["built"]
+
+
+def test_a_build_of_a_build_of_a_build_tells_all_that_was_done(tmp_path):
+    build(tmp_path / "one")
+    for source, output in (("one", "two"), ("two", "three")):
+        told = build_dataset(ParquetReader(tmp_path / source), tmp_path / output, PLAN)
+    first = json.loads((tmp_path / "one" / "build.json").read_text())
+    assert told["built_from"]["built_from"] == {part: first[part] for part in ("steps", "options", "reports")}
+
+
+def test_a_build_may_lie_inside_its_source(tmp_path):
+    build(tmp_path / "one")
+    reader = ParquetReader(tmp_path / "one")
+    before = reader.fingerprint()
+    build_dataset(reader, tmp_path / "one" / "refined", PLAN)
+    assert reader.fingerprint() == before
+    shard = next((tmp_path / "one" / "drone").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes() + b" ")
+    assert reader.fingerprint() != before

@@ -93,3 +93,38 @@ def test_a_share_of_the_places_is_for_testing(tmp_path):
     assert FolderReader(tmp_path, split="test", test_share=0.5).place_ids("train") == ["place0"]
     with pytest.raises(DataError, match="from 0 to below 1"):
         FolderReader(tmp_path, test_share=1.0)
+
+
+def test_a_test_share_leaves_places_with_a_told_split_and_the_last_one_alone(tmp_path):
+    images = {f"p{place}/{number}.png": picture(10 * place + number) for place in range(6) for number in range(2)}
+    told = [f"{name},x,{'train' if '/0' in name and not name.startswith('p5') else ''}" for name in images]
+    write(tmp_path, {**images, "t.csv": "\n".join(["image,caption,split", *told])})
+    reader = FolderReader(tmp_path, platform="ground", test_share=0.9)
+    assert reader.place_ids("test") == ["p5"] and len(reader.place_ids("train")) == 5
+    (tmp_path / "t.csv").write_text("\n".join(["image,caption", *(f"{name},x" for name in images)]))
+    reader = FolderReader(tmp_path, platform="ground", test_share=0.95)
+    assert len(reader.place_ids("train")) == 1 and len(reader.place_ids("test")) == 5
+
+
+def test_filters_get_past_broken_images_wherever_they_are_read(tmp_path):
+    shades = {name: Image.new("RGB", (80, 80), name) for name in ("red", "green")}
+    for number, (name, image) in enumerate(shades.items()):
+        folder = tmp_path / ("drone" if number else "ground")
+        folder.mkdir()
+        for copy in range(3):
+            image.save(folder / f"{name}{copy}.png")
+    (tmp_path / "drone" / "cut.png").write_bytes(picture(4)[:9000])
+    (tmp_path / "drone" / "cut.tif").write_bytes(b"II*\x00\x08\x00\x00\x00")
+    (tmp_path / "unknown.png").write_bytes(picture(5))
+    names = ["truncated_image", "undecodable_image"]
+    reader = FolderReader(tmp_path, filters=names, classify=True)
+    assert len(rows_of(reader)) == 7
+    assert sum(reader.report()[name]["dropped"] for name in names) == 2
+    with pytest.raises(DataError, match=r"cut.tif' cannot be decoded"):
+        rows_of(FolderReader(tmp_path, filters=names[:1]))
+
+
+def test_what_a_filter_drops_is_no_note(tmp_path):
+    write(tmp_path, {"a.png": picture(1), "b.png": picture(2), "t.csv": "image,caption\na.png,x\nb.png,\n"})
+    told = FolderReader(tmp_path, platform="ground").notes(), FolderReader(tmp_path, filters=["no_caption"]).notes()
+    assert any("teach nothing" in note for note in told[0]) and not any("teach nothing" in note for note in told[1])

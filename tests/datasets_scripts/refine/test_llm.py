@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from scripted_llm import Reply, ScriptedLLM, chat_completion, description_of, nu
 
 from pemoe.datasets_scripts.refine import BudgetError, EndpointBackend, LLMRefiner, RefineRequest, RuleRefiner
 from pemoe.datasets_scripts.refine.backends import retry_after_s
+from pemoe.datasets_scripts.refine.budget import Budget
 from pemoe.datasets_scripts.refine.cache import Answer
 from pemoe.datasets_scripts.refine.calls import Pacer, Sampling, UnreachableError
 from pemoe.datasets_scripts.refine.outcome import Tokens
@@ -334,6 +336,23 @@ def test_the_budget_holds_where_the_server_counts_more_than_was_estimated(tmp_pa
         with pytest.raises(BudgetError):
             refiner.refine_batch(requests_for(20))
         assert len(server.log) == 2 and refiner.budget.spent.total <= 12_000
+
+
+def test_a_dearer_answer_raises_what_is_reserved_for_those_on_their_way() -> None:
+    budget, estimate = Budget(tokens=10_000), Tokens(1000, 0)
+    budget.reserve(estimate)
+    budget.settle(estimate, Tokens(1000, 0))
+    for _ in range(3):
+        budget.reserve(estimate)
+    budget.settle(estimate, Tokens(3000, 0))  # the two others may cost as much: 1000 + 3 * 3000 are spoken for
+    with ThreadPoolExecutor(1) as pool:
+        another = pool.submit(budget.reserve, Tokens(1, 0))
+        with pytest.raises(TimeoutError):
+            another.result(timeout=0.2)
+        for _ in range(2):
+            budget.settle(estimate, Tokens(3000, 0))
+        with pytest.raises(BudgetError, match="10000 tokens of 10000"):
+            another.result(timeout=10)
 
 
 def test_the_estimate_sends_nothing_and_agrees_with_the_cache(tmp_path: Path) -> None:

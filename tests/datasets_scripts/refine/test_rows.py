@@ -84,6 +84,14 @@ def test_a_refusal_is_no_text_of_a_row_that_has_others() -> None:
     assert none["refined_captions"] == ["?"]
 
 
+def test_a_question_takes_its_own_sentence_along_and_no_other() -> None:
+    caption = "A red brick building with a flat roof. What could it be used for? A wide car park lies nearby."
+    row = {"image": None, "image_id": "a", "split": "train", "platform": "drone", "captions": [caption, "A hall."]}
+    [refined] = refine_rows([row])
+    told = " ".join(refined["refined_captions"])
+    assert "red brick" in told and "car park" in told and "?" not in told
+
+
 def test_near_duplicates_of_three_captions_are_merged() -> None:
     row = next(numbered_rows(1))
     captions = [
