@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.schema import DataError, one_line
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_MEMBER_BYTES = 64 * 2**20  # a 126 to 1024 px tile takes 10 kB to 2 MB
@@ -81,7 +81,7 @@ def _refusal(path: Path, name: str, fault: str) -> DataError:
 
 
 def _unreadable(path: Path, error: Exception, part: str = "") -> DataError:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return DataError(f"archive {path}{part} cannot be read ({reason}); fetch it again")
 
 

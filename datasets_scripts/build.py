@@ -123,6 +123,9 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
                 on_shard(written)
     if reader.fingerprint() != identity["fingerprint"]:
         raise DataError(f"files of the source changed while it was read; --overwrite builds {output.name} anew")
+    if not any(partial.glob("*/*.parquet")):
+        shutil.rmtree(partial)
+        raise DataError("no image is left, so nothing was built; see that the images are there, and what filters drop")
     told = _finish(partial, reader, plan, {"audit": audited, "filters": filtered}, version)
     _put_in_place(partial, output)
     return told
@@ -176,7 +179,10 @@ def _open_partial(partial: Path, identity: dict[str, Any], anew: bool) -> Path:
             raise DataError(f"{partial} holds an unfinished build of other files or options; --overwrite starts anew")
         return partial
     shutil.rmtree(partial, ignore_errors=True)
-    path.parent.mkdir(parents=True)
+    try:
+        path.parent.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"nothing can be made in {partial.parent} ({error.strerror}); use another --output") from error
     _write_json(path, identity)
     return partial
 

@@ -49,7 +49,7 @@ from pemoe.datasets_scripts.georeference import is_plain_tiff, is_tiff, read_geo
 from pemoe.datasets_scripts.geotext_files import hash_file, hash_lines
 from pemoe.datasets_scripts.platform_classifier import PlatformClassifier
 from pemoe.datasets_scripts.readers import load_reader
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.schema import DataError, one_line
 
 SOURCE = "folder"
 ROWS_VERSION = 1  # in the fingerprint: another number where the same files give other rows
@@ -405,8 +405,8 @@ def _decode(data: bytes, image_id: str) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
-        reason = " ".join(str(error).split())
-        raise DataError(f"image {image_id!r} cannot be decoded ({reason}); replace or remove it") from error
+        told = f"image {image_id!r} cannot be decoded ({one_line(error)})"
+        raise DataError(f"{told}; replace or remove it") from error
 
 
 def _position(data: bytes, image_id: str) -> tuple[float | None, float | None]:

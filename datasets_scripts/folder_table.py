@@ -389,7 +389,9 @@ def parse_coordinates(record: Record) -> tuple[float, float] | None:
     if record.has_free_comma:
         texts = {field: _with_point(text) for field, text in texts.items()}
     if len(given) == 1:
-        raise DataError(f"{record.where} has only a {next(iter(given)).removesuffix('_deg')}; give both or none")
+        other = next(repr(text) for field, text in texts.items() if field not in given)
+        name = next(iter(given)).removesuffix("_deg")
+        raise DataError(f"{record.where} has only a {name}, the other is {other}; give both or none")
     return check_coordinates(*(_parse_degrees(texts, field, record.where) for field in texts), record.where)
 
 

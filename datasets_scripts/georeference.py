@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.schema import DataError, one_line
 
 if TYPE_CHECKING:
     from rasterio import DatasetReader
@@ -83,7 +83,7 @@ def read_georeference(data: bytes, name: str = "image") -> Georeference:
         with Image.open(io.BytesIO(data)) as image:
             return exif_georeference(image)
     except Exception as error:  # Pillow's readers raise many kinds on broken bytes
-        raise DataError(f"{name} cannot be read ({_one_line(error)}); replace it by an image") from error
+        raise DataError(f"{name} cannot be read ({one_line(error)}); replace it by an image") from error
 
 
 def exif_georeference(image: Image.Image) -> Georeference:
@@ -103,7 +103,7 @@ def exif_georeference(image: Image.Image) -> Georeference:
     try:
         tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
     except Exception as error:  # a broken directory raises struct, Syntax, Key, Type and other errors
-        return Georeference(reason=f"the EXIF data are broken ({_one_line(error)})")
+        return Georeference(reason=f"the EXIF data are broken ({one_line(error)})")
     if not tags or not {ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLongitude} & set(tags):
         return Georeference()
     try:
@@ -217,7 +217,7 @@ def read_tile(data: bytes, name: str = "tile") -> bytes:
             has_alpha = MaskFlags.alpha in raster.mask_flag_enums[0]
             values = raster.read(_rgb_bands(raster.colorinterp), masked=not has_alpha)
         except Exception as error:  # GDAL reports broken strips by many kinds
-            raise DataError(f"{name} cannot be decoded ({_one_line(error)}); fetch it again") from error
+            raise DataError(f"{name} cannot be decoded ({one_line(error)}); fetch it again") from error
     stream = io.BytesIO()
     Image.fromarray(np.moveaxis(stretch(values), 0, -1)).save(stream, "PNG")
     return stream.getvalue()
@@ -266,7 +266,7 @@ def _raster_georeference(raster: DatasetReader) -> Georeference:
     try:
         longitudes, latitudes = transform(raster.crs, WGS84, eastings, northings)
     except Exception as error:  # PROJ reports by many kinds
-        return Georeference(reason=f"its coordinates cannot be turned into degrees ({_one_line(error)})")
+        return Georeference(reason=f"its coordinates cannot be turned into degrees ({one_line(error)})")
     corners = list(zip(latitudes, longitudes, strict=True))
     if not all(abs(latitude) <= 90 and abs(longitude) <= 180 for latitude, longitude in corners):
         return Georeference(reason=f"its coordinates are not on the earth in {raster.crs}")
@@ -285,7 +285,3 @@ def _open_raster(data: bytes, name: str) -> DatasetReader:
             return rasterio.open(io.BytesIO(data), driver="GTiff")
     except rasterio.errors.RasterioError as error:
         raise DataError(f"{name} is not a TIFF that can be read; fetch it again") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -24,7 +24,7 @@ from pemoe.datasets_scripts.geotext_files import ImageFiles, file_states, hash_f
 from pemoe.datasets_scripts.geotext_names import JSON_NAMES, split_image_id
 from pemoe.datasets_scripts.geotext_records import RecordStore, find_json, find_root, iter_records
 from pemoe.datasets_scripts.geotext_rows import SOURCE, check_record, merge_records
-from pemoe.datasets_scripts.schema import SPLITS, DataError
+from pemoe.datasets_scripts.schema import SPLITS, DataError, one_line
 
 
 def check_decodes(data: bytes, path: str) -> None:
@@ -42,8 +42,7 @@ def check_decodes(data: bytes, path: str) -> None:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
-        reason = " ".join(str(error).split())
-        raise DataError(f"image {path} cannot be decoded ({reason}); fetch it again") from error
+        raise DataError(f"image {path} cannot be decoded ({one_line(error)}); fetch it again") from error
 
 
 class GeoTextReader:

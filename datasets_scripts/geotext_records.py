@@ -12,7 +12,7 @@ from typing import Any
 import ijson
 
 from pemoe.datasets_scripts.geotext_names import JSON_NAMES
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.schema import DataError, one_line
 
 ALL_JSON_NAMES = tuple(name for names in JSON_NAMES.values() for name in names)
 # folders in which a snapshot of the Hub repositories holds its JSON files
@@ -83,7 +83,7 @@ def iter_records(path: str | Path) -> Iterator[Any]:
                 count += 1
                 yield record
         except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise DataError(f"{path} is not valid JSON after record {count} ({reason}); fetch it again") from error
     if count == 0:
         raise DataError(f"{path} must be a non-empty list of records")

@@ -21,7 +21,7 @@ import yaml
 from pemoe.datasets_scripts.geotext_files import file_states, hash_lines
 from pemoe.datasets_scripts.progress import progress_bars
 from pemoe.datasets_scripts.readers import no_rows
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError, one_line
 
 UNKNOWN = "unknown"  # the folder of pictures whose platform is not known
 FOLDERS = (*PLATFORMS, UNKNOWN)
@@ -223,7 +223,7 @@ def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise DataError(f"{path}: cannot be read ({reason}); fetch it again, or build the data again") from error
 
 
@@ -284,7 +284,7 @@ def load_parquet(
     except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, (pa.ArrowException, datasets.exceptions.DatasetBuildError)):
             _name_broken(Path(root))
-        raise DataError(f"{root} cannot be loaded as a data set ({' '.join(str(error).split())[:200]})") from error
+        raise DataError(f"{root} cannot be loaded as a data set ({one_line(error)[:200]})") from error
     for split, rows in splits.items():
         if rows.features != FEATURES:
             raise DataError(f"{root}: split {split} has other columns than {', '.join(FEATURES)}; build it anew")

@@ -23,7 +23,7 @@ _STARTERS = re.compile(
 )
 
 _CLAUSE = re.compile(
-    r";\s+|,?\s+(?:while|whereas)\s+|,\s+(?:and|but)\s+|,\s+(?=(?:which|where|whose|with|an?|the|two|several)\s)|"
+    r"[;:]\s+|,?\s+(?:while|whereas)\s+|,\s+(?:and|but)\s+|,\s+(?=(?:which|where|whose|with|an?|the|two|several)\s)|"
     r"\s+and\s+(?=(?:an?|the|two|three|several|some|many|another)\s)"
 )
 _DEPENDENT = re.compile(

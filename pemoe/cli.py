@@ -25,6 +25,8 @@ from pemoe.console import (
 )
 from pemoe.data_cli import data_app
 
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -195,14 +197,15 @@ def main() -> None:
     except typer.Exit as done:
         code = done.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        typer.echo("pemoe: interrupted; where a command has --resume, it goes on with what was done", err=True)
-        code = 130
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong arguments; typer's click has been its own copy since 0.29
             fail(error.format_message())
         if not isinstance(error, _input_errors()):
             raise  # a failure of ours: traceback and exit code 1
         fail(str(error))
+    if code == INTERRUPTED:  # typer turns the signal into this code
+        typer.echo("\npemoe: interrupted; where a command has --resume, it goes on with what was done", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -37,7 +37,10 @@ Classify = Annotated[
 ]
 Phase = Annotated[int | None, typer.Option(help="Of the RoboSense challenge: 1 or 2.")]
 Places = Annotated[int | None, typer.Option(min=4, help="Places of the campus.")]
-SanitizeMode = Annotated[str, typer.Option(help="Directions in satellite texts: remove, mask or keep.")]
+SanitizeMode = Annotated[
+    str | None,
+    typer.Option(help="Directions in satellite texts: remove (where texts are refined), mask or keep (where not)."),
+]
 Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first; errors stop the build.")]
 
 TYPED = {"filters": "filter", "place_id": "place-by", "train_places": "places"}  # option of a reader -> as typed
@@ -59,7 +62,7 @@ def build(  # noqa: PLR0913 - options of a command
     phase: Phase = None,
     places: Places = None,
     refine: Annotated[str, typer.Option(help="What fills refined_captions: rules or none.")] = "rules",
-    sanitize: SanitizeMode = "remove",
+    sanitize: SanitizeMode = None,
     audit: Audited = True,
     seed: Seed = 0,
     resume: Resume = False,
@@ -110,7 +113,7 @@ def refine(  # noqa: PLR0913 - options of a command
     usd_per_million_in: Annotated[float | None, typer.Option(help="Price of prompt tokens.")] = None,
     usd_per_million_out: Annotated[float | None, typer.Option(help="Price of completion tokens.")] = None,
     response_format: Annotated[str, typer.Option(help="json_schema, json_object or none.")] = "json_schema",
-    sanitize: SanitizeMode = "remove",
+    sanitize: SanitizeMode = None,
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost; ask nothing.")] = False,
     seed: Seed = 0,
@@ -141,6 +144,8 @@ def refine(  # noqa: PLR0913 - options of a command
         _print_figures(figures, as_json)
         prices = "--usd-per-million-in and --usd-per-million-out give the cost"
         typer.echo("Nothing was asked" + (f"; {prices}." if figures["cost_usd"] is None else "."), err=True)
+        if not figures["requests"]:
+            typer.echo("There is no training caption of a known platform: see pemoe data build --help.", err=True)
         return
     refiner = make_refiner(backend, cache, limits, output, resume, overwrite)
     told = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
@@ -213,12 +218,14 @@ def sanitize(
     from dataclasses import asdict
 
     from pemoe.datasets_scripts.augment import Geometry
-    from pemoe.datasets_scripts.sanitize import find_directions, sanitize_caption
+    from pemoe.datasets_scripts.sanitize import MODES, find_directions, sanitize_caption
     from pemoe.datasets_scripts.transform import transform_caption
 
     is_moved = flip_horizontal or flip_vertical or rotate_deg != 0
     if not -360 <= rotate_deg <= 360:
         raise typer.BadParameter(f"--rotate-deg is {rotate_deg}; give degrees from -360 to 360")
+    if mode not in (*MODES, "transform"):
+        raise typer.BadParameter(f"--mode is {mode!r}; use {', '.join(MODES)} or transform")
     if is_moved != (mode == "transform"):
         raise typer.BadParameter("--mode transform goes with --flip-horizontal, --flip-vertical or --rotate-deg")
     geometry = Geometry(flip_horizontal, flip_vertical, rotate_deg)
@@ -287,10 +294,11 @@ def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, d
     return name, options
 
 
-def _plan(refiner: str | None, sanitize: str, name: str, options: dict[str, Any]):
+def _plan(refiner: str | None, sanitize: str | None, name: str, options: dict[str, Any]):
     from pemoe.datasets_scripts.build import BuildPlan
     from pemoe.datasets_scripts.sanitize import MODES
 
+    sanitize = sanitize or ("remove" if refiner else "keep")
     if sanitize not in (*MODES, "keep"):
         raise typer.BadParameter(f"--sanitize is {sanitize!r}; use {', '.join(MODES)} or keep")
     told = tuple(sorted({**options, "kind": name}.items()))

@@ -18,7 +18,7 @@ from pemoe.datasets_scripts.audit.defects import (
 from pemoe.datasets_scripts.audit.statistics import Statistics, nested
 from pemoe.datasets_scripts.audit.survey import short_hash
 from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
-from pemoe.datasets_scripts.coordinates import Coordinates
+from pemoe.datasets_scripts.coordinates import Coordinates, count_covered
 from pemoe.datasets_scripts.geotext_rows import SOURCE
 
 MAX_EXAMPLES = 8  # of a kind, each of another image
@@ -163,7 +163,7 @@ def audit_directory(
         The audit.
 
     Raises:
-        DataError: no such directory, no JSON file of a split, or one that is no JSON list.
+        DataError: no such directory, no JSON file of a split, or one that is no JSON list; `coordinates` of no place.
 
     Example:
         >>> audit_directory("GeoText1652_Dataset").has_errors               # doctest: +SKIP
@@ -172,6 +172,8 @@ def audit_directory(
     checked = () if coordinates is None else ("missing_coordinates",)
     audit = Audit(Path(root).resolve().name, set(ROWS_ONLY).difference(checked))
     survey = survey_tree(root, audit.add, coordinates=coordinates, show_progress=show_progress)
+    if coordinates is not None:
+        count_covered(filter(None, survey.images.places), coordinates, "the table of coordinates")
     audit.statistics = survey.statistics
     return audit
 

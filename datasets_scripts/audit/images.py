@@ -11,6 +11,7 @@ from PIL import Image, ImageStat
 
 from pemoe.datasets_scripts.audit.attribution import find_text_band
 from pemoe.datasets_scripts.audit.defects import Finding
+from pemoe.datasets_scripts.schema import one_line
 
 MIN_SIDE_PX = 64
 MAX_ASPECT = 2.0
@@ -73,7 +74,7 @@ def decode_image(data: bytes) -> tuple[Image.Image | None, Finding | None]:
     except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
         if isinstance(error, Image.DecompressionBombError):
             kind = "undecodable_image"
-        reason = " ".join(str(error).split())[:160].split(" <_io")[0]
+        reason = one_line(error)[:160]
         return None, Finding(kind, None, None, reason)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -187,9 +186,9 @@ def write_refine_report(report: RefineReport | dict[str, Any], path_html: str | 
     page = render_refine_report(report.to_dict() if isinstance(report, RefineReport) else report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", encoding="utf-8", delete=False) as part:
-            part.write(page)
-        os.replace(part.name, path)
+        beside = path.with_name(path.name + ".part")
+        beside.write_text(page, encoding="utf-8")
+        os.replace(beside, path)
     except OSError as error:
         raise DataError(f"{path}: cannot write the report ({error}); name another file") from error
     return path

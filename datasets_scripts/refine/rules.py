@@ -17,7 +17,7 @@ from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
 from pemoe.datasets_scripts.visibility import without_hidden
 
-RULES_VERSION = 3  # another number where the same caption gives other texts: caches of refined rows are named by it
+RULES_VERSION = 4  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
 LEAD_SHARE = 0.7  # of that length, for the statements about the building itself
 
@@ -148,6 +148,11 @@ _WHOLE = re.compile(rf" of (?:the|this|that) (?:[\w'’-]+ )?(?:{_IMAGE}|campus|
 _ITS_OWN = re.compile(r"\bwith [^,;]*$", _ANY_CASE)  # "with a bay on its left": the bay is a part of it
 _PART = re.compile(r"\b(?:end|half|part|corner|edge|roof)s?$", _ANY_CASE)
 _BARE_SIDE = re.compile(r"(?:left|right|north|south|east|west)\b", _ANY_CASE)
+_ORIENTED = re.compile(  # how a thing lies, which is all that such a direction says: it goes, the thing stays
+    rf"(?:horizontal|vertical|diagonal)(?P<adverb>ly)?(?: across (?:the|this) {_IMAGE})?|"
+    rf"(?P<below>(?:just |right |directly )?(?:below|above) the {_CENTRE})",
+    _ANY_CASE,
+)
 _TWO_CLAUSES = re.compile(r"([^,;:]+), (?:and|while|but) (?!its\b|their\b|with\b|is\b|are\b)([^;:]+)", _ANY_CASE)
 _INVERTED = re.compile(rf"^{_STAND} (?!(?:of|with|for|and)\b)", _ANY_CASE)  # "On the left stand tall trees"
 _LEADING = re.compile(r"^(?:[\s,.;:]+|(?:and|but|while|with)\s+)+", _ANY_CASE)
@@ -175,6 +180,11 @@ def _without_leading_position(text: str) -> str:
 def _without_position(text: str, start: int, end: int) -> str:
     """`text` with the direction at `[start, end)` taken out, or, where it relates two things, made "next to"."""
     before, found, after = text[:start], text[start:end], text[end:]
+    if oriented := _ORIENTED.fullmatch(found):
+        if not (oriented["adverb"] or oriented["below"]):
+            return before + after.lstrip()
+        before = before.rstrip()
+        return (_PARTICIPLE.sub("", before) if _AFTER_POSITION.match(after) else before) + after
     is_place = _PREPOSITION.match(found) is not None
     possessive = re.search(r"\b(its|their) ", found, _ANY_CASE)
     if possessive and is_place and not _PART.search(found) and not _ITS_OWN.search(before):

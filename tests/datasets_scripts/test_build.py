@@ -248,3 +248,26 @@ def test_a_build_may_lie_inside_its_source(tmp_path):
     shard = next((tmp_path / "one" / "drone").glob("*.parquet"))
     shard.write_bytes(shard.read_bytes() + b" ")
     assert reader.fingerprint() != before
+
+
+def test_a_build_of_no_image_is_refused_and_leaves_nothing(tree, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in tree.glob("*.json"):
+        (bare / file.name).write_bytes(file.read_bytes())
+    reader = GeoTextReader(bare, filters=["missing_image"])
+    with pytest.raises(DataError, match="no image is left"):
+        build_dataset(reader, tmp_path / "built", PLAN)
+    assert {path.name for path in tmp_path.iterdir()} == {"bare"}
+
+
+def test_an_output_that_cannot_be_made_is_told(tree, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"use another --output"):
+        build_dataset(GeoTextReader(tree), tmp_path / "file" / "built", PLAN)
+
+
+def test_reports_are_as_readable_as_the_rest(tmp_path):
+    build(tmp_path / "built")
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "built").rglob("*") if path.is_file()}
+    assert len(modes) == 1

@@ -86,3 +86,12 @@ def test_failure_of_ours_is_not_called_bad_input(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pemoe", "info", "--preset", "tiny"])
     with pytest.raises(KeyError):
         cli.main()
+
+
+def test_an_interrupt_is_told_with_its_own_code(monkeypatch, capsys) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pemoe.modeling_pemoe.sizes_pemoe.describe_sizes", interrupted)
+    assert run(monkeypatch, "info", "--preset", "tiny") == cli.INTERRUPTED
+    assert "--resume" in capsys.readouterr().err

@@ -145,6 +145,18 @@ def test_a_model_refines_once_and_a_dry_run_asks_nothing(tmp_path: Path) -> None
     assert ["Large hall beside a road."] in [row["refined_captions"] for row in rows]
 
 
+def test_what_is_not_refined_is_not_sanitized_unless_asked_for(monkeypatch, capsys, tmp_path: Path) -> None:
+    texts = {}
+    for mode in ([], ["--sanitize", "mask"]):
+        output = tmp_path / f"built{len(mode)}"
+        options = ["--places", "8", "--refine", "none", "--no-audit", *mode, "--output", str(output), "--json"]
+        assert run(monkeypatch, "data", "build", "campus", *options) == 0
+        counts = json.loads(capsys.readouterr().out)["results"]["counts"]["train"]
+        texts[len(mode)] = {platform: count["refined_captions"] for platform, count in counts.items()}
+    assert set(texts[0].values()) == {0}
+    assert texts[2]["satellite"] > 0 == texts[2]["drone"] == texts[2]["ground"]
+
+
 @pytest.mark.parametrize(
     ("options", "left"),
     [

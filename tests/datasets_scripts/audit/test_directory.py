@@ -117,6 +117,8 @@ def test_only_what_was_looked_for_is_told_as_not_found(tmp_path: Path) -> None:
     missing = covered.to_dict()["defects"]["missing_coordinates"]
     assert (missing["count"], missing["scope"]) == (1 + 4, "place")  # one of train, all of test
     assert missing["examples"][0]["image_id"] == places[0]
+    with pytest.raises(DataError, match=r"^none of 8 places is in the table of coordinates: it has 'Hall'"):
+        audit_directory(root, coordinates={"Hall": (1.0, 2.0)})
 
 
 def test_percentiles_never_pass_the_longest_text() -> None:

@@ -200,6 +200,21 @@ def test_opens_with_the_building_not_with_an_annex_or_its_door(first, opening):
     assert texts and all(text.startswith(opening) for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("caption", "opening"),
+    [
+        ("A long hall with a grey roof stretches horizontally across the image.", "A long hall with a grey roof."),
+        ("A long hall lies horizontally across this image, half bright: the left part is white.", "A long hall, half"),
+        ("A thin building stands upright in this scene beside a straight vertical road.", "A thin building stands"),
+        ("A round hall lies just below the middle.", "A round hall."),
+        ("A hall with a cross-like plan, its narrow main wing running vertically.", "A hall with a cross-like plan"),
+    ],
+)
+def test_how_the_building_lies_goes_and_the_building_stays(caption, opening):
+    texts = RuleRefiner().refine(caption, "satellite")
+    assert texts[0].startswith(opening) and not any(find_directions(text) for text in texts)
+
+
 def test_boilerplate_goes_when_it_says_nothing_else():
     lead = "This is an aerial view of a university campus."
     assert refined(f"{lead} A pond lies beside a road.", "drone") == "A pond lies beside a road."
