@@ -49,12 +49,15 @@ def finish(server: ScriptedLLM, directory: Path) -> tuple[list[dict], dict]:
 
 
 def kill_at_random(server: ScriptedLLM, directory: Path) -> list[tuple[int, set[str]]]:
-    """Length of the server's log and answers on record after each kill."""
+    """Length of the server's log and answers on record after each kill; every other one hits a run at work."""
     generator = np.random.default_rng(20)
     moments = []
     while len(moments) < KILLS:
+        sent, deadline_s = len(server.log), time.monotonic() + 60
         process = start(server, directory)
-        time.sleep(generator.uniform(0.0, 0.3))
+        while len(moments) % 2 and len(server.log) == sent and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0.0, 0.2))
         process.kill()
         process.join()
         assert process.exitcode == -9 and not (directory / "rows.jsonl").exists()

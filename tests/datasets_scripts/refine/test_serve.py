@@ -61,7 +61,8 @@ def served(model: Path, home: Path) -> Iterator[str]:
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
+    deadline_s = time.monotonic() + 180  # a busy machine takes long to import
+    while time.monotonic() < deadline_s:
         assert process.poll() is None, log.read_text()[-2000:]
         try:
             with urllib.request.urlopen(url, timeout=1):
