@@ -282,7 +282,7 @@ class FolderReader:
         groups = {name: [item for item in known if item.platform == name] for name in {one.platform for one in known}}
         chosen = [item for name in sorted(groups) for item in groups[name][:: -(-len(groups[name]) // LEARN_IMAGES)]]
         pairs = [(image, item.platform) for item in chosen if (image := self._decoded(item)) is not None]
-        return PlatformClassifier.fit(*zip(*pairs, strict=True))
+        return PlatformClassifier.fit([image for image, _ in pairs], [platform for _, platform in pairs])
 
     def _decoded(self, item: Item) -> Image.Image | None:
         """The picture of an item; None for a broken one, which is told, or filtered, where rows are made."""

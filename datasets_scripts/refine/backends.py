@@ -73,7 +73,8 @@ class EndpointBackend:
 
     def __post_init__(self) -> None:
         if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
-            raise DataError(f"base_url {self.base_url!r} is no address; give one like http://127.0.0.1:8000/v1")
+            told = self.base_url.rpartition("@")[2].partition("?")[0]  # no password, no key
+            raise DataError(f"base_url {told!r} is no address; give one like http://127.0.0.1:8000/v1")
         if self.response_format not in ("json_schema", "json_object", None):
             raise DataError(f"response_format is {self.response_format!r}; use json_schema, json_object or None")
 

@@ -128,3 +128,9 @@ def test_what_a_filter_drops_is_no_note(tmp_path):
     write(tmp_path, {"a.png": picture(1), "b.png": picture(2), "t.csv": "image,caption\na.png,x\nb.png,\n"})
     told = FolderReader(tmp_path, platform="ground").notes(), FolderReader(tmp_path, filters=["no_caption"]).notes()
     assert any("teach nothing" in note for note in told[0]) and not any("teach nothing" in note for note in told[1])
+
+
+def test_a_classifier_whose_pictures_are_all_broken_says_so_in_one_line(tmp_path):
+    write(tmp_path, {"drone/a.png": picture(1)[:900], "ground/b.png": picture(2)[:900], "c.png": picture(3)})
+    with pytest.raises(DataError, match="no picture has a known platform"):
+        rows_of(FolderReader(tmp_path, classify=True, filters=["truncated_image", "undecodable_image"]))
