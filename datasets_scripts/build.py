@@ -7,6 +7,7 @@ build that is killed goes on behind its last shard. The whole is built in `.<nam
 from __future__ import annotations
 
 import collections
+import errno
 import json
 import os
 import shutil
@@ -200,9 +201,11 @@ def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
     """A fault met before the first shard was written leaves no unfinished build behind."""
     try:
         yield
-    except Exception:
+    except Exception as error:  # to clean up; it is raised again
         if not any((partial / STATE).glob("t*-*.json")):
             shutil.rmtree(partial)
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise DataError(f"no space is left in {partial.parent}; make room, or use another --output") from error
         raise
 
 

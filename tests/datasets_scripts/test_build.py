@@ -3,6 +3,7 @@ byte; it never takes files that changed, and never touches what it did not build
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -271,3 +272,13 @@ def test_reports_are_as_readable_as_the_rest(tmp_path):
     build(tmp_path / "built")
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "built").rglob("*") if path.is_file()}
     assert len(modes) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pemoe.datasets_scripts.build.ShardWriter.write", full)
+    with pytest.raises(DataError, match=r"no space is left in .*; make room"):
+        build(tmp_path / "built")
+    assert not any(tmp_path.iterdir())
