@@ -10,11 +10,22 @@ PACKAGES = {
     "pemoe.modeling_pemoe": "modeling_pemoe",
     "pemoe.datasets_scripts": "datasets_scripts",
     "pemoe.datasets_scripts.audit": "datasets_scripts/audit",
+    "pemoe.datasets_scripts.augment": "datasets_scripts/augment",
+    "pemoe.datasets_scripts.builds": "datasets_scripts/builds",
     "pemoe.datasets_scripts.campus": "datasets_scripts/campus",
+    "pemoe.datasets_scripts.filters": "datasets_scripts/filters",
     "pemoe.datasets_scripts.refine": "datasets_scripts/refine",
+    "pemoe.datasets_scripts.refine.llm": "datasets_scripts/refine/llm",
+    "pemoe.datasets_scripts.sanitize": "datasets_scripts/sanitize",
+    "pemoe.datasets_scripts.sources": "datasets_scripts/sources",
+    "pemoe.datasets_scripts.sources.folder": "datasets_scripts/sources/folder",
+    "pemoe.datasets_scripts.sources.geotext": "datasets_scripts/sources/geotext",
+    "pemoe.datasets_scripts.text": "datasets_scripts/text",
     "pemoe.hub_cards": "hub_cards",
     "pemoe.trainers": "trainers",
+    "pemoe.trainers.experiments": "trainers/experiments",
     "pemoe.retrieval": "retrieval",
+    "pemoe.common": "common",
 }
 
 INSTALL_REQUIRES = [
@@ -63,7 +74,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "pemoe": ["py.typed"],
-        "pemoe.datasets_scripts.refine": ["prompts/*.txt"],
+        "pemoe.datasets_scripts.refine.llm": ["prompts/*.txt"],
         "pemoe.hub_cards": ["*.md"],
         "pemoe.trainers": ["recipes/*.yaml", "tiny_backbones/*/*"],
     },

@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pemoe.common.files import write_json
+from pemoe.common.runs import RunError, prepare_output, write_metrics
 from pemoe.retrieval.metrics import bootstrap_difference
-from pemoe.retrieval.runs import RunError, prepare_output, write_json, write_metrics
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.quickstart import load_rows
+from pemoe.trainers.experiments.quickstart import load_rows
+from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import Recipe, load_recipe
 from pemoe.trainers.stages import build_model
-from pemoe.trainers.table1 import ROWS, Row, Table1
 
 EXTRA = "unified+refined_x2"
 COMPARISONS = (

@@ -33,11 +33,11 @@ import datasets
 from PIL import Image
 
 from pemoe.datasets_scripts import load_source
-from pemoe.datasets_scripts.build import BuildPlan, build_dataset
-from pemoe.datasets_scripts.geotext1652 import GeoTextReader
-from pemoe.datasets_scripts.geotext_layout import write_geotext_layout
+from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
 from pemoe.datasets_scripts.refine import RuleRefiner
 from pemoe.datasets_scripts.sanitize import find_directions, remove_directional_sentences
+from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
+from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 
 ROWS_PER_PLACE = 6
 PLACES_PER_SHARD = 16
@@ -205,7 +205,7 @@ def main() -> None:
     if options.program:
         _run_inside(options.program, options.root)
         return
-    from pemoe.retrieval.runs import RunError, prepare_output, write_metrics  # brings torch; no program needs it
+    from pemoe.common.runs import RunError, prepare_output, write_metrics  # brings torch; no program needs it
 
     started_s = time.monotonic()
     try:

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from pemoe.common.runs import write_metrics
 from pemoe.retrieval.evaluation import embed_split, score_split
-from pemoe.retrieval.runs import write_metrics
-from pemoe.trainers.quickstart import load_rows
+from pemoe.trainers.experiments.quickstart import load_rows
 from pemoe.trainers.recipes import load_recipe
 from pemoe.trainers.stages import WEIGHTS, build_model
 

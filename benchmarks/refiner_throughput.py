@@ -23,7 +23,7 @@ from huggingface_hub import InferenceClient
 from timing import compare, run_benchmark
 
 from pemoe.datasets_scripts.refine import EndpointBackend, LLMRefiner, RefineRequest
-from pemoe.datasets_scripts.refine.prompts import build_messages, load_prompts
+from pemoe.datasets_scripts.refine.llm.prompts import build_messages, load_prompts
 
 SERVER = Path(__file__).resolve().parents[1] / "tests" / "support" / "scripted_llm.py"
 MODEL = "scripted"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from pemoe.common.runs import RunError, prepare_output, write_metrics
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
-from pemoe.retrieval.runs import RunError, prepare_output, write_metrics
 
 MID_SIZE = {  # the paper's depths at 3/8 of its widths: fits two CPU cores
     "text_config": {

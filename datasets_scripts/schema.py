@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import datasets
+
+from pemoe.common.errors import InputError
 
 PLATFORMS = ("satellite", "drone", "ground")  # also the order of the model's expert axis
 SPLITS = ("train", "test")
@@ -30,18 +30,6 @@ FEATURES = datasets.Features(
     }
 )
 
-_OBJECT = re.compile(r"<[\w.]+ object at \w+>")
 
-
-class DataError(ValueError):
-    """Bad input data, told in one line: what is wrong, where, and what to do."""
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line and without addresses of objects; the name of its kind where it says nothing.
-
-    Example:
-        >>> one_line(OSError("cannot identify image file <_io.BytesIO object at 0x7f5c>")), one_line(KeyError())
-        ('cannot identify image file', 'KeyError')
-    """
-    return " ".join(_OBJECT.sub("", str(error)).split()) or type(error).__name__
+class DataError(InputError):
+    """Bad input data."""

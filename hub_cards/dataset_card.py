@@ -13,7 +13,7 @@ import jinja2
 from huggingface_hub import DatasetCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from pemoe.datasets_scripts.parquet import configs_of
+from pemoe.datasets_scripts.builds.shards import configs_of
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.report_sections import cell, report_sections, shown

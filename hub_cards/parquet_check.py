@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub.repocard import metadata_load
 
-from pemoe.datasets_scripts.parquet import open_shard, row_groups
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.sources.parquet import open_shard, row_groups
 
 
 def check_parquet(built_dir: Path, counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Path]:

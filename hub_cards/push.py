@@ -14,8 +14,8 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from pemoe.datasets_scripts.parquet import FOLDERS
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.parquet import FOLDERS
 from pemoe.hub_cards.dataset_card import CardOptions, read_build, render_dataset_card
 from pemoe.hub_cards.hub_client import PublishError, one_line_errors, progress_bars, require_token
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths

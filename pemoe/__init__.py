@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+from pemoe.common.version import __version__
 
 _EXPORTS = {
     "PeMoEConfig": "pemoe.modeling_pemoe",

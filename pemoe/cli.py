@@ -48,9 +48,9 @@ def quickstart(
 
     Example: pemoe quickstart --output runs/quickstart
     """
-    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
-    from pemoe.trainers.distributed import local_device
-    from pemoe.trainers.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
+    from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.trainers.distributed import device_name
+    from pemoe.trainers.experiments.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/quickstart"), overwrite)
@@ -59,7 +59,7 @@ def quickstart(
     prepare_output(directory, overwrite)
     rows: list = []
     results = run_quickstart(directory, recipe, splits, show_progress=True, on_row=rows.append)
-    metrics = write_metrics(directory, typed_command(), seed, started_s, results, local_device().type)
+    metrics = write_metrics(directory, typed_command(), seed, started_s, results, device_name())
     if as_json:
         print_json(metrics)
         return
@@ -146,9 +146,10 @@ def mine(
 
     Example: pemoe mine runs/train/model --output runs/mine
     """
-    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
+    from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.trainers.distributed import device_name
+    from pemoe.trainers.experiments.quickstart import load_rows
     from pemoe.trainers.mine import mine_split
-    from pemoe.trainers.quickstart import load_rows
     from pemoe.trainers.stages import save_negatives
 
     started_s = time.monotonic()
@@ -159,7 +160,7 @@ def mine(
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
     results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
-    metrics = write_metrics(directory, typed_command(), seed, started_s, results, model.device.type)
+    metrics = write_metrics(directory, typed_command(), seed, started_s, results, device_name())
     _report(metrics, as_json, f"{directory / 'negatives.npy'}")
 
 
@@ -175,9 +176,10 @@ def evaluate(
 
     Example: pemoe evaluate runs/quickstart/model
     """
+    from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
-    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
-    from pemoe.trainers.quickstart import load_rows
+    from pemoe.trainers.distributed import device_name
+    from pemoe.trainers.experiments.quickstart import load_rows
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
@@ -185,7 +187,7 @@ def evaluate(
     rows = load_rows(_data_recipe(checkpoint, data), show_progress=True, needed=("test",))["test"]
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
-    metrics = write_metrics(directory, typed_command(), None, started_s, results, model.device.type)
+    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name())
     _report(metrics, as_json, f"{directory / 'metrics.json'}")
 
 
@@ -210,8 +212,8 @@ def main() -> None:
 
 
 def _input_errors() -> tuple[type[Exception], ...]:
+    from pemoe.common.runs import RunError
     from pemoe.datasets_scripts import DataError
-    from pemoe.retrieval.runs import RunError
     from pemoe.trainers.errors import TrainingError
 
     return DataError, RunError, TrainingError, OSError

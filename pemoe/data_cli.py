@@ -125,7 +125,7 @@ def refine(  # noqa: PLR0913 - options of a command
 
     Example: pemoe data refine runs/data_build --model Qwen/Qwen2.5-7B-Instruct --base-url http://127.0.0.1:8000/v1
     """
-    from pemoe.datasets_scripts.llm_build import estimate_refining, make_backend, make_refiner
+    from pemoe.datasets_scripts.builds.llm import estimate_refining, make_backend, make_refiner
 
     output = output or Path("runs/data_refine")
     backend = make_backend(
@@ -175,9 +175,9 @@ def audit(  # noqa: PLR0913 - options of a command
 
     Example: pemoe data audit GEOTEXT --output runs/data_audit
     """
+    from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.datasets_scripts.audit.defects import SEVERITIES
-    from pemoe.datasets_scripts.audited_build import audit_source, describe_errors, filters_of, write_audit
-    from pemoe.retrieval.runs import check_output, prepare_output, write_metrics
+    from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, filters_of, write_audit
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)
@@ -217,9 +217,9 @@ def sanitize(
     """
     from dataclasses import asdict
 
-    from pemoe.datasets_scripts.augment import Geometry
+    from pemoe.datasets_scripts.augment.captions import transform_caption
+    from pemoe.datasets_scripts.augment.pictures import Geometry
     from pemoe.datasets_scripts.sanitize import MODES, find_directions, sanitize_caption
-    from pemoe.datasets_scripts.transform import transform_caption
 
     is_moved = flip_horizontal or flip_vertical or rotate_deg != 0
     if not -360 <= rotate_deg <= 360:
@@ -273,7 +273,7 @@ def publish(  # noqa: PLR0913 - options of a command
 
 def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, dict[str, Any]]:
     """The kind of a source and the options given for it; paths and lists as JSON knows them."""
-    from pemoe.datasets_scripts.sources import detect_source, options_of
+    from pemoe.datasets_scripts.sources.registry import detect_source, options_of
 
     name = source or detect_source(root)
     seed, places = given.pop("seed", 0), given.pop("places", None)
@@ -295,7 +295,7 @@ def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, d
 
 
 def _plan(refiner: str | None, sanitize: str | None, name: str, options: dict[str, Any]):
-    from pemoe.datasets_scripts.build import BuildPlan
+    from pemoe.datasets_scripts.builds.dataset import BuildPlan
     from pemoe.datasets_scripts.sanitize import MODES
 
     sanitize = sanitize or ("remove" if refiner else "keep")
@@ -310,8 +310,8 @@ def _build(
 ) -> None:
     """Build, write `metrics.json`, tell."""
     from pemoe import __version__
-    from pemoe.datasets_scripts.audited_build import audited_build, describe_build, loading_line
-    from pemoe.retrieval.runs import write_metrics
+    from pemoe.common.runs import write_metrics
+    from pemoe.datasets_scripts.builds.audited import audited_build, describe_build, loading_line
 
     started_s = time.monotonic()
     name, root, reader_options = source

@@ -17,10 +17,10 @@ import torch
 import pemoe
 from pemoe import cli
 from pemoe.datasets_scripts.audit.defects import DEFECTS
-from pemoe.datasets_scripts.audit.filters import FILTERS
+from pemoe.datasets_scripts.filters.filters import FILTERS
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("modeling_pemoe", "datasets_scripts", "trainers", "retrieval", "hub_cards")
+FOLDERS = ("common", "modeling_pemoe", "datasets_scripts", "trainers", "retrieval", "hub_cards")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA_GUIDE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 COMMAND_LINE = re.compile(r"^(pemoe .*|torchrun .*|python benchmarks/.*)$", re.MULTILINE)

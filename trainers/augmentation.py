@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL import Image
 
-from pemoe.datasets_scripts.augment import AugmentationPlan, SatelliteAugmentation
+from pemoe.datasets_scripts.augment.captions import transform_caption
+from pemoe.datasets_scripts.augment.pictures import AugmentationPlan, SatelliteAugmentation
 from pemoe.datasets_scripts.sanitize import find_directions
-from pemoe.datasets_scripts.transform import transform_caption
 from pemoe.trainers.errors import TrainingError
 
 AUGMENTS = ("none", "sanitized", "transform")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pemoe.common.errors import InputError
 
-class TrainingError(ValueError):
-    """Bad input to training, told in one line: what is wrong, where, and what to do."""
+
+class TrainingError(InputError):
+    """Bad input to training."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from transformers import SchedulerType
 
-from pemoe.datasets_scripts.sources import detect_source
+from pemoe.datasets_scripts.sources.registry import detect_source
 from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES
 from pemoe.trainers.augmentation import AUGMENTS

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from transformers.utils import logging
 
+from pemoe.common.files import write_atomically, write_json
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.evaluation import run_image_trunk
-from pemoe.retrieval.runs import write_atomically, write_json
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.distributed import (
     join_processes,

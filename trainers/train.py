@@ -14,12 +14,13 @@ from pathlib import Path
 import datasets
 import torch
 
+from pemoe.common.files import write_json
+from pemoe.common.runs import RunError, check_output, prepare_output, write_metrics
 from pemoe.datasets_scripts import DataError
 from pemoe.retrieval.evaluation import evaluate_split
-from pemoe.retrieval.runs import RunError, check_output, prepare_output, write_json, write_metrics
-from pemoe.trainers.distributed import local_device, process_count, rank
+from pemoe.trainers.distributed import device_name, process_count, rank
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.quickstart import load_rows
+from pemoe.trainers.experiments.quickstart import load_rows
 from pemoe.trainers.recipes import Recipe, data_recipe, load_recipe
 from pemoe.trainers.stages import StageRunner, build_model
 
@@ -69,7 +70,7 @@ def train_into(
     results = run_training(recipe, splits, output, resume, show_progress=True, on_plan=on_plan)
     if results is None:
         return None
-    return write_metrics(output, command, recipe.seed, started_s, results, local_device().type)
+    return write_metrics(output, command, recipe.seed, started_s, results, device_name())
 
 
 def run_training(

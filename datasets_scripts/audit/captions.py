@@ -6,7 +6,7 @@ import re
 from functools import partial
 
 from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.sentences import complete_sentences, split_sentences
+from pemoe.datasets_scripts.text.sentences import complete_sentences, split_sentences
 
 JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
 REFUSAL = re.compile(

@@ -18,8 +18,8 @@ from pemoe.datasets_scripts.audit.defects import (
 from pemoe.datasets_scripts.audit.statistics import Statistics, nested
 from pemoe.datasets_scripts.audit.survey import short_hash
 from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
-from pemoe.datasets_scripts.coordinates import Coordinates, count_covered
-from pemoe.datasets_scripts.geotext_rows import SOURCE
+from pemoe.datasets_scripts.sources.coordinates import Coordinates, count_covered
+from pemoe.datasets_scripts.sources.geotext.rows import SOURCE
 
 MAX_EXAMPLES = 8  # of a kind, each of another image
 MAX_TEXT_CHARS = 400  # of an example's text, around the offending words

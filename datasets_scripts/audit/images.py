@@ -9,9 +9,9 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageStat
 
+from pemoe.common.errors import one_line
 from pemoe.datasets_scripts.audit.attribution import find_text_band
 from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.schema import one_line
 
 MIN_SIDE_PX = 64
 MAX_ASPECT = 2.0

@@ -8,9 +8,9 @@ from typing import Any
 from pemoe.datasets_scripts.audit.captions import check_caption
 from pemoe.datasets_scripts.audit.defects import GENERATOR_ONLY, Finding
 from pemoe.datasets_scripts.audit.regions import bbox_fault, region_findings
-from pemoe.datasets_scripts.geotext_names import IMAGE_FOLDERS, platform_of, split_image_id
-from pemoe.datasets_scripts.geotext_rows import SOURCE, canonical_image, region_lists
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS, platform_of, split_image_id
+from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, canonical_image, region_lists
 
 REQUIRED_KEYS = ("image_id", "image", "caption")
 

@@ -9,7 +9,7 @@ from typing import Any
 from pemoe.datasets_scripts.audit.defects import Finding
 from pemoe.datasets_scripts.audit.overlap import overlap
 from pemoe.datasets_scripts.sanitize import find_directions
-from pemoe.datasets_scripts.sentences import split_sentences
+from pemoe.datasets_scripts.text.sentences import split_sentences
 
 MIN_SIDE, MAX_SIDE = 0.15, 0.8  # fractions of the image; the data set's generator drops boxes beyond
 MAIN_CENTRE = (0.3, 0.7)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from pemoe.common.files import write_json, write_text
 from pemoe.datasets_scripts.audit.defects import SEVERITIES
 from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.datasets_scripts.audit.images import decode_image
 from pemoe.datasets_scripts.audit.report_template import TEMPLATE
-from pemoe.datasets_scripts.geotext_files import ImageFiles
-from pemoe.datasets_scripts.geotext_names import IMAGE_FOLDERS
-from pemoe.datasets_scripts.geotext_records import find_root
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
+from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS
+from pemoe.datasets_scripts.sources.geotext.records import find_root
 
 THUMBNAIL_PX = 300
 BAR_PX = 32
@@ -140,15 +139,6 @@ def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
     )
 
 
-def _write(path: Path, text: str) -> Path:
-    """Write a file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(partial, path)
-    return path
-
-
 def write_audit_report(audit: Audit, path: str | Path, thumbnails: Thumbnails | None = None) -> Path:
     """Write the report as a self-contained HTML file.
 
@@ -163,7 +153,8 @@ def write_audit_report(audit: Audit, path: str | Path, thumbnails: Thumbnails | 
     Example:
         >>> write_audit_report(audit_directory("data"), "audit.html", directory_thumbnails("data")) # doctest: +SKIP
     """
-    return _write(Path(path), render_audit(audit, thumbnails))
+    write_text(Path(path), render_audit(audit, thumbnails))
+    return Path(path)
 
 
 def write_audit_json(audit: Audit, path: str | Path) -> Path:
@@ -175,4 +166,5 @@ def write_audit_json(audit: Audit, path: str | Path) -> Path:
     Example:
         >>> write_audit_json(audit_directory("data"), "audit.json")                     # doctest: +SKIP
     """
-    return _write(Path(path), json.dumps(audit.to_dict(), indent=1, ensure_ascii=False) + "\n")
+    write_json(Path(path), audit.to_dict())
+    return Path(path)

@@ -20,11 +20,11 @@ from pemoe.datasets_scripts.audit.records import (
     structure_fault,
 )
 from pemoe.datasets_scripts.audit.survey import Sink, Survey
-from pemoe.datasets_scripts.coordinates import Coordinates
-from pemoe.datasets_scripts.geotext_files import ImageFiles
-from pemoe.datasets_scripts.geotext_names import platform_of, split_image_id
-from pemoe.datasets_scripts.geotext_records import find_json, find_root, iter_records
 from pemoe.datasets_scripts.schema import SPLITS, DataError
+from pemoe.datasets_scripts.sources.coordinates import Coordinates
+from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
+from pemoe.datasets_scripts.sources.geotext.names import platform_of, split_image_id
+from pemoe.datasets_scripts.sources.geotext.records import find_json, find_root, iter_records
 
 
 def _image_id(record: object) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pemoe.datasets_scripts.campus.source import place_number, place_of, rows_for_place
-from pemoe.datasets_scripts.geotext_files import hash_lines
+from pemoe.datasets_scripts.sources.fingerprints import hash_lines
 
 
 class CampusReader:

@@ -1,8 +1,8 @@
 """Refining captions: by rules, or by a language model whose every answer is checked."""
 
-from pemoe.datasets_scripts.refine.backends import EndpointBackend, LocalBackend
-from pemoe.datasets_scripts.refine.budget import BudgetError
-from pemoe.datasets_scripts.refine.llm import Estimate, LLMRefiner
+from pemoe.datasets_scripts.refine.llm.backends import EndpointBackend, LocalBackend
+from pemoe.datasets_scripts.refine.llm.budget import BudgetError
+from pemoe.datasets_scripts.refine.llm.refiner import Estimate, LLMRefiner
 from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest, Rejection
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.report_html import write_refine_report

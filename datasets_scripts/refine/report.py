@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pemoe.datasets_scripts.refine.budget import Budget
+from pemoe.datasets_scripts.refine.llm.budget import Budget
+from pemoe.datasets_scripts.refine.llm.validation import REASONS
 from pemoe.datasets_scripts.refine.outcome import Refinement, Tokens
 from pemoe.datasets_scripts.refine.rules import TARGET_CHARS
-from pemoe.datasets_scripts.refine.validation import REASONS
 
 BIN_CHARS, BINS = 50, 24  # of the histograms; the last bin holds all longer texts
 EXAMPLES, REJECTED_EXAMPLES = 20, 3

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from pemoe.common.files import write_text
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.schema import DataError
 
@@ -185,10 +185,7 @@ def write_refine_report(report: RefineReport | dict[str, Any], path_html: str | 
     path = Path(path_html)
     page = render_refine_report(report.to_dict() if isinstance(report, RefineReport) else report)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
+        write_text(path, page)
     except OSError as error:
         raise DataError(f"{path}: cannot write the report ({error}); name another file") from error
     return path

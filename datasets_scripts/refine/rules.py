@@ -14,8 +14,8 @@ from itertools import dropwhile
 
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
-from pemoe.datasets_scripts.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
-from pemoe.datasets_scripts.visibility import without_hidden
+from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
+from pemoe.datasets_scripts.text.visibility import without_hidden
 
 RULES_VERSION = 4  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652

@@ -11,7 +11,7 @@ import pytest
 
 from pemoe.datasets_scripts.audit.defects import Finding
 from pemoe.datasets_scripts.audit.directory import Audit
-from pemoe.datasets_scripts.build import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import RuleRefiner
 

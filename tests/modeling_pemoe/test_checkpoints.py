@@ -16,7 +16,7 @@ from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_models import build_tiny_inputs, build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.fresh_process import run_without_package
+from pemoe.trainers.experiments.fresh_process import run_without_package
 
 IMAGE_SIZE = 196  # not the backbone's 224: its position embeddings must be resampled
 

@@ -17,10 +17,10 @@ import datasets
 from PIL import Image, ImageDraw, ImageFont
 
 from pemoe.datasets_scripts.campus.source import rows_for_place
-from pemoe.datasets_scripts.geotext_layout import write_geotext_layout
 from pemoe.datasets_scripts.schema import FEATURES
-from pemoe.datasets_scripts.sentences import complete_sentences
-from pemoe.datasets_scripts.sources import load_source
+from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
+from pemoe.datasets_scripts.sources.registry import load_source
+from pemoe.datasets_scripts.text.sentences import complete_sentences
 
 PLACES = {"train": 18, "test": 4}
 JSON_NAMES = {"train": "train.json", "test": "test_951_version.json"}

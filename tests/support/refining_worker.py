@@ -13,7 +13,7 @@ import huggingface_hub.constants
 from scripted_llm import Reply, description_of, numbered_caption, sound_reply
 
 from pemoe.datasets_scripts.refine import EndpointBackend, LLMRefiner, RefineReport, refine_rows
-from pemoe.datasets_scripts.refine.cache import AnswerCache
+from pemoe.datasets_scripts.refine.llm.cache import AnswerCache
 
 CONCURRENCY = 4
 CAPTIONS_PER_ROW = 3

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 from tiny_data import build_split
 from torch.utils.data import DataLoader
 
-from pemoe.datasets_scripts.augment import move_picture
+from pemoe.datasets_scripts.augment.pictures import move_picture
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.trainers.augmentation import PairAugmentation

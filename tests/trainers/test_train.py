@@ -14,12 +14,12 @@ import yaml
 from PIL import Image
 
 from pemoe import cli
+from pemoe.common.runs import RunError
 from pemoe.datasets_scripts import DataError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
-from pemoe.retrieval.runs import RunError
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.quickstart import load_rows
+from pemoe.trainers.experiments.quickstart import load_rows
 from pemoe.trainers.recipes import load_recipe
 from pemoe.trainers.stages import build_model
 from pemoe.trainers.train import read_config, train_into

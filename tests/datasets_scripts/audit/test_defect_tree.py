@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from defect_tree import PLANTS, write_clean_tree, write_defect_tree
 
-from pemoe.datasets_scripts.archives import iter_image_members
 from pemoe.datasets_scripts.audit.defects import DEFECTS, ROWS_ONLY, Finding
 from pemoe.datasets_scripts.audit.walk import archive_defect, survey_tree
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.archives import iter_image_members
 
 ELSEWHERE = {"fixed_overlay", *ROWS_ONLY}  # see test_attribution.py, test_records.py
 

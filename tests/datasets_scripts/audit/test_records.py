@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pemoe.datasets_scripts.audit.defects import DEFECTS
-from pemoe.datasets_scripts.audit.filters import Filters
 from pemoe.datasets_scripts.audit.records import check_record, check_row
 from pemoe.datasets_scripts.audit.regions import is_stale, side_words
+from pemoe.datasets_scripts.filters.filters import Filters
 
 CAPTION = (
     "The main object in the centre is a white hall with a green dome. On the left side there is a small lake with a "

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from pemoe.datasets_scripts.campus.source import load_campus
-from pemoe.datasets_scripts.geotext_names import platform_of
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
-from pemoe.datasets_scripts.sentences import split_sentences
-from pemoe.datasets_scripts.visibility import without_hidden
+from pemoe.datasets_scripts.sources.geotext.names import platform_of
+from pemoe.datasets_scripts.text.sentences import split_sentences
+from pemoe.datasets_scripts.text.visibility import without_hidden
 
 REAL = os.environ.get("PEMOE_REAL_CAMPUS")
 CAPTION = (

@@ -1,0 +1,1 @@
+"""The bottom floor: errors, files, run directories, progress, distances, pages. Imports nothing of ours, no torch."""

@@ -1,0 +1,1 @@
+"""Satellite pictures flipped and turned, their words with them."""

@@ -1,0 +1,1 @@
+"""Building data sets: rows through every step, into Parquet."""

@@ -1,0 +1,202 @@
+"""A build as users ask for it: a source looked over first, stopped at errors that no filter is named for, built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pemoe.datasets_scripts.audit.directory import Audit, audit_directory, audit_rows
+from pemoe.datasets_scripts.audit.report import (
+    Thumbnails,
+    directory_thumbnails,
+    write_audit_json,
+    write_audit_report,
+)
+from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS
+from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
+from pemoe.datasets_scripts.sources.coordinates import read_coordinates
+from pemoe.datasets_scripts.sources.parquet import UNKNOWN
+from pemoe.datasets_scripts.sources.readers import Reader
+from pemoe.datasets_scripts.sources.registry import open_reader, options_of
+
+
+def audit_source(name: str, root: str | Path | None, options: dict[str, Any], *, show_progress: bool = False) -> Audit:
+    """Audit whatever source: GeoText-1652's layout as it lies on disk, any other by its rows.
+
+    Args:
+        name: a key of `sources.READERS`.
+        root: directory; None for a rendered source.
+        options: of its reader; filters have no part in it.
+        show_progress: show bars on stderr.
+
+    Raises:
+        DataError: the source cannot be read at all; what is merely wrong in it is a finding.
+
+    Example:
+        >>> audit_source("campus", None, {"train_places": 1, "test_places": 1, "size_px": 32}).has_errors
+        False
+    """
+    if name == "geotext1652":
+        table, names = options.get("coordinates"), options.get("names")
+        coordinates = None if table is None else read_coordinates(table, names)
+        return audit_directory(root, coordinates=coordinates, show_progress=show_progress)
+    unchanged = {key: value for key, value in options.items() if key != "filters"}
+    undecoded = {"image_check": False} if "image_check" in options_of(name) else {}
+    reader = open_reader(name, root, **{**unchanged, **undecoded})
+    return audit_rows(_all_rows(reader), Path(root or name).resolve().name, show_progress=show_progress)
+
+
+def _all_rows(reader: Reader) -> Iterator[dict[str, Any]]:
+    for split in SPLITS:
+        yield from reader.rows(split, reader.place_ids(split))
+
+
+def write_audit(audit: Audit, name: str, root: str | Path | None, directory: Path) -> None:
+    """Write `audit.json` and `audit.html`, the latter with pictures where the source lies on disk as files."""
+    thumbnails: dict[str, Callable[[], Thumbnails]] = {
+        "geotext1652": lambda: directory_thumbnails(root),
+        "folder": lambda: _folder_thumbnails(Path(root)),
+    }
+    write_audit_json(audit, directory / "audit.json")
+    write_audit_report(audit, directory / "audit.html", thumbnails[name]() if name in thumbnails else None)
+
+
+def _folder_thumbnails(root: Path) -> Thumbnails:
+    def read(image_id: str) -> bytes | None:
+        return (root / image_id).read_bytes() if (root / image_id).is_file() else None
+
+    return read
+
+
+def filters_of(name: str) -> tuple[str, ...]:
+    """The filters that a source's reader knows.
+
+    Example:
+        >>> filters_of("campus")
+        ()
+    """
+    if "filters" not in options_of(name):
+        return ()
+    return FILTERS if name == "geotext1652" else ROW_FILTERS
+
+
+def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] = ()) -> str:
+    """The errors that stop a build, one image of each, and the filters that would drop them; "" where there are none.
+
+    Args:
+        audit: what was found.
+        known: filters of the source.
+        named: filters that the user gave.
+
+    Example:
+        >>> describe_errors(Audit("my data"), ())
+        ''
+    """
+    defects = audit.to_dict()["defects"]
+    left = [kind for kind, told in defects.items() if told["severity"] == "error" and kind not in named]
+    if not left:
+        return ""
+    examples = {kind: defects[kind]["examples"][0]["image_id"] for kind in left}
+    shown = {kind: f" ({image_id})" if image_id else "" for kind, image_id in examples.items()}
+    told = ", ".join(f"{defects[kind]['count']} {kind}{shown[kind]}" for kind in left)
+    options = " ".join(f"--filter {kind}" for kind in left if kind in known)
+    return f"{told} stop a build: mend them{f', or drop them with {options}' if options else ''}. "
+
+
+def check_audit(audit: Audit, known: tuple[str, ...] = (), named: Sequence[str] = ()) -> None:
+    """Refuse a source with errors that no named filter takes care of; arguments as in `describe_errors`.
+
+    Raises:
+        DataError: names the errors, and the filters that would.
+
+    Example:
+        >>> check_audit(Audit("my data"))
+    """
+    if told := describe_errors(audit, known, named):
+        raise DataError(f"{audit.root_name} has errors: {told}See them with pemoe data audit")
+
+
+def describe_build(told: dict[str, Any]) -> list[str]:
+    """What a user should hear of a build that is no error: warnings of the audit, pictures without platform.
+
+    Args:
+        told: the content of `build.json`.
+
+    Example:
+        >>> [line] = describe_build({"reports": {"audit": None}, "counts": {"train": {"unknown": {"images": 3}}}})
+        >>> line[:36]
+        '3 pictures have no known platform: t'
+    """
+    findings = (told["reports"]["audit"] or {}).get("findings", {})
+    unknown = sum(platforms.get(UNKNOWN, {}).get("images", 0) for platforms in told["counts"].values())
+    lines = []
+    if findings.get("warning"):
+        lines.append(f"{findings['warning']} warnings, {findings['note']} notes: see reports/audit.html")
+    if unknown:
+        lines.append(
+            f"{unknown} pictures have no known platform: they are in the config all alone, unrefined; "
+            "see --platform and --classify"
+        )
+    return lines
+
+
+def loading_line(counts: dict[str, dict[str, Any]], output: Path) -> str:
+    """The line of Python that loads a split and platform that are there, drone pictures if possible.
+
+    Example:
+        >>> loading_line({"train": {}, "test": {"ground": {}}}, Path("built"))
+        "load_dataset('built', 'ground', split='test', streaming=True)"
+    """
+    split = next((split for split, platforms in counts.items() if platforms), "train")
+    known = [platform for platform in ("drone", *PLATFORMS) if platform in counts[split]]
+    return f"load_dataset({str(output)!r}, {(known or ['all'])[0]!r}, split={split!r}, streaming=True)"
+
+
+def audited_build(
+    name: str,
+    root: str | Path | None,
+    options: dict[str, Any],
+    output: str | Path,
+    plan: BuildPlan,
+    *,
+    audit: bool = True,
+    show_progress: bool = False,
+    on_note: Callable[[str], None] = lambda _: None,
+    **build_options: Any,
+) -> dict[str, Any]:
+    """Audit a source, unless told not to, and build it; the reports lie in `output/reports`.
+
+    Args:
+        name, root, options: of the source, see `sources.open_reader`; they are written to `build.json`.
+        output, plan, build_options: see `build.build_dataset`.
+        audit: look for defects first. Every image was decoded by then, and the build does not do so again.
+        show_progress: show bars on stderr.
+        on_note: called with each line that the reader has to tell and that is no error.
+
+    Returns:
+        The content of `build.json`.
+
+    Raises:
+        DataError: what `check_audit` and `build_dataset` raise.
+
+    Example:
+        >>> audited_build("geotext1652", "GEOTEXT", {}, "built", BuildPlan())["steps"][0]          # doctest: +SKIP
+        'audit'
+    """
+
+    def look(reports: Path) -> dict[str, Any]:
+        found = audit_source(name, root, options, show_progress=show_progress)
+        check_audit(found, filters_of(name), options.get("filters", ()))
+        write_audit(found, name, root, reports)
+        return found.to_dict()
+
+    decoded = {"image_check": False} if audit and "image_check" in options_of(name) else {}
+    reader = open_reader(name, root, **{**options, **decoded})
+    told = build_dataset(
+        reader, output, plan, audit=look if audit else None, show_progress=show_progress, **build_options
+    )
+    for note in getattr(reader, "notes", list)():
+        on_note(note)
+    return told

@@ -1,0 +1,126 @@
+"""Refining a data set with a language model as users ask for it: the backend, the refiner, what it would cost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pemoe.datasets_scripts.builds.dataset import check_target
+from pemoe.datasets_scripts.refine import EndpointBackend, LLMRefiner, LocalBackend, RefineRequest, row_requests
+from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.registry import open_reader
+
+PLACES_AT_ONCE = 64  # of a reader: each look at a built directory opens all its shards
+
+
+def make_backend(
+    model: str,
+    *,
+    base_url: str | None = None,
+    api_key_env: str | None = None,
+    local: bool = False,
+    takes_images: bool = False,
+    timeout_s: float = 120.0,
+    response_format: str = "json_schema",
+) -> EndpointBackend | LocalBackend:
+    """Where answers come from.
+
+    Args:
+        model: as the server calls it; a directory or Hub id where `local`.
+        base_url: of an OpenAI-compatible server; None for Hugging Face's Inference Providers.
+        api_key_env: name of the variable of the environment that holds the key, so that no key is ever typed.
+        local: run the model on this machine.
+        takes_images, timeout_s: see `EndpointBackend`.
+        response_format: "json_schema", "json_object" or "none".
+
+    Raises:
+        DataError: the variable is not set, `local` with options of an endpoint, or what `EndpointBackend` raises.
+
+    Example:
+        >>> make_backend("m", base_url="http://127.0.0.1:8000/v1").where
+        'http://127.0.0.1:8000/v1'
+    """
+    if local:
+        if base_url or api_key_env:
+            raise DataError("a local model has no endpoint: leave out --base-url and --api-key-env, or --local")
+        return LocalBackend(model, takes_images)
+    if api_key_env and not os.environ.get(api_key_env):
+        raise DataError(f"the variable {api_key_env} is not set; set it to the key of the endpoint")
+    key = os.environ[api_key_env] if api_key_env else None
+    structured = None if response_format == "none" else response_format
+    return EndpointBackend(model, base_url, key, takes_images, timeout_s, structured)
+
+
+def make_refiner(
+    backend: Any, cache: Path, limits: dict[str, Any], output: Path, resume: bool, overwrite: bool
+) -> LLMRefiner:
+    """The refiner of a build; refuses an output that cannot be written before the cache is made.
+
+    Args:
+        backend: see `make_backend`.
+        cache: SQLite file of all answers.
+        limits: options of `LLMRefiner`.
+        output, resume, overwrite: see `build.check_target`.
+
+    Raises:
+        DataError: what `check_target` and `LLMRefiner` raise.
+    """
+    check_target(output, resume, overwrite)
+    return LLMRefiner(backend, cache, **limits)
+
+
+def estimate_refining(
+    backend: Any,
+    cache: Path,
+    limits: dict[str, Any],
+    source: tuple[str, str, dict[str, Any]],
+    *,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """What refining the training captions of a source would cost; nothing is sent, no file is made.
+
+    Args:
+        backend, limits: see `make_refiner`.
+        cache: answers that are there already cost nothing; absent is empty.
+        source: name, root and options of a reader.
+        show_progress: a bar over the places on stderr.
+
+    Returns:
+        The fields of `refine.Estimate`.
+
+    Example:
+        >>> campus = ("campus", "", {"train_places": 1})
+        >>> estimate_refining(make_backend("m"), Path("absent.sqlite"), {}, campus)["calls"]
+        18
+    """
+    name, root, options = source
+    reader = open_reader(name, root, **options)
+    place_ids = reader.place_ids("train")
+
+    def requests() -> Iterator[RefineRequest]:
+        with tqdm(total=len(place_ids), desc="count", unit="place", disable=not show_progress) as bar:
+            for start in range(0, len(place_ids), PLACES_AT_ONCE):
+                places = place_ids[start : start + PLACES_AT_ONCE]
+                for row in reader.rows("train", places):
+                    yield from row_requests(row, backend.takes_images)
+                bar.update(len(places))
+
+    with _existing(cache) as path:
+        return asdict(LLMRefiner(backend, path, **limits).estimate(requests()))
+
+
+@contextmanager
+def _existing(cache: Path) -> Iterator[Path]:
+    """The cache where it is there, else one that is thrown away."""
+    if cache.is_file():
+        yield cache
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch) / "answers.sqlite"

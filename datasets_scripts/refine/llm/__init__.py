@@ -1,0 +1,1 @@
+"""Refining captions with a language model: prompts, calls, cache, budget, judging."""

@@ -1,0 +1,316 @@
+"""The LLM refiner: a language model rewrites captions; what it says is checked, kept, and never paid twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pemoe.datasets_scripts.refine.llm.budget import Budget, BudgetError, estimate_tokens
+from pemoe.datasets_scripts.refine.llm.cache import Answer, AnswerCache, CacheKey
+from pemoe.datasets_scripts.refine.llm.calls import Backend, Caller, NoAnswerError, Sampling
+from pemoe.datasets_scripts.refine.llm.ordered import map_ordered
+from pemoe.datasets_scripts.refine.llm.prompts import UnreadableImageError, build_messages, load_prompts
+from pemoe.datasets_scripts.refine.llm.validation import REASONS, Question, validate
+from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest, Rejection, Tokens
+from pemoe.datasets_scripts.refine.rules import RuleRefiner
+from pemoe.datasets_scripts.schema import PLATFORMS, DataError
+
+COMPLETION_TOKENS = 180  # of an answer, before the cache holds any to learn from
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What refining would cost if every answer were usable at once; nothing was sent to find out.
+
+    Args:
+        requests: captions asked about, repeated ones counted.
+        calls: answers still to be paid for.
+        cached: requests that need no call.
+        prompt_tokens, completion_tokens: of the calls.
+        cost_usd: of the calls; None without prices.
+    """
+
+    requests: int
+    calls: int
+    cached: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+
+@dataclass
+class LLMRefiner:
+    """Rewrites training captions for their platform with a language model, and by rules where that fails.
+
+    Every answer is committed to a cache file as soon as it is read, so a run that is killed goes on where it stopped:
+    just run it again. An answer with no usable statement is asked for once more, with the reason; then the fallback
+    speaks. The same holds for a caption whose requests all fail, unless the endpoint itself seems to be down, which
+    ends the run.
+
+    Args:
+        backend: `EndpointBackend`, `LocalBackend` or anything with their `name`, `takes_images` and `ask`.
+        cache_path: SQLite file of all answers, keyed by model, prompt version and input; made when absent. Several
+            processes may share it: what one received the others do not ask for.
+        prompt_version: of the packaged prompts.
+        concurrency: requests on their way at a time.
+        requests_per_minute: limit, evenly spaced; None for none.
+        budget_tokens, budget_usd: caps on what this refiner may spend; None for none. The one in USD needs prices.
+        usd_per_million_in, usd_per_million_out: price of a million prompt and completion tokens.
+        retries: tries after a fault (429, 5xx, timeout, lost connection), with growing waits.
+        backoff_s: about the first of these waits.
+        failures_to_stop: so many captions in a row without an answer, or a first one with none ever, end the run;
+            None leaves all of them to the fallback.
+        answers: answers asked for at most, for one caption.
+        max_statements: statements of one answer.
+        temperature, max_tokens: of the answer; part of the cache's key, as the seed is.
+        image_tokens: what the model counts for one picture, for estimates and the budget.
+        fallback: speaks when the model has nothing usable; None for `RuleRefiner()`.
+        seed: of the model's and the waits' draws.
+
+    Raises:
+        DataError: an argument out of range, an unknown prompt version, or a cache file that cannot be used.
+
+    Example:
+        >>> refiner = LLMRefiner(EndpointBackend("m", "http://127.0.0.1:8000"), "c.sqlite")   # doctest: +SKIP
+        >>> refiner.refine("The image shows a long white hall. On the left is a pond.", "satellite")  # doctest: +SKIP
+        ['Long white hall next to a pond.']
+    """
+
+    backend: Backend
+    cache_path: str | Path
+    _: KW_ONLY
+    prompt_version: str = "v1"
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    budget_tokens: int | None = None
+    budget_usd: float | None = None
+    usd_per_million_in: float | None = None
+    usd_per_million_out: float | None = None
+    retries: int = 5
+    backoff_s: float = 1.0
+    failures_to_stop: int | None = 5
+    answers: int = 2
+    max_statements: int = 3
+    temperature: float = 0.3
+    max_tokens: int = 500
+    image_tokens: int = 1000
+    fallback: Any = None
+    seed: int = 0
+    _busy: set[CacheKey] = field(default_factory=set, init=False, repr=False)
+    _idle: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "answers", "max_statements", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.retries < 0 or self.backoff_s < 0 or self.temperature < 0:
+            raise DataError("retries, backoff_s or temperature is negative; give zero or more")
+        self.fallback = self.fallback if self.fallback is not None else RuleRefiner()
+        self.budget = Budget(self.budget_tokens, self.budget_usd, self.usd_per_million_in, self.usd_per_million_out)
+        self._prompts = load_prompts(self.prompt_version, self.max_statements)
+        self._caller = Caller(
+            self.backend, self.budget, self.requests_per_minute, self.retries, self.backoff_s, self.seed
+        )
+        self.cache = AnswerCache(self.cache_path)
+        has_answered = self.cache.mean_tokens(self.backend.name, self.prompt_version) is not None
+        self._caller.expect(has_answered, self.failures_to_stop)
+
+    def refine(self, caption: str, platform: str, image: bytes | None = None) -> list[str]:
+        """Texts of one caption.
+
+        Args:
+            caption: raw caption.
+            platform: one of `schema.PLATFORMS`.
+            image: encoded picture; used only by a backend that takes images.
+
+        Returns:
+            Distinct texts, at least one.
+
+        Raises:
+            DataError: an empty caption, an unknown platform, or what `refine_batch` raises.
+        """
+        return self.refine_batch([RefineRequest(caption, platform, image)])[0].texts
+
+    def refine_batch(
+        self, requests: Iterable[RefineRequest], on_progress: Callable[[int], None] | None = None
+    ) -> list[Refinement]:
+        """Refine many captions at a time.
+
+        Args:
+            requests: what to refine.
+            on_progress: called with the number of captions done, in order.
+
+        Returns:
+            One `Refinement` for each request, in their order.
+
+        Raises:
+            BudgetError: the cap leaves no room for the next request.
+            DataError: an endpoint that refuses (400, 401, 404 ...) or is down, a bad request, a broken cache. All
+                that was received stays in the cache: once mended, the same call goes on.
+        """
+        done = []
+        for refinement in self.map_ordered(self.refine_request, requests):
+            done.append(refinement)
+            if on_progress is not None:
+                on_progress(len(done))
+        return done
+
+    def map_ordered(
+        self, function: Callable[[Any], Any], items: Iterable[Any], window: int | None = None
+    ) -> Iterator[Any]:
+        """Map a function that refines over items, `concurrency` at a time, results in order; see `map_ordered`.
+
+        However it ends, nothing is sent afterwards.
+        """
+        self._caller.restart()
+        try:
+            yield from map_ordered(
+                function, items, self.concurrency, window or 4 * self.concurrency, self._caller.stop
+            )
+        except BudgetError as error:
+            told = f"the budget is used up ({error}); all {len(self.cache)} answers are kept in {self.cache_path}"
+            raise BudgetError(f"{told}: give a larger budget and run again to go on") from None
+
+    def refine_request(self, request: RefineRequest) -> Refinement:
+        """Refine one caption, from the cache as far as it reaches; may be called from several threads."""
+        if request.platform not in PLATFORMS:
+            raise DataError(f"unknown platform {request.platform!r}: use one of {', '.join(PLATFORMS)}")
+        if not request.caption.strip():
+            raise DataError(f"the caption {request.caption!r} is empty; drop it or write one")
+        key = self._key(request)
+        with self._alone(key):
+            return self._refine(request, key)
+
+    def _refine(self, request: RefineRequest, key: CacheKey) -> Refinement:
+        """Answers one after another until one is usable."""
+        rejections: list[Rejection] = []
+        calls = cached = faults = 0
+        tokens = Tokens()
+        for number in range(self.answers):
+            answer = self.cache.get(key, number)
+            cached += answer is not None
+            if answer is None:
+                try:
+                    answer, failed = self._ask(request, key, number, rejections)
+                except UnreadableImageError as error:
+                    rejections.append(Rejection("unreadable_image", "", str(error)))
+                    break
+                except NoAnswerError as error:
+                    faults += self.retries
+                    rejections.append(Rejection("no_answer", "", str(error)))
+                    break
+                calls, faults, tokens = calls + 1, faults + failed, tokens + answer.tokens
+            texts, rejected = self._judge(request, key, number, answer)
+            rejections += rejected
+            if texts:
+                spent = calls, cached, faults + number * (calls > 0), tokens
+                return Refinement(texts, "llm", tuple(rejections), *spent)
+        texts = self.fallback.refine(request.caption, request.platform)
+        spent = calls, cached, faults + max(calls - 1, 0), tokens
+        return Refinement(texts, "rule_fallback", tuple(rejections), *spent)
+
+    def _ask(
+        self, request: RefineRequest, key: CacheKey, number: int, rejections: list[Rejection]
+    ) -> tuple[Answer, int]:
+        """Ask the backend for an answer and commit it."""
+        complaints = tuple(dict.fromkeys(REASONS[rejection.reason] for rejection in rejections))
+        image = self._image(request)
+        messages = build_messages(self._prompts[request.platform], request.caption, image, complaints)
+        at_most = Tokens(self._prompt_tokens(request), self.max_tokens)
+        keep = partial(self.cache.put, key, number)
+        answer, failed = self._caller.ask(messages, self._sampling(number), at_most, keep)
+        kept = self.cache.get(key, number) or answer  # another process may have been first
+        return Answer(kept.text, answer.tokens), failed
+
+    def _judge(
+        self, request: RefineRequest, key: CacheKey, number: int, answer: Answer
+    ) -> tuple[list[str], list[Rejection]]:
+        """Validate an answer, and note in the cache what was wrong with it."""
+        question = Question(
+            request.caption,
+            request.platform,
+            self._prompts[request.platform],
+            self.max_statements,
+            is_text_only=self._image(request) is None,
+        )
+        texts, rejected = validate(answer.text, question)
+        if rejected:
+            self.cache.note(key, number, [asdict(rejection) for rejection in rejected])
+        return texts, rejected
+
+    def estimate(self, requests: Iterable[RefineRequest]) -> Estimate:
+        """What refining would cost, from the lengths of the texts and of the answers received so far; sends nothing.
+
+        Args:
+            requests: what would be refined.
+
+        Returns:
+            An `Estimate`; captions whose cached answers were all rejected cost one more answer, if one is left.
+        """
+        count = calls = prompt_tokens = 0
+        seen = set()
+        for request in requests:
+            count += 1
+            key = self._key(request)
+            if key not in seen and self._needs_call(request, key):
+                calls += 1
+                prompt_tokens += self._prompt_tokens(request)
+            seen.add(key)
+        mean = self.cache.mean_tokens(self.backend.name, self.prompt_version)
+        tokens = Tokens(prompt_tokens, calls * (mean.completion if mean else COMPLETION_TOKENS))
+        return Estimate(count, calls, count - calls, tokens.prompt, tokens.completion, self.budget.usd(tokens))
+
+    def _needs_call(self, request: RefineRequest, key: CacheKey) -> bool:
+        """Whether the cache alone does not settle a request."""
+        for number in range(self.answers):
+            answer = self.cache.get(key, number)
+            if answer is None or self._judge(request, key, number, answer)[0]:
+                return answer is None
+        return False
+
+    def _image(self, request: RefineRequest) -> bytes | None:
+        return request.image if self.backend.takes_images else None
+
+    def _prompt_tokens(self, request: RefineRequest) -> int:
+        """About what the prompt of a request costs."""
+        text = estimate_tokens(self._prompts[request.platform] + request.caption)
+        return text + (self.image_tokens if self._image(request) is not None else 0)
+
+    def _sampling(self, number: int) -> Sampling:
+        return Sampling(self.temperature, self.max_tokens, self.seed + number)
+
+    def _key(self, request: RefineRequest) -> CacheKey:
+        """The cache's key of a request: model, prompt version, and a hash of all that shapes the answer."""
+        image = self._image(request)
+        parts = {
+            "caption": request.caption,
+            "platform": request.platform,
+            "image": hashlib.sha256(image).hexdigest() if image is not None else None,
+            "instruction": self._prompts[request.platform],
+            "sampling": asdict(self._sampling(0)),
+        }
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+        return CacheKey(
+            self.backend.name, self.prompt_version, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        )
+
+    @contextmanager
+    def _alone(self, key: CacheKey) -> Iterator[None]:
+        """Keep other threads from asking the same meanwhile."""
+        with self._idle:
+            while key in self._busy:
+                self._idle.wait()
+            self._busy.add(key)
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._busy.discard(key)
+                self._idle.notify_all()

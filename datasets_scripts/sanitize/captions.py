@@ -1,0 +1,200 @@
+"""Sanitizing satellite captions, so that flips and rotations of the picture leave them true.
+
+Mode "remove" drops every sentence that holds a direction, as in the paper; mode "mask" takes the directions alone
+out of their sentences. Only satellite rows of the training split are changed: queries stay as they were asked, and
+other platforms are not turned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pemoe.datasets_scripts.sanitize.directions import FRAMES, Direction, find_directions
+from pemoe.datasets_scripts.sanitize.masking import mask_directions
+from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.text.sentences import split_sentences
+
+MODES = ("remove", "mask")
+MAX_EXAMPLES = 5  # per frame, in a report
+
+
+def remove_directional_sentences(text: str) -> str:
+    """A text without its sentences that hold a direction; "" when nothing is left.
+
+    Args:
+        text: a caption; may be empty.
+
+    Returns:
+        The other sentences, unchanged but for white space, joined by blanks.
+
+    Example:
+        >>> remove_directional_sentences("A round pond. On the left side there is a road. It is right next to a hall.")
+        'A round pond. It is right next to a hall.'
+    """
+    return " ".join(sentence for sentence in split_sentences(text) if not find_directions(sentence))
+
+
+@dataclass(frozen=True)
+class Sanitized:
+    """A caption after sanitizing.
+
+    Args:
+        text: what is left; "" when nothing is.
+        removed: the sentences that went as a whole.
+        directions: the directions of the caption as it was, with offsets into it.
+    """
+
+    text: str
+    removed: tuple[str, ...]
+    directions: tuple[Direction, ...]
+
+
+def _check_mode(mode: str) -> None:
+    """Raises DataError for a mode that does not exist."""
+    if mode not in MODES:
+        raise DataError(f"sanitize mode {mode!r} does not exist: use one of {', '.join(MODES)}")
+
+
+def sanitize_caption(text: str, mode: str = "remove") -> Sanitized:
+    """Sanitize one caption.
+
+    Args:
+        text: a caption; may be empty. One without directions comes back as it is, but for white space.
+        mode: "remove" drops sentences with a direction, "mask" takes the directions out of them where the rest reads.
+
+    Raises:
+        DataError: for another mode.
+
+    Example:
+        >>> result = sanitize_caption("A pond lies here. The left wing is white.", "mask")
+        >>> result.text, result.removed, [found.text for found in result.directions]
+        ('A pond lies here. The wing is white.', (), ['The left'])
+    """
+    _check_mode(mode)
+    clean = remove_directional_sentences if mode == "remove" else mask_directions
+    sentences = split_sentences(text)
+    cleaned = [clean(sentence) for sentence in sentences]
+    removed = tuple(sentence for sentence, rest in zip(sentences, cleaned, strict=True) if not rest)
+    return Sanitized(" ".join(filter(None, cleaned)), removed, tuple(find_directions(text)))
+
+
+def is_direction_free(texts: Sequence[str]) -> bool:
+    """Whether there are texts and none holds a direction, so that their picture may be flipped and rotated.
+
+    Example:
+        >>> is_direction_free(["A round pond."]), is_direction_free(["A pond on the left."]), is_direction_free([])
+        (True, False, False)
+    """
+    return bool(texts) and not any(find_directions(text) for text in texts)
+
+
+@dataclass
+class SanitizeReport:
+    """What sanitizing changed, counted while rows pass.
+
+    `captions_*` and `sentences_removed` count the texts sanitized (refined captions, or raw ones where a row has none
+    refined); `raw_captions_*` always count the raw ones, an emptied one being one whose every sentence holds a
+    direction. An emptied row keeps its texts, and its picture must not be turned.
+    """
+
+    mode: str = "remove"
+    rows_seen: int = 0
+    satellite_train_rows: int = 0
+    rows_changed: int = 0
+    rows_emptied: int = 0
+    captions_seen: int = 0
+    captions_changed: int = 0
+    captions_emptied: int = 0
+    sentences_seen: int = 0
+    sentences_removed: int = 0
+    raw_captions_seen: int = 0
+    raw_captions_emptied: int = 0
+    frames: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {frame: [] for frame in FRAMES})
+
+    def add_caption(self, image_id: str, before: str, result: Sanitized) -> None:
+        """Count one sanitized caption and keep it as an example of its frames while there are fewer than five."""
+        self.captions_seen += 1
+        self.captions_changed += bool(result.directions)
+        self.captions_emptied += not result.text
+        self.sentences_seen += len(split_sentences(before))
+        self.sentences_removed += len(result.removed)
+        self.frames.update(found.frame for found in result.directions)
+        self.reasons.update(found.reason for found in result.directions)
+        for frame in {found.frame for found in result.directions}:
+            if len(self.examples[frame]) < MAX_EXAMPLES:
+                self.examples[frame].append({"image_id": image_id, "before": before, "after": result.text})
+
+    def add_row(self, raw_captions: Sequence[str], results: Sequence[Sanitized]) -> None:
+        """Count one satellite training row, given its raw captions and the results of its sanitized ones."""
+        emptied = not any(result.text for result in results)
+        self.satellite_train_rows += 1
+        self.rows_emptied += emptied
+        self.rows_changed += not emptied and any(result.directions for result in results)
+        self.raw_captions_seen += len(raw_captions)
+        self.raw_captions_emptied += sum(not remove_directional_sentences(text) for text in raw_captions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able values, counts by frame and reason most frequent first.
+
+        Example:
+            >>> SanitizeReport().to_dict()["rows_seen"]
+            0
+        """
+        values = {name: value for name, value in vars(self).items() if name not in ("frames", "reasons", "examples")}
+        counted = {"frames": dict(self.frames.most_common()), "reasons": dict(self.reasons.most_common())}
+        return values | counted | {"examples": {frame: list(kept) for frame, kept in self.examples.items() if kept}}
+
+
+def _sanitize_row(row: dict[str, Any], mode: str, report: SanitizeReport) -> dict[str, Any]:
+    """A satellite training row with sanitized `refined_captions`, or as it was where nothing would be left."""
+    basis = list(row["refined_captions"] or row["captions"])
+    results = [sanitize_caption(text, mode) for text in basis]
+    for text, result in zip(basis, results, strict=True):
+        report.add_caption(row["image_id"], text, result)
+    report.add_row(row["captions"], results)
+    texts = [result.text for result in results if result.text]
+    return {**row, "refined_captions": texts} if texts else row
+
+
+def sanitize_rows(
+    rows: Iterable[dict[str, Any]], mode: str = "remove", report: SanitizeReport | None = None
+) -> Iterator[dict[str, Any]]:
+    """Sanitize the satellite rows of the training split; all others pass untouched, in order, one at a time.
+
+    Args:
+        rows: rows of `schema.FEATURES`, `platform` a name or None.
+        mode: "remove" or "mask", see `sanitize_caption`.
+        report: counts what happens, as far as the rows were taken; its `mode` is set.
+
+    Returns:
+        The rows. A sanitized one has its texts in `refined_captions` (from the refined captions, where there are
+        none from `captions`); texts left empty are dropped, and a row left without any keeps its texts as they were.
+        `captions` never changes, and rows given are not written to.
+
+    Raises:
+        DataError: at once, for another mode.
+
+    Example:
+        >>> row = {"image_id": "0001/0001.jpg", "platform": "satellite", "split": "train",
+        ...        "captions": ["A pond. Trees on the left."], "refined_captions": []}
+        >>> report = SanitizeReport()
+        >>> [row["refined_captions"] for row in sanitize_rows([row], report=report)], report.sentences_removed
+        ([['A pond.']], 1)
+    """
+    _check_mode(mode)
+    report = SanitizeReport() if report is None else report
+    report.mode = mode
+    return _sanitized(rows, mode, report)
+
+
+def _sanitized(rows: Iterable[dict[str, Any]], mode: str, report: SanitizeReport) -> Iterator[dict[str, Any]]:
+    """The generator behind `sanitize_rows`, whose mode was checked."""
+    for row in rows:
+        report.rows_seen += 1
+        is_turned = row["platform"] == "satellite" and row["split"] == "train"
+        yield _sanitize_row(row, mode, report) if is_turned else row

@@ -1,0 +1,1 @@
+"""Reading: every source of rows, from archives, folders, tables and Parquet."""

@@ -1,0 +1,1 @@
+"""A user's folder of photos: files, tables, positions, rows."""

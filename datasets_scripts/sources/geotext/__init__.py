@@ -1,0 +1,1 @@
+"""GeoText-1652's layout: names, records, files, rows."""

@@ -1,0 +1,229 @@
+"""The source `geotext1652`: the GeoText-1652 layout, as archives per building or extracted, to rows of the schema.
+
+train.json                                      one record per caption; several records may name one image
+test_951_version.json | test_24G_version.json   one record per image, its captions a list
+images/train/<building>.tar.gz                  or extracted: images/train/<building>/<file>
+images/test/query/<building>.tar.gz             or extracted; also under the README's name query(701)
+images/test/gallery_no_train/<building>.tar.gz  or extracted; also under the README's name gallery_no_train(250)
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from pemoe.common.errors import one_line
+from pemoe.datasets_scripts.filters.filters import Filters
+from pemoe.datasets_scripts.schema import SPLITS, DataError
+from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates
+from pemoe.datasets_scripts.sources.fingerprints import file_states, hash_file, hash_lines
+from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
+from pemoe.datasets_scripts.sources.geotext.names import JSON_NAMES, split_image_id
+from pemoe.datasets_scripts.sources.geotext.records import RecordStore, find_json, find_root, iter_records
+from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, check_record, merge_records
+
+
+def check_decodes(data: bytes, path: str) -> None:
+    """Decode an image to its last pixel.
+
+    Raises:
+        DataError: it cannot be decoded; names `path`.
+
+    Example:
+        >>> check_decodes(b"", "0006/0006.jpg")         # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        pemoe.datasets_scripts.schema.DataError: image 0006/0006.jpg cannot be decoded (...); fetch it again
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
+        raise DataError(f"image {path} cannot be decoded ({one_line(error)}); fetch it again") from error
+
+
+class GeoTextReader:
+    """Reads a directory in the layout of GeoText-1652 place by place, in memory that does not grow with it.
+
+    Rows come place by place in order of first appearance in the JSON, and in JSON order inside a place. Train records
+    of one image merge their captions and regions without exact duplicates; the caption list of a test record is kept
+    whole, all of them queries. Where a building lies extracted beside its archive, the extracted files are read.
+
+    Args:
+        root: directory with the JSON files and `images/`, or one that holds it under a name known from the Hub.
+        coordinates: University-1652's KML or a CSV of coordinates per building; None leaves them null.
+        names: `new_name_list.txt` of University-1652, where the KML knows buildings by name.
+        filters: names of defects to drop or repair (see `audit.DEFECTS`).
+        image_check: decode every image in full while reading.
+        platforms: pictures of other platforms are passed over unread; None reads all, those of unknown platform too.
+
+    Raises:
+        DataError: missing root; unknown filter; a coordinates file that cannot be read.
+
+    Example:
+        >>> reader = GeoTextReader("GeoText1652_Dataset")                           # doctest: +SKIP
+        >>> next(reader.rows("train", reader.place_ids("train")))["image_id"]       # doctest: +SKIP
+        '0839/image-43.jpeg'
+    """
+
+    source = SOURCE
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        *,
+        coordinates: str | Path | None = None,
+        names: str | Path | None = None,
+        filters: Sequence[str] = (),
+        image_check: bool = True,
+        platforms: Sequence[str] | None = None,
+    ) -> None:
+        self.root = find_root(root)
+        self.filters = Filters(filters)
+        self.image_check = image_check
+        self.platforms = platforms
+        self._joined = tuple(Path(path) for path in (coordinates, names) if path is not None)
+        self._coordinates = read_coordinates(coordinates, names) if coordinates is not None else None
+        self._files = ImageFiles(self.root)
+
+    def fingerprint(self) -> str:
+        """A text that changes whenever a file that is read changes: sizes and times of images, bytes of tables."""
+        tables = [*(find_json(self.root, split) for split in SPLITS), *self._joined]
+        lines = [f"{path.name} {hash_file(path)}" for path in tables]
+        options = f"{sorted(self.filters.names)} {self.image_check}"
+        return hash_lines(iter([*lines, options, *file_states(self._files.directory)]))
+
+    def place_ids(self, split: str) -> list[str]:
+        """The places of a split in order of first appearance.
+
+        Raises:
+            DataError: missing or invalid JSON, a record that is not one, or a place in both splits.
+        """
+        return self._stores[split].place_ids
+
+    def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows of places of a split, lazily.
+
+        Raises:
+            DataError: an empty caption, a bad box, an absent or undecodable image, an unsafe archive. One line.
+        """
+        for place_id in place_ids:
+            merged = merge_records(self._stores[split].read(place_id), split)
+            wanted = {path: row for path, row in merged.items() if self._is_wanted(row)}
+            for row in self._with_images(wanted):
+                yield join_coordinates(row, self._coordinates) if self._coordinates is not None else row
+
+    def report(self) -> dict[str, Any]:
+        """What the filters did so far, by name of the filter."""
+        return self.filters.report()
+
+    def notes(self) -> list[str]:
+        """What a user should hear that is no error: how many places have a position, if a table of them is given."""
+        if self._coordinates is None:
+            return []
+        place_ids = [place_id for store in self._stores.values() for place_id in store.place_ids]
+        covered = count_covered(place_ids, self._coordinates, self._joined[0])
+        return [f"{covered} of {len(place_ids)} places have coordinates in {self._joined[0]}"]
+
+    @cached_property
+    def _stores(self) -> dict[str, RecordStore]:
+        """Records grouped by place, of both splits, which must not share a place."""
+        self.filters.prepare(self.root)
+        stores = {split: RecordStore(self._records(split), lambda record: record["place_id"]) for split in JSON_NAMES}
+        shared = sorted(set(stores["train"].place_ids) & set(stores["test"].place_ids))
+        if shared:
+            raise DataError(
+                f"place {shared[0]!r} is in train and in test ({len(shared)} such places); keep it in one split, "
+                "or build with the filter place_in_two_splits"
+            )
+        if self._coordinates is not None:
+            count_covered([*stores["train"].place_ids, *stores["test"].place_ids], self._coordinates, self._joined[0])
+        return stores
+
+    def _records(self, split: str) -> Iterator[dict[str, Any]]:
+        """The filtered records of a split, each checked, with its place beside."""
+        path = find_json(self.root, split)
+        for position, record in enumerate(self.filters.records(iter_records(path), split)):
+            checked = check_record(record, position, split, path.name)
+            yield {**checked, "place_id": split_image_id(checked["image_id"])[0]}
+
+    def _is_wanted(self, row: dict[str, Any]) -> bool:
+        return self.platforms is None or row["platform"] in self.platforms
+
+    def _with_images(self, rows: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Rows of a place with their pictures; a directory or archive is read once."""
+        wanted: dict[str, set[str]] = {}
+        for path in rows:
+            folder, name = path.rsplit("/", 1)
+            wanted.setdefault(folder, set()).add(name)
+        found: dict[str, bytes] = {}
+        for folder, names in wanted.items():
+            try:
+                found.update({f"{folder}/{name}": data for name, data in self._files.read(folder, names).items()})
+            except DataError as error:
+                if not self.filters.skip_archive(error, len(names)):
+                    raise
+                rows = {path: row for path, row in rows.items() if path.rsplit("/", 1)[0] != folder}
+        for path, row in rows.items():
+            kept = self.filters.image({"image": {"bytes": found.get(path), "path": None}, **row})
+            if kept is not None:
+                yield self._checked(kept, path)
+
+    def _checked(self, row: dict[str, Any], path: str) -> dict[str, Any]:
+        data = row["image"]["bytes"]
+        if data is None:
+            place = self._files.directory / path.rsplit("/", 1)[0]
+            raise DataError(f"image {path!r} is in the JSON but neither in {place}/ nor in {place}.tar.gz")
+        if self.image_check:
+            check_decodes(data, f"images/{path}")
+        return row
+
+
+def load_geotext1652(
+    root: str | Path | None,
+    *,
+    coordinates: str | Path | None = None,
+    names: str | Path | None = None,
+    filters: Sequence[str] = (),
+    image_check: bool = True,
+    cache_dir: str | Path | None = None,
+    show_progress: bool = False,
+) -> datasets.DatasetDict:
+    """Load a directory in the layout of GeoText-1652: all platforms, raw captions.
+
+    The rows are written once to the cache of `datasets` and memory-mapped from there; a changed file makes them anew.
+
+    Args:
+        root, coordinates, names, filters, image_check: see `GeoTextReader`.
+        cache_dir: instead of the cache of `datasets`.
+        show_progress: show a bar over the rows on stderr.
+
+    Returns:
+        `datasets.DatasetDict` with `train` and `test` and the columns of `schema.FEATURES`; `refined_captions` are
+        empty.
+
+    Raises:
+        DataError: missing root or JSON file; invalid JSON; a record with missing keys, an `image_id` that is not
+            `<building>/<file>`, an empty caption, a bad box; an image that is absent or cannot be decoded; an unsafe
+            archive; a place in both splits. One line names the culprit.
+
+    Example:
+        >>> load_geotext1652("GeoText1652_Dataset")["test"].num_rows        # doctest: +SKIP
+        55227
+    """
+    from pemoe.datasets_scripts.builds.geotext_builder import GeoText1652, prepare
+
+    builder = GeoText1652(
+        data_dir=None if root is None else str(root),
+        coordinates=None if coordinates is None else str(coordinates),
+        names=None if names is None else str(names),
+        filters=list(filters),
+        image_check=image_check,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+    )
+    return prepare(builder, show_progress)

@@ -1,0 +1,174 @@
+"""The Hub form of a data set: Parquet shards per platform and split, which `load_dataset` reads with no code of ours.
+
+README.md                                 names the configs: all, satellite, drone, ground
+satellite/train-00000-of-00002.parquet    every picture lies in one file; config `all` lists the platforms' files
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pemoe.common.errors import one_line
+from pemoe.common.progress import progress_bars
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
+from pemoe.datasets_scripts.sources.fingerprints import file_states, hash_lines
+from pemoe.datasets_scripts.sources.readers import no_rows
+
+UNKNOWN = "unknown"  # the folder of pictures whose platform is not known
+FOLDERS = (*PLATFORMS, UNKNOWN)
+
+
+def is_built(root: str | Path) -> bool:
+    """Whether a directory holds shards as `pemoe data build` writes them."""
+    return (Path(root) / "build.json").is_file() and any(Path(root).glob("*/*.parquet"))
+
+
+class ParquetReader:
+    """Reads a built directory place by place.
+
+    Args:
+        root: a directory written by `pemoe data build`.
+
+    Attributes:
+        source: what it was built from, which decides its licence.
+        earlier: the content of its `build.json`: the steps, options and reports of what was done so far.
+
+    Raises:
+        DataError: it is none.
+
+    Example:
+        >>> ParquetReader("built").place_ids("test")[:2]                   # doctest: +SKIP
+        ['0020', '0022']
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not is_built(self.root):
+            raise DataError(
+                f"{root} is no built data set (build.json and Parquet); make one with pemoe data build, or hf download"
+            )
+        try:
+            self.earlier: dict[str, Any] = json.loads((self.root / "build.json").read_text(encoding="utf-8"))
+            self.source: str = self.earlier["source"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{root}/build.json is damaged ({error!r}); build the data set again") from error
+
+    def fingerprint(self) -> str:
+        """Changes whenever a shard changes; what else lies in the directory, a refined copy too, does not count."""
+        shards = {str(path.relative_to(self.root)) for split in SPLITS for path in self._shards(split)}
+        return hash_lines(line for line in file_states(self.root) if line.rsplit(" ", 2)[0] in shards)
+
+    def place_ids(self, split: str) -> list[str]:
+        """The places of a split in the order of its shards.
+
+        Raises:
+            DataError: a shard cannot be read.
+        """
+        tables = (table for path in self._shards(split) for table in row_groups(path, ["place_id"]))
+        return list(dict.fromkeys(place for table in tables for place in table["place_id"].to_pylist()))
+
+    def report(self) -> dict[str, Any]:
+        """Nothing is dropped or repaired."""
+        return {}
+
+    def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The rows of places of a split, shard by shard, a row group at a time; others are passed over.
+
+        Raises:
+            DataError: a shard cannot be read.
+        """
+        wanted = set(place_ids)
+        names = FEATURES["platform"].names
+        for path in self._shards(split):
+            for row in _wanted_rows(path, wanted):
+                yield {**row, "platform": None if row["platform"] is None else names[row["platform"]]}
+
+    def _shards(self, split: str) -> list[Path]:
+        return [path for folder in FOLDERS for path in sorted((self.root / folder).glob(f"{split}-*.parquet"))]
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, its checksums looked at where it has any.
+
+    Raises:
+        DataError: it cannot be opened, or not be read inside the block.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        reason = one_line(error)[:200]
+        raise DataError(f"{path}: cannot be read ({reason}); fetch it again, or build the data again") from error
+
+
+def row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of a Parquet file one after the other, all columns or those named.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with open_shard(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
+
+
+def _wanted_rows(path: Path, wanted: set[str | None]) -> Iterator[dict[str, Any]]:
+    """Rows whose place is wanted; a row group without one is not read but for its places."""
+    with open_shard(path) as file:
+        for group in range(file.num_row_groups):
+            places = file.read_row_group(group, columns=["place_id"])["place_id"].to_pylist()
+            indices = [index for index, place in enumerate(places) if place in wanted]
+            if indices:
+                yield from file.read_row_group(group).take(indices).to_pylist()
+
+
+def _name_broken(root: Path) -> None:
+    """Raises DataError for the first shard of a directory that cannot be read; `datasets` does not say which."""
+    for path in sorted(root.glob("*/*.parquet")):
+        for _ in row_groups(path):
+            pass
+
+
+def load_parquet(
+    root: str | Path | None, *, config: str = "all", cache_dir: str | None = None, show_progress: bool = False
+) -> datasets.DatasetDict:
+    """Load a built directory, or a data set of that form on the Hub.
+
+    Args:
+        root: directory, or Hub id `owner/name`.
+        config: all, satellite, drone or ground.
+        cache_dir: instead of the cache of `datasets`.
+        show_progress: show bars on stderr.
+
+    Returns:
+        `datasets.DatasetDict` with the columns of `schema.FEATURES`; a split that is not there has no rows.
+
+    Raises:
+        DataError: it cannot be loaded, or has other columns.
+
+    Example:
+        >>> load_parquet("built", config="drone")["train"].num_rows            # doctest: +SKIP
+        37854
+    """
+    if root is None:
+        raise DataError("the source parquet needs a root: a directory written by pemoe data build, or a Hub id")
+    try:
+        with progress_bars(show_progress):
+            splits = datasets.load_dataset(str(root), config, cache_dir=cache_dir)
+    except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, (pa.ArrowException, datasets.exceptions.DatasetBuildError)):
+            _name_broken(Path(root))
+        raise DataError(f"{root} cannot be loaded as a data set ({one_line(error)[:200]})") from error
+    for split, rows in splits.items():
+        if rows.features != FEATURES:
+            raise DataError(f"{root}: split {split} has other columns than {', '.join(FEATURES)}; build it anew")
+    return datasets.DatasetDict({**splits, **{split: no_rows() for split in SPLITS if split not in splits}})

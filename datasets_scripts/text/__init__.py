@@ -1,0 +1,1 @@
+"""Texts of captions: sentences, and what each platform can see."""

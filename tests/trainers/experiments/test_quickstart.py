@@ -1,0 +1,86 @@
+"""Guards: the whole path of the quickstart, small: four rows at equal pairs, a checkpoint that a stranger's process
+loads to the same vectors, three answered queries and a report; the same on a directory in GeoText-1652's layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pemoe.datasets_scripts import PLATFORMS, load_source
+from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
+from pemoe.trainers.experiments.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
+from pemoe.trainers.experiments.table1 import ROWS, Row
+from pemoe.trainers.recipes import GateRecipe, HardNegativeRecipe, Recipe, StageRecipe, load_recipe
+
+KEYS = {"name", "pairs_seen", "n_queries", "recall_at_1", "recall_at_5", "recall_at_10", "score", "per_platform"}
+
+
+def small_recipe() -> Recipe:
+    """The packaged quickstart with a handful of places and steps."""
+    recipe = load_recipe("quickstart")
+    return replace(
+        recipe,
+        data=replace(recipe.data, options={"train_places": 8, "test_places": 4, "drone_views": 1, "ground_views": 1}),
+        global_batch_size=4,
+        unified_steps=min(recipe.unified_steps, 2),
+        contrastive=StageRecipe(steps=3, learning_rate=1e-3),
+        hard_negative=HardNegativeRecipe(steps=3, learning_rate=1e-3),
+        gate=GateRecipe(steps=3, learning_rate=1e-3),
+    )
+
+
+def assert_rows_are_complete(results: dict, rows: list[Row]) -> None:
+    assert [row["name"] for row in results["rows"]] == list(ROWS)
+    for row in results["rows"]:
+        assert set(row) >= KEYS | {f"chance_recall_at_{k}" for k in (1, 5, 10)}
+        assert row["n_queries"] == sum(figures["n_queries"] for figures in row["per_platform"].values())
+    assert len(format_table(rows)) == 2 + len(ROWS)
+
+
+def test_whole_path_on_the_campus(tmp_path: Path) -> None:
+    rows: list[Row] = []
+    recipe = small_recipe()
+    results = run_quickstart(tmp_path, recipe, load_rows(recipe.data), on_row=rows.append)
+    assert_rows_are_complete(results, rows)
+    assert {row["pairs_seen"] for row in results["rows"]} == {recipe.pairs_seen}
+    assert results["reload_max_difference"] < 1e-5
+    assert [example["platform"] for example in results["examples"]] == list(PLATFORMS)
+    for example in results["examples"]:
+        assert sum(example["gate_weights"].values()) == pytest.approx(1.0, abs=1e-5)
+        scores = [hit["score"] for hit in example["hits"]]
+        assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img") == 15 and all(example["query"] in page for example in results["examples"])
+    assert "http" not in page  # opens without a network
+    assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "model" / "tokenizer_config.json").read_text()
+
+
+def test_whole_path_on_a_geotext_directory(tmp_path: Path) -> None:
+    splits = load_source("campus", train_places=6, test_places=3, drone_views=1, ground_views=1)
+    root = write_geotext_layout(splits, tmp_path / "geotext")
+    rows: list[Row] = []
+    (tmp_path / "run").mkdir()
+    recipe = replace(small_recipe(), data=quickstart_recipe(str(root)).data)
+    results = run_quickstart(tmp_path / "run", recipe, load_rows(recipe.data), on_row=rows.append)
+    assert_rows_are_complete(results, rows)
+    assert results["rows"][0]["n_queries"] == sum(len(captions) for captions in splits["test"]["captions"])
+
+
+@pytest.mark.slow
+def test_whole_path_on_real_tiles(tmp_path: Path) -> None:
+    root = os.environ.get("PEMOE_REAL_CAMPUS")
+    if not root:
+        pytest.skip("PEMOE_REAL_CAMPUS does not name a directory of real tiles")
+    rows: list[Row] = []
+    recipe = replace(small_recipe(), data=quickstart_recipe(root).data, global_batch_size=24)
+    results = run_quickstart(tmp_path, recipe, load_rows(recipe.data), on_row=rows.append)
+    assert_rows_are_complete(results, rows)
+    with open(Path(root) / "test_951_version.json", encoding="utf-8") as file:
+        assert results["rows"][0]["n_queries"] == sum(len(record["caption"]) for record in json.load(file))
+    seen = [row["pairs_seen"] for row in results["rows"]]  # 16 ground places make smaller batches
+    assert max(seen) - min(seen) <= 24

@@ -1,0 +1,1 @@
+"""Whole experiments: the quickstart, Table 1, the shipped backbones."""

@@ -1,0 +1,247 @@
+"""The quickstart: Table 1 in minutes, a checkpoint that a stranger's process can load, three queries answered."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from pemoe.common.files import write_json
+from pemoe.datasets_scripts import PLATFORMS, DataError, load_source
+from pemoe.datasets_scripts.refine import refine_dataset
+from pemoe.modeling_pemoe import PeMoEProcessor
+from pemoe.retrieval import search
+from pemoe.trainers.experiments.fresh_process import run_without_package
+from pemoe.trainers.experiments.report import Example, Hit, write_report
+from pemoe.trainers.experiments.table1 import Row, Table1
+from pemoe.trainers.recipes import DataRecipe, Recipe, data_recipe, load_recipe
+from pemoe.trainers.stages import build_model
+
+HITS_SHOWN = 5
+HEADER = ["row", "pairs seen", "R@1", "R@5", "R@10", "Score", *(f"R@1 {p}" for p in PLATFORMS), "seconds"]
+
+# Runs where `pemoe` cannot be imported: everything comes out of the checkpoint directory.
+EMBED_AFRESH = """
+import json
+import numpy as np
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+checkpoint, request, answer = sys.argv[1:4]
+model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+asked = json.load(open(request, encoding="utf-8"))
+def embed(paths):
+    return model.encode_images([Image.open(path) for path in paths], processor, batch_size=64)
+paths = asked["images"]  # 64 at a time: a process may not open thousands of files
+gallery = np.concatenate([embed(paths[start : start + 64]) for start in range(0, len(paths), 64)])
+query = model.encode_text(asked["texts"], processor)
+with torch.no_grad():
+    weights = model.get_text_features(**processor(text=asked["texts"])).gate_weights
+np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
+"""
+
+
+def load_rows(
+    data: DataRecipe, show_progress: bool = False, needed: Sequence[str] = ("train", "test")
+) -> datasets.DatasetDict:
+    """The splits of a recipe's source; training captions are refined by rule where the source brings no refined ones.
+
+    Training pictures without a caption or without a known platform are left out: there is nothing to learn from them.
+
+    Args:
+        data: of a recipe.
+        show_progress: show bars on stderr.
+        needed: splits that the caller cannot do without.
+
+    Raises:
+        DataError: whatever the source finds wrong, or a needed split is empty.
+    """
+    splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
+    columns = splits["train"].select_columns(["captions", "platform"])
+    kept = [number for number, row in enumerate(columns) if row["captions"] and row["platform"] is not None]
+    if len(kept) < len(columns):
+        splits["train"] = splits["train"].select(kept)
+    for split in needed:
+        _check_split(splits[split], split, str(data.root or data.source))
+    if len(kept) and not any(splits["train"]["refined_captions"]):
+        splits = refine_dataset(splits)
+    return splits
+
+
+def _check_split(rows: datasets.Dataset, split: str, where: str) -> None:
+    """Refuse a split that nothing can be learnt from, or nothing asked of."""
+    if split == "train" and not len(rows):
+        raise DataError(
+            f"{where} has no training picture with a caption and a known platform; see pemoe data build --help "
+            "(--platform, --classify), and give the pictures captions"
+        )
+    if split == "test" and not any(rows["captions"]):
+        raise DataError(
+            f"{where} has no test picture with a caption, so nothing can be measured; put some places into the split "
+            "test: pemoe data build --test-share 0.2, a column split, or folders train and test"
+        )
+
+
+def quickstart_recipe(data: str | None = None, seed: int = 0) -> Recipe:
+    """The packaged quickstart on the rendered campus of that seed, or on the data set a user names."""
+    recipe = load_recipe("quickstart")
+    rendered = replace(recipe.data, options={**recipe.data.options, "seed": seed})
+    source = rendered if data is None else data_recipe(data)
+    return replace(recipe, seed=seed, data=source)
+
+
+def run_quickstart(
+    output: Path,
+    recipe: Recipe,
+    splits: datasets.DatasetDict,
+    show_progress: bool = False,
+    on_row: Callable[[Row], None] | None = None,
+) -> dict:
+    """Train Table 1's four rows, save, reload in a fresh process, answer three queries, write the report.
+
+    Args:
+        output: a prepared directory; gets `model/`, `rows/`, `recipe.json`, `report.html`.
+        recipe: from `quickstart_recipe`.
+        splits: from `load_rows`.
+        show_progress: draw progress bars.
+        on_row: called with every finished row.
+
+    Returns:
+        The `results` of `metrics.json`: `{"rows": [...], "examples": [...], "reload_max_difference": ...}`.
+
+    Raises:
+        TrainingError: a recipe the data does not fit; RuntimeError: the checkpoint does not load in a fresh process.
+    """
+    write_json(output / "recipe.json", asdict(recipe))
+    model, processor = build_model(recipe)
+    rows = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row).run()
+    gated = rows[-1]
+    gated.model.save_pretrained(output / "model")
+    processor.save_pretrained(output / "model")
+    examples, difference = answer_examples(output / "model", gated, processor, splits["test"])
+    data = recipe.data
+    title = "PE-MoE quickstart: " + ("the rendered campus" if data.root is None else Path(data.root).name)
+    write_report(output / "report.html", title, format_table(rows), examples, _notes(gated, splits))
+    return {
+        "rows": [row.as_json() for row in rows],
+        "reload_max_difference": difference,
+        "examples": [_example_json(example) for example in examples],
+    }
+
+
+def answer_examples(
+    checkpoint: Path, row: Row, processor: PeMoEProcessor, rows: datasets.Dataset
+) -> tuple[list[Example], float]:
+    """Rank one query per platform with the checkpoint as loaded by a fresh process.
+
+    Args:
+        checkpoint: directory of the saved model.
+        row: the trained row whose model was saved.
+        processor: its processor.
+        rows: the test split.
+
+    Returns:
+        The examples, and the largest difference between the fresh process's vectors, of queries and of the whole
+        gallery, and those that were evaluated.
+
+    Raises:
+        RuntimeError: the fresh process failed, or its vectors differ by more than 1e-4.
+    """
+    platform = np.asarray(rows["platform"][:])
+    chosen = [int(np.flatnonzero(platform == k)[0]) for k in range(len(PLATFORMS)) if (platform == k).any()]
+    texts = [rows[position]["captions"][-1] for position in chosen]
+    fresh = embed_afresh(checkpoint, texts, rows)
+    own = {"query": row.model.encode_text(texts, processor), "gallery": row.gallery}
+    difference = max(float(np.abs(fresh[side] - own[side]).max()) for side in own)
+    if not difference <= 1e-4:
+        raise RuntimeError(f"{checkpoint}: reloaded in a fresh process, its vectors differ by {difference:.2g}")
+    scores, found = search(fresh["query"], fresh["gallery"], min(HITS_SHOWN, len(rows)))
+    names = row.model.config.platforms
+    weights = [dict(zip(names, map(float, weight), strict=True)) for weight in fresh["gate_weights"]]
+    return [
+        Example(
+            text=texts[k],
+            platform=PLATFORMS[platform[position]],
+            place_id=rows[position]["place_id"],
+            gate_weights=weights[k],
+            hits=_hits(rows, position, found[k], scores[k]),
+        )
+        for k, position in enumerate(chosen)
+    ], difference
+
+
+def embed_afresh(checkpoint: Path, texts: list[str], rows: datasets.Dataset) -> dict[str, np.ndarray]:
+    """Query and gallery vectors and gate weights from a process that cannot import `pemoe`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = []
+        for number, row in enumerate(rows.select_columns(["image"])):
+            paths.append(str(Path(scratch) / f"{number}.png"))
+            row["image"].convert("RGB").save(paths[-1])
+        request, answer = Path(scratch) / "request.json", Path(scratch) / "answer.npz"
+        write_json(request, {"texts": texts, "images": paths})
+        run_without_package(EMBED_AFRESH, str(checkpoint.resolve()), str(request), str(answer))
+        with np.load(answer) as arrays:
+            return dict(arrays)
+
+
+def format_table(rows: list[Row]) -> list[list[str]]:
+    """Table 1 as cells, percent, the last row being chance."""
+    body = []
+    for row in rows:
+        figures, platforms = row.figures, row.figures["per_platform"]
+        cells = [f"{100 * figures[name]:.1f}" for name in ("recall_at_1", "recall_at_5", "recall_at_10", "score")]
+        cells += [f"{100 * platforms[p]['recall_at_1']:.1f}" if p in platforms else "" for p in PLATFORMS]
+        body.append([row.name, str(row.pairs_seen), *cells, f"{row.seconds:.0f}"])
+    figures = rows[-1].figures
+    chance = [figures[f"chance_recall_at_{k}"] for k in (1, 5, 10)]
+    chance.append((chance[0] + chance[2]) / 2)
+    platforms = figures["per_platform"]
+    chance += [platforms[p]["chance_recall_at_1"] if p in platforms else float("nan") for p in PLATFORMS]
+    body.append(["chance", "", *(f"{100 * value:.1f}" for value in chance), ""])
+    return [HEADER, *body]
+
+
+def _hits(rows: datasets.Dataset, query_row: int, found: np.ndarray, scores: np.ndarray) -> list[Hit]:
+    right = rows[query_row]["place_id"]
+    hits = []
+    for position, score in zip(found, scores, strict=True):
+        row = rows[int(position)]
+        hits.append(
+            Hit(
+                image=row["image"],
+                place_id=row["place_id"],
+                platform=PLATFORMS[row["platform"]],
+                score=float(score),
+                is_right=row["place_id"] == right,
+                latitude_deg=row["latitude_deg"],
+                longitude_deg=row["longitude_deg"],
+            )
+        )
+    return hits
+
+
+def _example_json(example: Example) -> dict:
+    return {
+        "query": example.text,
+        "platform": example.platform,
+        "place_id": example.place_id,
+        "gate_weights": example.gate_weights,
+        "hits": [
+            {"place_id": hit.place_id, "platform": hit.platform, "score": hit.score, "is_right": hit.is_right}
+            for hit in example.hits
+        ],
+    }
+
+
+def _notes(gated: Row, splits: datasets.DatasetDict) -> list[str]:
+    return [
+        f"{gated.figures['n_queries']} test queries search one gallery of {splits['test'].num_rows} satellite, drone "
+        f"and street pictures; a hit is any picture of the query's place. Trained on {splits['train'].num_rows} "
+        "pictures of other places. Figures are percent; chance is a random order of the gallery.",
+        "One seed on a small set: the rows' order may change from run to run.",
+    ]
