@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from .vision_pemoe import build_vision_encoder
+from .vision_pemoe import build_vision_encoder, import_timm
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -23,6 +24,8 @@ TIMM_CONFIG = "config.json"
 TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TRUNK_ROOTS = ("text_trunk.", "vision_trunk.")
+_LAYER = re.compile(r"(?:encoder\.layer|blocks)\.(\d+)\.(.+)")  # BERT's and timm's names: number, rest
+_COMMIT = re.compile(r".*/snapshots/([0-9a-f]{40})/")  # in the Hub's cache, whatever folder that lies in
 
 
 class Backbone(NamedTuple):
@@ -76,37 +79,29 @@ def read_vision_backbone(repo: str, image_size: int, revision: str | None = None
     return Backbone(vision_config, dict(encoder.state_dict()), commit)
 
 
-def trunk_state_dict(text: Backbone, vision: Backbone, text_trunk_layers: int, vision_trunk_blocks: int) -> dict:
-    """Weights of both trunks under PE-MoE's names."""
-    named = {}
-    for name, tensor in text.state_dict.items():
-        layer = _layer_index(name, "encoder.layer.")
-        if layer is None or layer < text_trunk_layers:
-            named[f"text_trunk.{name}"] = tensor
-    for name, tensor in vision.state_dict.items():
-        block = _layer_index(name, "blocks.")
-        if name.startswith(("norm.", "fc_norm.", "head.")) or (block is not None and block >= vision_trunk_blocks):
-            continue
-        named[f"vision_trunk.{name}"] = tensor
-    return named
+def split_weights(
+    text: Backbone, vision: Backbone, text_expert_layers: int, vision_expert_layers: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of both trunks, and of one expert started as a copy of the last layers, under PE-MoE's names.
 
-
-def expert_state_dict(text: Backbone, vision: Backbone, text_trunk_layers: int, vision_trunk_blocks: int) -> dict:
-    """Weights of one expert started as a copy of the backbones' last layers (projection and temperature excluded)."""
-    named = {}
-    for name, tensor in text.state_dict.items():
-        layer = _layer_index(name, "encoder.layer.")
-        if layer is not None and layer >= text_trunk_layers:
-            rest = name.removeprefix(f"encoder.layer.{layer}.")
-            named[f"text_layers.{layer - text_trunk_layers}.{rest}"] = tensor
-    for name, tensor in vision.state_dict.items():
-        block = _layer_index(name, "blocks.")
-        if block is not None and block >= vision_trunk_blocks:
-            rest = name.removeprefix(f"blocks.{block}.")
-            named[f"vision_blocks.{block - vision_trunk_blocks}.{rest}"] = tensor
-        elif name.startswith(("norm.", "fc_norm.")):
-            named[f"vision_norm.{name.partition('.')[2]}"] = tensor
-    return named
+    The expert's have no prefix and lack its projection and temperature, which no backbone holds.
+    """
+    trunks, expert = {}, {}
+    parts = [
+        (text.state_dict, text_expert_layers, "text_trunk.", "text_layers."),
+        (vision.state_dict, vision_expert_layers, "vision_trunk.", "vision_blocks."),
+    ]
+    for weights, expert_layers, trunk_root, expert_root in parts:
+        layers = {name: _LAYER.fullmatch(name) for name in weights}
+        first = 1 + max(int(layer[1]) for layer in layers.values() if layer) - expert_layers
+        for name, layer in layers.items():
+            if layer and int(layer[1]) >= first:
+                expert[f"{expert_root}{int(layer[1]) - first}.{layer[2]}"] = weights[name]
+            elif name.startswith(("norm.", "fc_norm.")):
+                expert[f"vision_norm.{name.partition('.')[2]}"] = weights[name]
+            else:
+                trunks[trunk_root + name] = weights[name]
+    return trunks, expert
 
 
 def hash_trunks(state_dict: dict[str, Tensor], dtype: torch.dtype) -> str:
@@ -123,7 +118,10 @@ def _read_open_clip(repo: str, description: dict, weights: str) -> tuple[dict, d
     vision = description.get("model_cfg", description).get("vision_cfg", {})
     if "timm_model_name" not in vision:
         raise ValueError(f"{repo}: its open_clip image tower is not a timm model, which PE-MoE splits")
-    open_clip = _import_open_clip()
+    try:
+        open_clip = importlib.import_module("open_clip")
+    except ImportError as error:
+        raise ImportError("this repository holds open_clip weights: run `pip install open_clip_torch`") from error
     tower = open_clip.factory.load_state_dict(weights, device="cpu", weights_only=True)
     root = "visual.trunk."
     named = {name.removeprefix(root): tensor.float() for name, tensor in tower.items() if name.startswith(root)}
@@ -148,7 +146,7 @@ def _read_timm(repo: str, description: dict, weights: str) -> tuple[dict, dict[s
 
 
 def _normalisation(description: dict) -> dict[str, list[float]]:
-    """Mean and standard deviation a backbone wants its pixels normalised with, where its repository tells them."""
+    """Mean and standard deviation a backbone wants its pixels normalised with, where its repository states them."""
     return {f"image_{name}": [float(v) for v in description[name]] for name in ("mean", "std") if name in description}
 
 
@@ -156,13 +154,8 @@ def _native_size(vision_config: dict) -> int:
     """Side in px that the weights were made for: the timm model's own, unless the arguments name one."""
     size = vision_config["model_args"].get("img_size")
     if size is None:
-        timm = importlib.import_module("timm")
-        size = timm.get_pretrained_cfg(vision_config["architecture"]).input_size[-1]
+        size = import_timm().get_pretrained_cfg(vision_config["architecture"]).input_size[-1]
     return size if isinstance(size, int) else size[-1]
-
-
-def _layer_index(name: str, root: str) -> int | None:
-    return int(name.removeprefix(root).partition(".")[0]) if name.startswith(root) else None
 
 
 def _find_file(repo: str, names: tuple[str, ...], revision: str | None, hub: dict) -> str:
@@ -190,14 +183,5 @@ def _is_known_to_be_absent(repo: str, name: str, revision: str | None, hub: dict
 
 def _commit_of(repo: str, path: str) -> str | None:
     """The commit in a Hub cache path `…/snapshots/<commit>/…`; None for a directory of the user's."""
-    parts = os.path.normpath(path).split(os.sep)
-    if os.path.isdir(repo) or "snapshots" not in parts:
-        return None
-    return parts[parts.index("snapshots") + 1]
-
-
-def _import_open_clip():
-    try:
-        return importlib.import_module("open_clip")
-    except ImportError as error:
-        raise ImportError("this repository holds open_clip weights: run `pip install open_clip_torch`") from error
+    found = None if os.path.isdir(repo) else _COMMIT.match(os.path.normpath(path).replace(os.sep, "/"))
+    return found and found[1]

@@ -1,12 +1,15 @@
 """`PeMoEConfig`: what a PE-MoE model is made of, checked when it is built."""
 
 # No `from __future__ import annotations` here: it would switch off the type check of `@strict`.
+import copy
 import re
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .gates_pemoe import GATES
 
 DEFAULT_PLATFORMS = ("satellite", "drone", "ground")
 UNIFIED_PLATFORM = "all"  # one expert for every platform: rows 1 and 2 of the paper's Table 1
@@ -16,7 +19,21 @@ _PLATFORM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED_NAMES = frozenset(
     {"keys", "items", "values", "pop", "clear", "update", "forward", "train", "eval", "training"}
 )
-_EVA_TINY_ARGS = {"depth": 3, "embed_dim": 64, "num_heads": 2, "ref_feat_shape": [4, 4]}
+_EVA = "eva02_large_patch14_clip_336"
+_BGE_M3 = {
+    "model_type": "xlm-roberta",
+    "vocab_size": 250002,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "max_position_embeddings": 8194,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 @strict
@@ -35,7 +52,7 @@ class PeMoEConfig(PreTrainedConfig):
         masked_platforms: platforms whose gate weight is 0 until a gate stage has included them.
         text_expert_layers, vision_expert_layers: last layers that every expert owns.
         embed_dim: D of the shared space; equals the text encoder's hidden size.
-        gate: "softmax" (the paper's) or "uniform" (static ensemble).
+        gate: a key of `GATES`: "softmax" (the paper's) or "uniform" (static ensemble).
         gate_hidden_dim: hidden width of the softmax gate.
         image_size: side in px the vision trunk runs at; a remainder of the patch size is cut off right and bottom.
         max_text_tokens: longest token sequence, special tokens included.
@@ -81,9 +98,9 @@ class PeMoEConfig(PreTrainedConfig):
         self.platforms = list(self.platforms)
         self.masked_platforms = list(self.masked_platforms)
         if self.text_config is None:
-            self.text_config = _bge_m3_text_config()
+            self.text_config = dict(_BGE_M3)
         if self.vision_config is None:
-            self.vision_config = {"architecture": "eva02_large_patch14_clip_336", "model_args": {}}
+            self.vision_config = {"architecture": _EVA, "model_args": {}}
         super().__post_init__(**kwargs)
 
     @property
@@ -115,11 +132,7 @@ class PeMoEConfig(PreTrainedConfig):
 
     def validate_choices(self):
         """Fields with a fixed set of values."""
-        choices = {
-            "gate": ("softmax", "uniform"),
-            "backbone_weights": ("included", "external"),
-            "image_path": ("projection",),
-        }
+        choices = {"gate": GATES, "backbone_weights": ("included", "external"), "image_path": ("projection",)}
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is unknown, use one of {', '.join(allowed)}")
@@ -173,60 +186,34 @@ class PeMoEConfig(PreTrainedConfig):
         """
         if name not in PRESETS:
             raise ValueError(f"preset: {name!r} is unknown, use one of {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name](), **overrides})
-
-
-def _bge_m3_text_config() -> dict:
-    return {
-        "model_type": "xlm-roberta",
-        "vocab_size": 250002,
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "max_position_embeddings": 8194,
-        "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-    }
+        return cls(**{**copy.deepcopy(PRESETS[name]), **overrides})
 
 
 def _small_text_config(hidden_size: int, layers: int, heads: int, vocab_size: int) -> dict:
-    return {
-        **_bge_m3_text_config(),
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden_size,
-        "max_position_embeddings": 258,
-    }
+    sizes = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size, "num_hidden_layers": layers}
+    rest = {"num_attention_heads": heads, "vocab_size": vocab_size, "max_position_embeddings": 258}
+    return {**_BGE_M3, **sizes, **rest}
 
 
-def _paper() -> dict:
-    return {"text_repo": "BAAI/bge-m3", "vision_repo": "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k"}
-
-
-def _tiny() -> dict:
-    return {
+PRESETS = {
+    "paper": {"text_repo": "BAAI/bge-m3", "vision_repo": "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k"},
+    "tiny": {
         "text_config": _small_text_config(hidden_size=32, layers=3, heads=2, vocab_size=200),
-        "vision_config": {"architecture": "eva02_large_patch14_clip_336", "model_args": dict(_EVA_TINY_ARGS)},
+        "vision_config": {
+            "architecture": _EVA,
+            "model_args": {"depth": 3, "embed_dim": 64, "num_heads": 2, "ref_feat_shape": [4, 4]},
+        },
         "text_expert_layers": 1,
         "vision_expert_layers": 1,
         "embed_dim": 32,
         "gate_hidden_dim": 16,
         "image_size": 56,
         "max_text_tokens": 64,
-    }
-
-
-def _campus() -> dict:
-    return {
+    },
+    "campus": {
         "text_config": _small_text_config(hidden_size=128, layers=4, heads=4, vocab_size=2000),
         "vision_config": {
-            "architecture": "eva02_large_patch14_clip_336",
+            "architecture": _EVA,
             "model_args": {"depth": 6, "embed_dim": 128, "num_heads": 4, "ref_feat_shape": [8, 8], "img_size": 112},
         },
         "text_expert_layers": 2,
@@ -234,7 +221,5 @@ def _campus() -> dict:
         "embed_dim": 128,
         "gate_hidden_dim": 64,
         "image_size": 112,
-    }
-
-
-PRESETS = {"paper": _paper, "tiny": _tiny, "campus": _campus}
+    },
+}

@@ -6,27 +6,25 @@ import torch
 from torch import Tensor, nn
 
 
-class SoftmaxGate(nn.Module):
-    """Two-layer MLP on the shared text feature, softmax over the experts (PE-MoE, Sec. 3.2).
-
-    g(q) = softmax(W2 gelu(W1 t_shared + b1) + b2)
+class Gate(nn.Module):
+    """Softmax over the active experts' logits; to add a gate, write `active_logits` and a line in `GATES`.
 
     Args:
         embed_dim: width D of the shared text feature.
-        hidden_dim: width of the hidden layer.
+        hidden_dim: the configuration's `gate_hidden_dim`.
         num_experts: E.
-
-    Example:
-        >>> weights, logits = SoftmaxGate(8, 4, 3)(torch.zeros(2, 8), active=[0, 1, 2])
-        >>> weights.shape
-        torch.Size([2, 3])
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int, num_experts: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(embed_dim, hidden_dim)
-        self.activation = nn.GELU()
-        self.output = nn.Linear(hidden_dim, num_experts)
+        self.num_experts = num_experts
+
+    def active_logits(self, text_features: Tensor, active: list[int]) -> Tensor:
+        """Logits of the A active experts, `(Q, A)`; arguments as in `forward`."""
+        raise NotImplementedError
+
+    def take_over(self, smaller: Gate) -> None:
+        """Start from a gate of fewer experts, the added ones last; without parameters there is nothing to do."""
 
     def forward(self, text_features: Tensor, active: list[int]) -> tuple[Tensor, Tensor]:
         """Weigh the experts.
@@ -38,43 +36,60 @@ class SoftmaxGate(nn.Module):
         Returns:
             `gate_weights (Q, E)` fp32, rows sum to 1, and `gate_logits (Q, E)` fp32, -inf where not active.
         """
-        hidden = self.activation(self.hidden(text_features.to(self.hidden.weight.dtype)))
-        # only the active rows are multiplied: an added, masked platform changes no bit of the others
-        active_logits = nn.functional.linear(hidden, self.output.weight[active], self.output.bias[active]).float()
-        return _scatter(active_logits.softmax(-1), active_logits, active, self.output.out_features)
+        logits = self.active_logits(text_features, active).float()
+        weights = logits.softmax(-1)
+        if len(active) == self.num_experts:
+            return weights, logits
+        index = torch.tensor(active, device=weights.device).expand(len(weights), -1)
+        all_weights = weights.new_zeros(len(weights), self.num_experts).scatter(1, index, weights)  # (Q, E)
+        all_logits = logits.new_full((len(logits), self.num_experts), float("-inf")).scatter(1, index, logits)
+        return all_weights, all_logits
 
 
-class UniformGate(nn.Module):
-    """Static ensemble: every active expert weighs the same; no parameters, logits are zero.
+class SoftmaxGate(Gate):
+    """Two-layer MLP on the shared text feature, softmax over the experts (PE-MoE, Sec. 3.2).
 
-    Args:
-        embed_dim, hidden_dim: unused widths, so that all gates are built alike.
-        num_experts: E.
+    g(q) = softmax(W2 gelu(W1 t_shared + b1) + b2)
+
+    Example:
+        >>> weights, logits = SoftmaxGate(8, 4, 3)(torch.zeros(2, 8), active=[0, 1, 2])
+        >>> weights.shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int, num_experts: int) -> None:
-        super().__init__()
-        self.num_experts = num_experts
+        super().__init__(embed_dim, hidden_dim, num_experts)
+        self.hidden = nn.Linear(embed_dim, hidden_dim)
+        self.activation = nn.GELU()
+        self.output = nn.Linear(hidden_dim, num_experts)
 
-    def forward(self, text_features: Tensor, active: list[int]) -> tuple[Tensor, Tensor]:
-        """Equal weights; shapes and dtypes as in `SoftmaxGate.forward`."""
-        logits = torch.zeros(len(text_features), len(active), device=text_features.device)
-        return _scatter(torch.full_like(logits, 1 / len(active)), logits, active, self.num_experts)
+    def active_logits(self, text_features: Tensor, active: list[int]) -> Tensor:
+        """`W2 gelu(W1 t_shared + b1) + b2` of the active experts."""
+        hidden = self.activation(self.hidden(text_features.to(self.hidden.weight.dtype)))
+        # only the active rows are multiplied: an added, masked platform changes no bit of the others
+        return nn.functional.linear(hidden, self.output.weight[active], self.output.bias[active])
+
+    @torch.no_grad()
+    def take_over(self, smaller: Gate) -> None:
+        """Copy the hidden layer and the rows of the experts there were; the added ones' rows are 0."""
+        if isinstance(smaller, SoftmaxGate):
+            self.hidden.load_state_dict(smaller.hidden.state_dict())
+            self.output.weight.zero_()[: smaller.num_experts] = smaller.output.weight
+            self.output.bias.zero_()[: smaller.num_experts] = smaller.output.bias
 
 
-def _scatter(weights: Tensor, logits: Tensor, active: list[int], num_experts: int) -> tuple[Tensor, Tensor]:
-    if len(active) == num_experts:
-        return weights, logits
-    index = torch.tensor(active, device=weights.device).expand(len(weights), -1)
-    all_weights = weights.new_zeros(len(weights), num_experts).scatter(1, index, weights)  # (Q, E)
-    all_logits = logits.new_full((len(logits), num_experts), float("-inf")).scatter(1, index, logits)
-    return all_weights, all_logits
+class UniformGate(Gate):
+    """Static ensemble: every active expert weighs the same; no parameters, logits are zero."""
+
+    def active_logits(self, text_features: Tensor, active: list[int]) -> Tensor:
+        """Zeros."""
+        return text_features.new_zeros(len(text_features), len(active))
 
 
 GATES = {"softmax": SoftmaxGate, "uniform": UniformGate}
 
 
-def build_gate(name: str, embed_dim: int, hidden_dim: int, num_experts: int) -> nn.Module:
+def build_gate(name: str, embed_dim: int, hidden_dim: int, num_experts: int) -> Gate:
     """The gate of that name; a single expert needs none and gets the uniform one (weight 1, logit 0).
 
     Raises:

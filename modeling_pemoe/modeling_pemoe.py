@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
-from .configuration_pemoe import PeMoEConfig
-from .experts_pemoe import PlatformExpert
-from .gates_pemoe import SoftmaxGate, build_gate
 from .losses_pemoe import MAX_LOG_SCALE, InfoNCELoss
 from .pretrained_pemoe import PeMoEPreTrainedModel
 from .processing_pemoe import PeMoEProcessor
-from .text_pemoe import build_text_layers, build_text_trunk, expand_text_mask, run_text_trunk
-from .vision_pemoe import build_vision_encoder, rotary_table, run_vision_trunk, split_vision_encoder
+from .vision_pemoe import rotary_table
 
 
 @dataclass
@@ -64,28 +61,6 @@ class PeMoEModel(PeMoEPreTrainedModel):
         torch.Size([2, 3, 32])
     """
 
-    def __init__(self, config: PeMoEConfig) -> None:
-        super().__init__(config)
-        self.text_trunk = build_text_trunk(config.text_config, config.text_expert_layers)
-        encoder = build_vision_encoder(config.vision_config, config.image_size)
-        parts = split_vision_encoder(encoder, config.vision_expert_layers)
-        self.vision_trunk = parts.trunk
-        self.experts = nn.ModuleDict()
-        for name in config.platforms:
-            self.experts[name] = PlatformExpert(
-                build_text_layers(self.text_trunk, config.text_expert_layers, config.tail_dropout),
-                copy.deepcopy(parts.blocks),
-                copy.deepcopy(parts.norm),
-                parts.norm_before_pool,
-                parts.trunk.num_features,
-                config.embed_dim,
-                config.logit_scale_init,
-            )
-        self.gate = build_gate(config.gate, config.embed_dim, config.gate_hidden_dim, config.num_experts)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
-        self.freeze_trunks()
-        self.post_init()
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -123,7 +98,9 @@ class PeMoEModel(PeMoEPreTrainedModel):
         if pixel_values is not None:
             image_states = self.encode_image_trunk(pixel_values)
         if image_states is not None:
-            output.image_embeds = self._embed_images(image_states, names)
+            rope = rotary_table(self.vision_trunk)
+            embeds = [self.experts[name].embed_image(image_states, rope) for name in names]
+            output.image_embeds = torch.stack(embeds, dim=1)  # (G, E, D)
         if input_ids is not None and image_states is not None:
             with torch.autocast(output.text_embeds.device.type, enabled=False):  # scores are fp32 under autocast too
                 self._add_scores(output, place_id, fused=experts is None)
@@ -140,22 +117,19 @@ class PeMoEModel(PeMoEPreTrainedModel):
     def _add_text(
         self, output: PeMoEOutput, input_ids: Tensor, attention_mask: Tensor | None, names: list[str], with_gate: bool
     ) -> None:
-        hidden = run_text_trunk(self.text_trunk, input_ids, attention_mask)  # (Q, S, D)
-        tail_hidden = hidden.to(self.dtype_of_experts)
-        mask = expand_text_mask(self.text_trunk, tail_hidden, attention_mask)
-        embeds = [self.experts[name].embed_text(tail_hidden, mask) for name in names]
-        output.text_embeds = torch.stack(embeds, dim=1)  # (Q, E, D)
+        trunk = self.text_trunk
+        with torch.no_grad():
+            hidden = trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state  # (Q, S, D)
+        states = hidden.to(self.dtype_of_experts)
+        mask = create_bidirectional_mask(config=trunk.config, inputs_embeds=states, attention_mask=attention_mask)
+        output.text_embeds = torch.stack([self.experts[name].embed_text(states, mask) for name in names], dim=1)
         if with_gate:
             output.gate_weights, output.gate_logits = self.gate(hidden[:, 0], self.config.active_experts)
 
     def encode_image_trunk(self, pixel_values: Tensor) -> Tensor:
         """Token states at the end of the frozen image trunk: `(G, 3, H, W)` -> `(G, tokens, width)`, no gradient."""
-        return run_vision_trunk(self.vision_trunk, pixel_values.to(self.dtype_of_trunk))
-
-    def _embed_images(self, image_states: Tensor, names: list[str]) -> Tensor:
-        rope = rotary_table(self.vision_trunk)
-        embeds = [self.experts[name].embed_image(image_states, rope, self.vision_trunk) for name in names]
-        return torch.stack(embeds, dim=1)  # (G, E, D)
+        with torch.no_grad():
+            return self.vision_trunk.forward_features(pixel_values.to(self.dtype_of_trunk))
 
     def _add_scores(self, output: PeMoEOutput, place_id: Tensor | None, fused: bool) -> None:
         with_loss = place_id is not None and len(output.text_embeds) == len(output.image_embeds)
@@ -172,23 +146,6 @@ class PeMoEModel(PeMoEPreTrainedModel):
                 for k, scale in enumerate(output.logit_scale)
             ]
             output.loss = torch.stack(losses).mean()
-
-    @property
-    def dtype_of_experts(self) -> torch.dtype:
-        """Dtype of the trainable tails (fp32 while training, whatever the trunk's)."""
-        return next(iter(self.experts.values())).visual_projection.weight.dtype
-
-    @property
-    def dtype_of_trunk(self) -> torch.dtype:
-        """Dtype of the frozen image trunk."""
-        return next(self.vision_trunk.parameters()).dtype
-
-    def train(self, mode: bool = True) -> PeMoEModel:
-        """Switch to training; the frozen trunks stay in eval mode, so that their features carry no dropout noise."""
-        super().train(mode)
-        self.text_trunk.eval()
-        self.vision_trunk.eval()
-        return self
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, experts: list[str] | None = None
@@ -208,43 +165,43 @@ class PeMoEModel(PeMoEPreTrainedModel):
         Args:
             texts: queries, none empty.
             processor: the checkpoint's processor.
-            batch_size: texts per forward pass.
+            batch_size: texts per forward pass, at least 1.
             show_progress: draw a progress bar.
 
         Returns:
             `(n, E * D)` fp32; not unit length, so compare by inner product, never by cosine.
 
         Raises:
-            ValueError: an empty text.
+            ValueError: an empty text, one text instead of a list, or a `batch_size` below 1.
         """
-        return self._encode(
-            texts,
-            lambda batch: fuse_text(self.get_text_features(**processor(text=batch).to(self.device))),
-            batch_size,
-            show_progress,
-        )
+
+        def embed(batch: list[str]) -> Tensor:
+            return fuse_text(self.get_text_features(**processor(text=batch).to(self.device)))
+
+        return self._encode("encode_text", texts, embed, batch_size, show_progress)
 
     def encode_images(
         self, images: list[Image.Image], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False
     ) -> np.ndarray:
-        """Fused gallery vectors `[v_1 ... v_E]`; arguments as in `encode_text`, pictures instead of texts.
+        """Fused gallery vectors `[v_1 ... v_E]`; arguments and errors as in `encode_text`, pictures instead of texts.
 
         Returns:
             `(n, E * D)` fp32, every row of norm sqrt(E).
         """
-        return self._encode(
-            images,
-            lambda batch: fuse_images(self.get_image_features(**processor(images=batch).to(self.device))),
-            batch_size,
-            show_progress,
-        )
+
+        def embed(batch: list[Image.Image]) -> Tensor:
+            return fuse_images(self.get_image_features(**processor(images=batch).to(self.device)))
+
+        return self._encode("encode_images", images, embed, batch_size, show_progress)
 
     @torch.no_grad()
     def _encode(
-        self, items: list, embed: Callable[[list], Tensor], batch_size: int, show_progress: bool
+        self, caller: str, items: list, embed: Callable[[list], Tensor], batch_size: int, show_progress: bool
     ) -> np.ndarray:
-        if isinstance(items, str):
-            raise ValueError("encode_text: give a list of texts, not one string")
+        if isinstance(items, (str, os.PathLike, Image.Image)):
+            raise ValueError(f"{caller}: give a list, not one {'string' if isinstance(items, str) else 'picture'}")
+        if batch_size < 1:
+            raise ValueError(f"{caller}: batch_size is {batch_size}, it must be at least 1")
         was_training = self.training
         self.eval()
         try:
@@ -254,86 +211,6 @@ class PeMoEModel(PeMoEPreTrainedModel):
             self.train(was_training)
         width = self.config.num_experts * self.config.embed_dim
         return np.concatenate(rows) if rows else np.zeros((0, width), dtype=np.float32)
-
-    @torch.no_grad()
-    def add_platform(self, name: str, init_from: str) -> None:
-        """Add one expert, started as a copy of another; the other experts and the scores do not move.
-
-        The new platform is masked in the config (gate weight 0) until a gate stage includes it. Build optimizers
-        after this call: the gate's last layer is a new, longer parameter.
-
-        Args:
-            name: the new platform.
-            init_from: the platform whose expert is copied.
-
-        Raises:
-            ValueError: a name that cannot be used, or an unknown `init_from`.
-
-        Example:
-            >>> model.add_platform("infrared", init_from="drone")  # doctest: +SKIP
-        """
-        self._expert_names([init_from])
-        config = copy.deepcopy(self.config)
-        config.platforms = [*config.platforms, name]
-        config.masked_platforms = [*config.masked_platforms, name]
-        config.validate_platforms()
-        self.experts[name] = copy.deepcopy(self.experts[init_from])
-        self.gate = self._grown_gate(config.num_experts)
-        self.config.platforms, self.config.masked_platforms = config.platforms, config.masked_platforms
-
-    def _grown_gate(self, num_experts: int) -> nn.Module:
-        gate = self._fresh_gate(self.config.gate, num_experts)
-        if isinstance(self.gate, SoftmaxGate) and isinstance(gate, SoftmaxGate):
-            gate.hidden = copy.deepcopy(self.gate.hidden)
-            gate.output.weight.zero_()[: num_experts - 1] = self.gate.output.weight
-            gate.output.bias.zero_()[: num_experts - 1] = self.gate.output.bias
-        return gate
-
-    def _fresh_gate(self, name: str, num_experts: int) -> nn.Module:
-        gate = build_gate(name, self.config.embed_dim, self.config.gate_hidden_dim, num_experts)
-        return gate.to(self.device, self.dtype_of_experts).train(self.training)
-
-    def set_gate(self, name: str) -> None:
-        """Replace the gate by a fresh one, in the config too; build optimizers after this call.
-
-        Args:
-            name: a key of `GATES`.
-
-        Raises:
-            ValueError: unknown name; the model is unchanged.
-        """
-        self.gate = self._fresh_gate(name, self.config.num_experts)
-        self.config.gate = name
-
-    def share_trunks(self, platforms: list[str] | None = None) -> PeMoEModel:
-        """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
-
-        Args:
-            platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
-                every expert starts as a copy of this model's first one, none is masked, the gate is fresh (drawn
-                without moving torch's global random state). `["all"]` gives the unified model.
-
-        Returns:
-            The model, with this one's device, dtypes and training mode.
-
-        Raises:
-            ValueError: names that cannot be used.
-
-        Example:
-            >>> unified = model.share_trunks(["all"])  # doctest: +SKIP
-        """
-        # what deepcopy finds in `memo` it takes as copied; the text layers read the text trunk's configuration object
-        memo = {id(part): part for part in (self.text_trunk, self.text_trunk.config, self.vision_trunk)}
-        if platforms is not None:
-            config = copy.deepcopy(self.config)
-            config.platforms, config.masked_platforms = list(platforms), []
-            config.validate_platforms()
-            first = next(iter(self.experts.values()))
-            experts = nn.ModuleDict({name: copy.deepcopy(first, dict(memo)) for name in platforms})
-            with torch.random.fork_rng(devices=[]):
-                gate = self._fresh_gate(config.gate, config.num_experts)
-            memo |= {id(self.config): config, id(self.experts): experts.train(self.training), id(self.gate): gate}
-        return copy.deepcopy(self, memo)
 
 
 def fuse_text(output: PeMoEOutput) -> Tensor:

@@ -1,7 +1,8 @@
-"""Starting, saving and loading PE-MoE models: from backbones, as a full or as an experts-only checkpoint."""
+"""The parts of a PE-MoE model: how they are built, started from backbones, saved, loaded, shared and added to."""
 
 from __future__ import annotations
 
+import copy
 import os
 
 import torch
@@ -14,23 +15,29 @@ from transformers.utils import cached_file
 from .backbones_pemoe import (
     HASHED_DTYPES,
     TRUNK_ROOTS,
-    Backbone,
-    expert_state_dict,
     hash_trunks,
     read_text_backbone,
     read_vision_backbone,
-    trunk_state_dict,
+    split_weights,
 )
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
+from .experts_pemoe import PlatformExpert
+from .gates_pemoe import Gate, build_gate
+from .text_pemoe import build_text_layers, build_text_trunk
+from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
 ONE_FILE = "1000GB"
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
 class PeMoEPreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving shared by PE-MoE models."""
+    """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute.
+
+    Args:
+        config: the model's configuration; weights are random (see `from_backbones` and `from_pretrained`).
+    """
 
     config_class = PeMoEConfig
     base_model_prefix = "pemoe"
@@ -40,6 +47,21 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _no_split_modules = ("EvaBlock", "Block")
+
+    def __init__(self, config: PeMoEConfig) -> None:
+        super().__init__(config)
+        self.text_trunk = build_text_trunk(config.text_config, config.text_expert_layers)
+        self.vision_trunk = build_vision_encoder(config.vision_config, config.image_size)
+        tail = split_vision_encoder(self.vision_trunk, config.vision_expert_layers)
+        self.experts = nn.ModuleDict()
+        for name in config.platforms:
+            text_layers = build_text_layers(self.text_trunk, config.text_expert_layers, config.tail_dropout)
+            width = self.vision_trunk.num_features
+            self.experts[name] = PlatformExpert(text_layers, tail, width, config.embed_dim, config.logit_scale_init)
+        self.gate = build_gate(config.gate, config.embed_dim, config.gate_hidden_dim, config.num_experts)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+        self.freeze_trunks()
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -53,6 +75,28 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
         for expert in self.experts.values():
             expert.checkpoint_blocks = enable
+
+    @property
+    def dtype_of_experts(self) -> torch.dtype:
+        """Dtype of the trainable tails (fp32 while training, whatever the trunk's)."""
+        return next(iter(self.experts.values())).dtype
+
+    @property
+    def dtype_of_trunk(self) -> torch.dtype:
+        """Dtype of the frozen image trunk."""
+        return next(self.vision_trunk.parameters()).dtype
+
+    def freeze_trunks(self) -> None:
+        """Take the shared encoders out of training; experts, gate and temperatures keep their state."""
+        self.text_trunk.requires_grad_(False)
+        self.vision_trunk.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> PeMoEPreTrainedModel:
+        """Switch to training; the frozen trunks stay in eval mode, so that their features carry no dropout noise."""
+        super().train(mode)
+        self.text_trunk.eval()
+        self.vision_trunk.eval()
+        return self
 
     @classmethod
     def from_backbones(
@@ -96,12 +140,10 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             **config_options,
         )
         model = cls(config)
-        depths = _trunk_depths(config, vision)
-        state_dict = trunk_state_dict(text, vision, *depths)
+        state_dict, tail = split_weights(text, vision, config.text_expert_layers, config.vision_expert_layers)
         config.trunk_sha256 = {name: hash_trunks(state_dict, dtype) for name, dtype in HASHED_DTYPES.items()}
         for platform in config.platforms:
-            tail = expert_state_dict(text, vision, *depths)
-            state_dict.update({f"experts.{platform}.{name}": tensor for name, tensor in tail.items()})
+            state_dict |= {f"experts.{platform}.{name}": tensor for name, tensor in tail.items()}
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
         wrong = [name for name in missing if not any(part in name for part in FRESH_PARTS)] + unexpected
         if wrong:
@@ -131,18 +173,16 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
         """
-        if experts_only:
-            self.check_trunks_are_external()
         state_dict = self.state_dict() if state_dict is None else state_dict
         if experts_only:
+            self.check_trunks_are_external()
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
             kwargs["max_shard_size"] = ONE_FILE
         config = self.config
         kept = config.backbone_weights, config.text_repo, config.vision_repo
         try:
             config.backbone_weights = "external" if experts_only else "included"
-            repos = (_portable(repo, save_directory, experts_only) for repo in kept[1:])
-            config.text_repo, config.vision_repo = repos
+            config.text_repo, config.vision_repo = (_portable(r, save_directory, experts_only) for r in kept[1:])
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept
@@ -200,10 +240,82 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         model.freeze_trunks()  # loading makes every parameter trainable again
         return (model, info) if wants_info else model
 
-    def freeze_trunks(self) -> None:
-        """Take the shared encoders out of training; experts, gate and temperatures keep their state."""
-        self.text_trunk.requires_grad_(False)
-        self.vision_trunk.requires_grad_(False)
+    @torch.no_grad()
+    def add_platform(self, name: str, init_from: str) -> None:
+        """Add one expert, started as a copy of another; the other experts and the scores do not move.
+
+        The new platform is masked in the config (gate weight 0) until a gate stage includes it. Build optimizers
+        after this call: the gate's last layer is a new, longer parameter.
+
+        Args:
+            name: the new platform.
+            init_from: the platform whose expert is copied.
+
+        Raises:
+            ValueError: a name that cannot be used, or an unknown `init_from`.
+
+        Example:
+            >>> model.add_platform("infrared", init_from="drone")  # doctest: +SKIP
+        """
+        if init_from not in self.experts:
+            raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
+        masked = [*self.config.masked_platforms, name]
+        config = self._config_with_platforms([*self.config.platforms, name], masked)
+        gate = self._fresh_gate(config.gate, config.num_experts)
+        gate.take_over(self.gate)
+        self.experts[name] = copy.deepcopy(self.experts[init_from])
+        self.gate = gate
+        self.config.platforms, self.config.masked_platforms = config.platforms, masked
+
+    def set_gate(self, name: str) -> None:
+        """Replace the gate by a fresh one, in the config too; build optimizers after this call.
+
+        Args:
+            name: a key of `GATES`.
+
+        Raises:
+            ValueError: unknown name; the model is unchanged.
+        """
+        self.gate = self._fresh_gate(name, self.config.num_experts)
+        self.config.gate = name
+
+    def share_trunks(self, platforms: list[str] | None = None) -> PeMoEPreTrainedModel:
+        """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
+
+        Args:
+            platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
+                every expert starts as a copy of this model's first one, none is masked, the gate is fresh (drawn
+                without moving torch's global random state). `["all"]` gives the unified model.
+
+        Returns:
+            The model, with this one's device, dtypes and training mode.
+
+        Raises:
+            ValueError: names that cannot be used.
+
+        Example:
+            >>> unified = model.share_trunks(["all"])  # doctest: +SKIP
+        """
+        # what deepcopy finds in `memo` it takes as copied; the text layers read the text trunk's configuration object
+        memo = {id(part): part for part in (self.text_trunk, self.text_trunk.config, self.vision_trunk)}
+        if platforms is not None:
+            config = self._config_with_platforms(list(platforms), [])
+            first = next(iter(self.experts.values()))
+            experts = nn.ModuleDict({name: copy.deepcopy(first, dict(memo)) for name in platforms})
+            with torch.random.fork_rng(devices=[]):
+                gate = self._fresh_gate(config.gate, config.num_experts)
+            memo |= {id(self.config): config, id(self.experts): experts.train(self.training), id(self.gate): gate}
+        return copy.deepcopy(self, memo)
+
+    def _config_with_platforms(self, platforms: list[str], masked_platforms: list[str]) -> PeMoEConfig:
+        config = copy.deepcopy(self.config)
+        config.platforms, config.masked_platforms = platforms, masked_platforms
+        config.validate_platforms()
+        return config
+
+    def _fresh_gate(self, name: str, num_experts: int) -> Gate:
+        gate = build_gate(name, self.config.embed_dim, self.config.gate_hidden_dim, num_experts)
+        return gate.to(self.device, self.dtype_of_experts).train(self.training)
 
 
 def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
@@ -216,19 +328,13 @@ def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[s
     options = {option: hub[option] for option in BACKBONE_OPTIONS if option in hub}
     text = read_text_backbone(config.text_repo, config.text_revision, **options)
     vision = read_vision_backbone(config.vision_repo, config.image_size, config.vision_revision, **options)
-    state_dict = trunk_state_dict(text, vision, *_trunk_depths(config, vision))
+    state_dict, _ = split_weights(text, vision, config.text_expert_layers, config.vision_expert_layers)
     if hash_trunks(state_dict, torch.float32) != config.trunk_sha256["float32"]:
         raise ValueError(
             f"{name}: {config.text_repo} and {config.vision_repo} hold other weights than these experts were trained "
             "on; point text_repo and vision_repo at the right ones"
         )
-    state_dict.update(load_file(cached_file(str(name), "model.safetensors", **hub)))
-    return state_dict
-
-
-def _trunk_depths(config: PeMoEConfig, vision: Backbone) -> tuple[int, int]:
-    depth = 1 + max(int(name.split(".")[1]) for name in vision.state_dict if name.startswith("blocks."))
-    return config.text_config.num_hidden_layers - config.text_expert_layers, depth - config.vision_expert_layers
+    return state_dict | load_file(cached_file(str(name), "model.safetensors", **hub))
 
 
 def _absolute(repo: str) -> str:
@@ -248,6 +354,6 @@ def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: boo
 def _resolve_repos(config: PeMoEConfig, checkpoint: str | os.PathLike) -> None:
     """Turn repositories that are directories relative to the checkpoint into absolute paths."""
     for field in ("text_repo", "vision_repo"):
-        repo = getattr(config, field)
-        if repo is not None and os.path.isdir(checkpoint) and os.path.isdir(os.path.join(checkpoint, repo)):
-            setattr(config, field, os.path.abspath(os.path.join(checkpoint, repo)))
+        path = os.path.join(checkpoint, getattr(config, field) or "")
+        if getattr(config, field) and os.path.isdir(path):
+            setattr(config, field, os.path.abspath(path))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask
 
 
 def build_text_trunk(text_config: PreTrainedConfig, expert_layers: int) -> PreTrainedModel:
@@ -29,21 +27,3 @@ def build_text_layers(trunk: PreTrainedModel, expert_layers: int, dropout: float
         if isinstance(module, nn.Dropout):
             module.p = dropout
     return layers
-
-
-def run_text_trunk(trunk: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Token states at the end of the trunk, `(B, S, D)`; no gradient is recorded."""
-    with torch.no_grad():
-        return trunk(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-
-def expand_text_mask(trunk: PreTrainedModel, hidden: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-    """The mask that the layers take (its form depends on the attention implementation); one serves all experts."""
-    return create_bidirectional_mask(config=trunk.config, inputs_embeds=hidden, attention_mask=attention_mask)
-
-
-def run_text_tail(layers: nn.ModuleList, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """CLS state after one expert's layers, `(B, D)`."""
-    for layer in layers:
-        hidden = layer(hidden, mask)  # (B, S, D)
-    return hidden[:, 0]  # (B, D)

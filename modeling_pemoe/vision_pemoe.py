@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
-class VisionParts(NamedTuple):
-    """A vision encoder split for PE-MoE."""
+class VisionTail(NamedTuple):
+    """What is cut off a vision encoder: an expert's start."""
 
-    trunk: nn.Module  # the timm model, truncated, without norm and head
     blocks: nn.ModuleList  # the last blocks
     norm: nn.Module  # the final norm
     norm_before_pool: bool  # False for average-pooled models, whose norm follows the pooling
+    pool: Callable[[Tensor], Tensor]  # tokens (B, N, W) to one vector (B, W)
 
 
 def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
@@ -27,7 +29,7 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
         ImportError: timm is missing.
         ValueError: unknown architecture, wrong arguments, or not a plain ViT of the EVA or ViT family.
     """
-    timm = _import_timm()
+    timm = import_timm()
     name, model_args = vision_config["architecture"], dict(vision_config.get("model_args") or {})
     try:
         encoder = timm.create_model(name, pretrained=False, num_classes=0, **model_args)
@@ -46,7 +48,7 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
     return encoder
 
 
-def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionParts:
+def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
     """Cut the last `expert_layers` blocks and the final norm off a timm encoder; the encoder becomes the trunk.
 
     Raises:
@@ -60,13 +62,13 @@ def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionParts:
     norm_before_pool = not isinstance(encoder.norm, nn.Identity)
     norm = encoder.norm if norm_before_pool else encoder.fc_norm
     encoder.norm, encoder.fc_norm = nn.Identity(), nn.Identity()
-    return VisionParts(encoder, blocks, norm, norm_before_pool)
-
-
-def run_vision_trunk(trunk: nn.Module, pixel_values: Tensor) -> Tensor:
-    """Token states at the end of the trunk, `(B, N, W)`; no gradient is recorded."""
-    with torch.no_grad():
-        return trunk.forward_features(pixel_values)
+    pool = partial(  # `encoder.pool` without the encoder, which an expert must not hold
+        import_timm().layers.global_pool_nlc,
+        pool_type=encoder.global_pool,
+        num_prefix_tokens=encoder.num_prefix_tokens,
+        reduce_include_prefix=getattr(encoder, "pool_include_prefix", False),
+    )
+    return VisionTail(blocks, norm, norm_before_pool, pool)
 
 
 def rotary_table(trunk: nn.Module) -> Tensor | None:
@@ -79,12 +81,8 @@ def rotary_table(trunk: nn.Module) -> Tensor | None:
     return rope.get_embed(shape=trunk.patch_embed.grid_size)
 
 
-def run_block(block: nn.Module, tokens: Tensor, rope: Tensor | None) -> Tensor:
-    """One transformer block, with the rotary table where the family has one."""
-    return block(tokens) if rope is None else block(tokens, rope=rope)
-
-
-def _import_timm():
+def import_timm() -> ModuleType:
+    """timm, imported where it is used: whoever loads a checkpoint without it learns what to install."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:

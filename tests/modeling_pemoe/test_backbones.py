@@ -14,7 +14,7 @@ from tiny_backbones import TIMM_NAME, write_open_clip_backbone, write_text_backb
 from transformers import AutoModel
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.modeling_pemoe.vision_pemoe import rotary_table, run_vision_trunk
+from pemoe.modeling_pemoe.vision_pemoe import rotary_table
 
 
 def load_whole_tower(directory: Path, image_size: int) -> torch.nn.Module:
@@ -37,9 +37,9 @@ def test_open_clip_and_transformers_directories(tmp_path: Path, with_bin: bool) 
     with torch.no_grad():
         embeds = model.get_text_features(input_ids).text_embeds
         assert torch.equal(embeds[:, 0], F.normalize(text(input_ids).last_hidden_state[:, 0], dim=-1))
-        tokens, rope = run_vision_trunk(model.vision_trunk, pixel_values), rotary_table(model.vision_trunk)
+        tokens, rope = model.encode_image_trunk(pixel_values), rotary_table(model.vision_trunk)
         for expert in model.experts.values():
-            assert torch.equal(expert.pool_image(tokens, rope, model.vision_trunk), tower(pixel_values))
+            assert torch.equal(expert.pool_image(tokens, rope), tower(pixel_values))
     assert model.config.vision_config["architecture"] == TIMM_NAME
 
 
@@ -55,8 +55,8 @@ def test_timm_directory(tmp_path: Path) -> None:
     whole.reset_classifier(0)
     pixel_values = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        tokens, rope = run_vision_trunk(model.vision_trunk, pixel_values), rotary_table(model.vision_trunk)
-        pooled = model.experts["ground"].pool_image(tokens, rope, model.vision_trunk)
+        tokens, rope = model.encode_image_trunk(pixel_values), rotary_table(model.vision_trunk)
+        pooled = model.experts["ground"].pool_image(tokens, rope)
         assert torch.equal(pooled, whole(pixel_values))
 
 

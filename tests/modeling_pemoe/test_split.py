@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from transformers import AutoModel, XLMRobertaConfig, XLMRobertaModel
 
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
-from pemoe.modeling_pemoe.backbones_pemoe import Backbone, expert_state_dict, trunk_state_dict
-from pemoe.modeling_pemoe.text_pemoe import expand_text_mask, run_text_tail, run_text_trunk
-from pemoe.modeling_pemoe.vision_pemoe import rotary_table, run_vision_trunk
+from pemoe.modeling_pemoe.backbones_pemoe import Backbone, split_weights
+from pemoe.modeling_pemoe.vision_pemoe import rotary_table
 
 EVA = "eva02_large_patch14_clip_336"
 EVA_ARGS = {"depth": 3, "embed_dim": 64, "num_heads": 2}
@@ -28,16 +27,12 @@ FAMILIES = [
 def split_model(text: torch.nn.Module, vision: torch.nn.Module, **options: object) -> PeMoEModel:
     """A PE-MoE whose trunks and experts are copies of two whole encoders."""
     config = PeMoEConfig(text_config=copy.deepcopy(text.config), embed_dim=text.config.hidden_size, **options)
-    depths = (
-        text.config.num_hidden_layers - config.text_expert_layers,
-        len(vision.blocks) - config.vision_expert_layers,
-    )
     text_backbone = Backbone(text.config, text.state_dict(), None)
     vision_backbone = Backbone(config.vision_config, vision.state_dict(), None)
-    state = trunk_state_dict(text_backbone, vision_backbone, *depths)
+    layers = config.text_expert_layers, config.vision_expert_layers
+    state, tail = split_weights(text_backbone, vision_backbone, *layers)
     for platform in config.platforms:
-        tail = expert_state_dict(text_backbone, vision_backbone, *depths)
-        state.update({f"experts.{platform}.{name}": tensor for name, tensor in tail.items()})
+        state |= {f"experts.{platform}.{name}": tensor for name, tensor in tail.items()}
     model = PeMoEModel(config).eval()
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected
@@ -71,13 +66,13 @@ def assert_splitting_changes_nothing(model: PeMoEModel, text, vision, image_size
     pixel_values = torch.randn(2, 3, image_size, image_size, generator=generator)
     with torch.no_grad():
         pooled = vision(pixel_values)
-        states, rope = run_vision_trunk(model.vision_trunk, pixel_values), rotary_table(model.vision_trunk)
+        states, rope = model.encode_image_trunk(pixel_values), rotary_table(model.vision_trunk)
         for mask in (None, torch.ones_like(input_ids), padded):
             whole = F.normalize(text(input_ids=input_ids, attention_mask=mask).last_hidden_state[:, 0], dim=-1)
             embeds = model.get_text_features(input_ids, mask).text_embeds
             assert all(torch.equal(embeds[:, k], whole) for k in range(model.config.num_experts))
         for expert in model.experts.values():
-            assert torch.equal(expert.pool_image(states, rope, model.vision_trunk), pooled)
+            assert torch.equal(expert.pool_image(states, rope), pooled)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -121,10 +116,9 @@ def test_split_equals_whole_in_bf16() -> None:
     ).bfloat16()
     input_ids = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        hidden = run_text_trunk(model.text_trunk, input_ids, None)
-        mask = expand_text_mask(model.text_trunk, hidden, None)
-        cls_state = run_text_tail(model.experts["drone"].text_layers, hidden, mask)
-        assert torch.equal(cls_state, text(input_ids=input_ids).last_hidden_state[:, 0])
+        embeds = model.get_text_features(input_ids, experts=["drone"]).text_embeds[:, 0]
+        whole = text(input_ids=input_ids).last_hidden_state[:, 0]
+        assert torch.equal(embeds, F.normalize(whole.float(), dim=-1))
 
 
 @pytest.mark.slow
