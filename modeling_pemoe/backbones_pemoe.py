@@ -45,7 +45,7 @@ def read_text_backbone(repo: str, revision: str | None = None, **hub: object) ->
         OSError: no such repository, directory or weight file.
     """
     config = AutoConfig.from_pretrained(repo, revision=revision, **hub)
-    commit = _commit_of(repo, _find_file(repo, ("config.json",), revision, hub))
+    commit = find_commit(repo, _find_file(repo, ("config.json",), revision, hub))
     model = AutoModel.from_pretrained(
         repo, revision=commit or revision, add_pooling_layer=False, dtype=torch.float32, **hub
     )
@@ -66,7 +66,7 @@ def read_vision_backbone(repo: str, image_size: int, revision: str | None = None
     path = _find_file(repo, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision, hub)
     is_open_clip = os.path.basename(path) == OPEN_CLIP_CONFIG
     reader, weight_names = (_read_open_clip, OPEN_CLIP_WEIGHTS) if is_open_clip else (_read_timm, TIMM_WEIGHTS)
-    commit = _commit_of(repo, path)
+    commit = find_commit(repo, path)
     with open(path, encoding="utf-8") as file:
         description = json.load(file)
     weights = _find_file(repo, weight_names, commit or revision, hub)
@@ -181,7 +181,7 @@ def _is_known_to_be_absent(repo: str, name: str, revision: str | None, hub: dict
     return cached is not None and not isinstance(cached, str)
 
 
-def _commit_of(repo: str, path: str) -> str | None:
+def find_commit(repo: str, path: str) -> str | None:
     """The commit in a Hub cache path `…/snapshots/<commit>/…`; None for a directory of the user's."""
     found = None if os.path.isdir(repo) else _COMMIT.match(os.path.normpath(path).replace(os.sep, "/"))
     return found and found[1]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ImagesKwargs, TextKwargs
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-TEXT_OPTIONS = {"padding", "truncation", "max_length"}
+PAIR_OPTIONS = {"text_pair", "text_target", "text_pair_target", "is_split_into_words"}  # not of a single sentence
+CHAT_OPTIONS = {"return_mm_token_type_ids", "return_text_replacement_offsets", "sanitize_control_tokens"}
+OPTIONS = {
+    "text_kwargs": set(TextKwargs.__annotations__) - PAIR_OPTIONS - CHAT_OPTIONS,
+    "images_kwargs": set(ImagesKwargs.__annotations__),
+}
 
 
 class PeMoEProcessor(ProcessorMixin):
@@ -22,12 +30,27 @@ class PeMoEProcessor(ProcessorMixin):
         {'input_ids': ..., 'attention_mask': ..., 'pixel_values': ...}
     """
 
+    text_kwargs = {  # noqa: RUF012 - ProcessorMixin's place for defaults
+        "padding": True,
+        "truncation": True,
+        "return_attention_mask": True,
+        "return_token_type_ids": False,
+        "return_tensors": "pt",
+    }
+    images_kwargs = {"return_tensors": "pt"}  # noqa: RUF012
+
     def __init__(self, image_processor: CLIPImageProcessor, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(image_processor, tokenizer)
 
     @classmethod
     def build(cls, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> PeMoEProcessor:
-        """The processor of a model: square bicubic resize (aspect not kept), normalised as the backbone wants."""
+        """The processor of a model: square bicubic resize (aspect not kept), normalised as the backbone wants.
+
+        Args:
+            tokenizer: the text backbone's; copied.
+            config: the model's.
+        """
+        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = config.max_text_tokens
         tokenizer.padding_side = tokenizer.truncation_side = "right"
         image_processor = CLIPImageProcessor(
@@ -40,35 +63,42 @@ class PeMoEProcessor(ProcessorMixin):
         )
         return cls(image_processor, tokenizer)
 
-    def __call__(
-        self, text: str | list[str] | None = None, images: object = None, **text_options: object
-    ) -> BatchFeature:
-        """Model inputs as PyTorch tensors.
+    def __call__(self, images: object = None, text: str | list[str] | None = None, **options: object) -> BatchFeature:
+        """Model inputs, PyTorch tensors unless `return_tensors` names another kind.
 
         Args:
-            text: a sentence or a list of sentences, none empty.
             images: a PIL picture or a list of them, of any size and mode.
-            text_options: `padding`, `truncation` and `max_length` of the tokenizer; tensors are always PyTorch's.
+            text: a sentence or a list of sentences, none empty.
+            options: as in every `ProcessorMixin`: options of the tokenizer (`max_length`, `add_special_tokens`, ...)
+                and of the image processor (`do_rescale`, `device`, ...), given flat or in `text_kwargs` and
+                `images_kwargs`; `return_tensors` reaches both, `device` is where pictures are processed and stay.
+
+        Returns:
+            `input_ids` and `attention_mask`, `pixel_values`, and what else the options ask the tokenizer for.
 
         Raises:
-            ValueError: nothing given, an unknown option, or an empty sentence (its position is named).
+            ValueError: nothing given, an unknown option (it is named), one given twice, or an empty sentence (its
+                position is named).
         """
         if text is None and images is None:
             raise ValueError("processor: give text, images or both")
-        if text_options.pop("return_tensors", "pt") != "pt" or set(text_options) - TEXT_OPTIONS:
-            raise ValueError(f"processor: options are {', '.join(sorted(TEXT_OPTIONS))}, and tensors are PyTorch's")
+        unknown = set(options) - set(OPTIONS) - set().union(*OPTIONS.values())
+        for group, known in OPTIONS.items():
+            unknown |= {f"{group}[{name!r}]" for name in set(options.get(group) or ()) - known}
+        if unknown:
+            raise ValueError(f"processor: {', '.join(sorted(unknown))}: no option of the tokenizer or image processor")
+        merged = self._merge_kwargs(
+            **options
+        )  # not with the tokenizer's own arguments: they would beat these defaults
         inputs = {}
         if text is not None:
-            inputs.update(self._encode_text([text] if isinstance(text, str) else list(text), **text_options))
+            texts = [text] if isinstance(text, str) else list(text)
+            for position, one in enumerate(texts):
+                if not isinstance(one, str) or not one.strip():
+                    raise ValueError(
+                        f"processor: text {position} is empty: every image needs a caption, every query words"
+                    )
+            inputs.update(self.tokenizer(texts, **merged["text_kwargs"]))
         if images is not None:
-            inputs.update(self.image_processor(images, return_tensors="pt"))
+            inputs.update(self.image_processor(images, **merged["images_kwargs"]))
         return BatchFeature(inputs)
-
-    def _encode_text(self, texts: list[str], **options: object) -> dict:
-        for position, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"processor: text {position} is empty: every image needs a caption, every query words"
-                )
-        encoded = self.tokenizer(texts, return_tensors="pt", **{"padding": True, "truncation": True, **options})
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}

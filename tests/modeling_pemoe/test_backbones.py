@@ -14,7 +14,10 @@ from tiny_backbones import TIMM_NAME, write_open_clip_backbone, write_text_backb
 from transformers import AutoModel
 
 from pemoe.modeling_pemoe import PeMoEModel
+from pemoe.modeling_pemoe.backbones_pemoe import find_commit
 from pemoe.modeling_pemoe.vision_pemoe import rotary_table
+
+COMMIT = 5 * "89abcdef"
 
 
 def load_whole_tower(directory: Path, image_size: int) -> torch.nn.Module:
@@ -98,3 +101,24 @@ def test_foreign_image_tower_is_refused(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"timm_model_name"', '"layers_name"'))
     with pytest.raises(ValueError, match="not a timm model"):
         PeMoEModel.from_backbones(str(text_dir), str(vision_dir))
+
+
+@pytest.mark.parametrize(
+    ("path", "commit"),
+    [
+        ("/data/snapshots/hf/hub/models--me--text/snapshots/{}/config.json", COMMIT),
+        ("/cache/models--me--text/snapshots/{}/sub/config.json", COMMIT),
+        ("/data/snapshots/hf/config.json", None),
+        ("/data/snapshots/config.json", None),
+        ("/cache/snapshots/{}0/config.json", None),
+    ],
+)
+def test_commit_is_read_from_a_cache_path_alone(path: str, commit: str | None) -> None:
+    assert find_commit("me/text", path.format(COMMIT)) == commit
+
+
+def test_directory_called_snapshots_gives_no_revision(tmp_path: Path) -> None:
+    text_dir = write_text_backbone(tmp_path / "snapshots" / "hf" / "text")
+    vision_dir = write_timm_backbone(tmp_path / "snapshots" / "hf" / "vision")
+    config = PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=224).config
+    assert config.text_revision is None and config.vision_revision is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_models import build_tiny_inputs, build_tiny_model
 
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEConfig, PeMoEModel
@@ -56,6 +58,29 @@ def test_encode_gives_the_fused_vectors(tiny_model: PeMoEModel, tiny_inputs: dic
     assert np.allclose(text_vectors @ image_vectors.T, equation_1(output), atol=1e-5)
     assert np.allclose(np.linalg.norm(image_vectors, axis=1), math.sqrt(3), atol=1e-5)
     assert tiny_model.encode_text([], Processor()).shape == (0, 96)
+
+
+@pytest.mark.parametrize(
+    ("method", "items", "message"),
+    [
+        ("encode_text", "red roof", "^encode_text: give a list, not one string"),
+        ("encode_images", "red.png", "^encode_images: give a list, not one string"),
+        ("encode_images", Path("red.png"), "^encode_images: give a list, not one picture"),
+        ("encode_images", Image.new("RGB", (8, 8)), "^encode_images: give a list, not one picture"),
+    ],
+)
+def test_one_item_is_refused_by_the_method_called(
+    tiny_model: PeMoEModel, method: str, items: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(tiny_model, method)(items, None)
+
+
+@pytest.mark.parametrize("method", ["encode_text", "encode_images"])
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_below_one_are_refused(tiny_model: PeMoEModel, method: str, batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"^{method}: batch_size is {batch_size}"):
+        getattr(tiny_model, method)(["red roof"], None, batch_size=batch_size)
 
 
 @torch.no_grad()
