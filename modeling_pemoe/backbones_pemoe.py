@@ -168,17 +168,12 @@ def _find_file(repo: str, names: tuple[str, ...], revision: str | None, hub: dic
         try:
             return hf_hub_download(repo, name, revision=revision, **hub)
         except LocalEntryNotFoundError as error:  # not reached: says nothing about what the repository holds
-            if not _is_known_to_be_absent(repo, name, revision, hub):
+            cached = try_to_load_from_cache(repo, name, cache_dir=hub.get("cache_dir"), revision=revision)
+            if cached is None or isinstance(cached, str):  # else an earlier download noted that there is no such file
                 raise OSError(f"{repo}: cannot be reached, and {name} is not in the cache") from error
         except EntryNotFoundError:
             continue
     raise OSError(f"{repo}: found none of {', '.join(names)}; name a directory or a Hub repository that holds one")
-
-
-def _is_known_to_be_absent(repo: str, name: str, revision: str | None, hub: dict) -> bool:
-    """Whether an earlier download noted in the cache that the repository has no such file."""
-    cached = try_to_load_from_cache(repo, name, cache_dir=hub.get("cache_dir"), revision=revision)
-    return cached is not None and not isinstance(cached, str)
 
 
 def find_commit(repo: str, path: str) -> str | None:

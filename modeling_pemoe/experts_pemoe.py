@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from .text_pemoe import build_text_layers
 from .vision_pemoe import VisionTail
 
 
@@ -17,27 +19,18 @@ class PlatformExpert(nn.Module):
     """The trainable tail of one platform (PE-MoE, Sec. 3.2): maps shared features to its embeddings (t_k, v_k).
 
     Args:
-        text_layers: last layers of the text encoder.
+        config: the model's; gives the layers' number and dropout, D, and the log of the first inverse temperature.
+        text_trunk: the layers are of its class.
         vision: last blocks and norm of the image encoder; copied.
-        vision_dim: width W of the image encoder.
-        embed_dim: D of the shared space.
-        logit_scale_init: log of the first inverse temperature.
     """
 
-    def __init__(
-        self,
-        text_layers: nn.ModuleList,
-        vision: VisionTail,
-        vision_dim: int,
-        embed_dim: int,
-        logit_scale_init: float,
-    ) -> None:
+    def __init__(self, config: PreTrainedConfig, text_trunk: PreTrainedModel, vision: VisionTail) -> None:
         super().__init__()
-        self.text_layers = text_layers
+        self.text_layers = build_text_layers(text_trunk, config.text_expert_layers, config.tail_dropout)
         self.vision_blocks = copy.deepcopy(vision.blocks)
         self.vision_norm = copy.deepcopy(vision.norm)
-        self.visual_projection = nn.Linear(vision_dim, embed_dim)
-        self.logit_scale = nn.Parameter(torch.tensor(float(logit_scale_init)))
+        self.visual_projection = nn.Linear(vision.width, config.embed_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
         self.norm_before_pool, self.pool = vision.norm_before_pool, vision.pool
         self.checkpoint_blocks = False
 

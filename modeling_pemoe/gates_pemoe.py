@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Gate(nn.Module):
-    """Softmax over the active experts' logits; to add a gate, write `active_logits` and a line in `GATES`.
+    """Softmax over the active experts' logits; to add a gate, write `active_logits` and an entry of `GATES`.
 
     Args:
         embed_dim: width D of the shared text feature.

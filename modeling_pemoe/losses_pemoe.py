@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 MAX_LOG_SCALE = math.log(100.0)
 SAME_PLACE = ("mask", "multi_positive")
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class InfoNCELoss(nn.Module):
@@ -128,28 +129,19 @@ def _scale(logit_scale: Tensor | float, like: Tensor) -> Tensor:
 
 def _checked_place_id(place_id: Tensor, query_embeds: Tensor) -> Tensor:
     """`place_id` on the embeddings' device, after checking that it is one integer per row."""
-    rows = query_embeds.shape[0]
-    if not isinstance(place_id, Tensor) or place_id.shape != (rows,) or place_id.dtype not in _INTEGERS:
-        found = (
-            f"{tuple(place_id.shape)} {place_id.dtype}" if isinstance(place_id, Tensor) else type(place_id).__name__
-        )
+    is_tensor, rows = isinstance(place_id, Tensor), len(query_embeds)
+    if not is_tensor or place_id.shape != (rows,) or place_id.dtype not in INTEGERS:
+        found = f"{tuple(place_id.shape)} {place_id.dtype}" if is_tensor else type(place_id).__name__
         raise ValueError(f"place_id is {found}: it must be an integer tensor of shape ({rows},), one place per row")
     return place_id.to(query_embeds.device)
 
 
 def _check_aligned(**embeds: Tensor) -> None:
     """Raise unless all tensors are floating matrices of one shape with at least one row."""
-    (first_name, first), *rest = embeds.items()
+    first_name, first = next(iter(embeds.items()))
     for name, tensor in embeds.items():
-        if tensor.ndim != 2 or not tensor.is_floating_point() or tensor.shape[0] == 0:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)} {tensor.dtype}: it must be a float matrix (B, D), B >= 1"
-            )
-    for name, tensor in rest:
+        found = f"{name} is {tuple(tensor.shape)} {tensor.dtype}"
+        if tensor.ndim != 2 or not tensor.is_floating_point() or not len(tensor):
+            raise ValueError(f"{found}: it must be a float matrix (B, D), B >= 1")
         if tensor.shape != first.shape:
-            raise ValueError(
-                f"{name} is {tuple(tensor.shape)}, {first_name} {tuple(first.shape)}: rows must be aligned"
-            )
-
-
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+            raise ValueError(f"{found}, {first_name} {tuple(first.shape)}: rows must be aligned")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +55,7 @@ class PeMoEModel(PeMoEPreTrainedModel):
         config: the model's configuration; weights are random (see `from_backbones` and `from_pretrained`).
 
     Example:
-        >>> model = PeMoEModel(PeMoEConfig.preset("tiny"))
+        >>> model = PeMoEModel(PeMoEModel.config_class.preset("tiny"))
         >>> model.get_image_features(torch.zeros(2, 3, 56, 56)).image_embeds.shape
         torch.Size([2, 3, 32])
     """
@@ -91,7 +90,9 @@ class PeMoEModel(PeMoEPreTrainedModel):
         """
         if input_ids is None and pixel_values is None and image_states is None:
             raise ValueError("forward: give input_ids, pixel_values or both")
-        names = self._expert_names(experts)
+        names = list(self.config.platforms if experts is None else experts)
+        if not names or not set(names) <= set(self.experts):
+            raise ValueError(f"experts: {names} are not among the platforms {self.config.platforms}")
         output = PeMoEOutput(logit_scale=torch.stack([self.experts[name].logit_scale.float() for name in names]))
         if input_ids is not None:
             self._add_text(output, input_ids, attention_mask, names, with_gate=experts is None)
@@ -106,13 +107,6 @@ class PeMoEModel(PeMoEPreTrainedModel):
                 self._add_scores(output, place_id, fused=experts is None)
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
-
-    def _expert_names(self, experts: list[str] | None) -> list[str]:
-        names = list(self.config.platforms) if experts is None else list(experts)
-        unknown = [name for name in names if name not in self.experts]
-        if unknown or not names:
-            raise ValueError(f"experts: {unknown or names} is not among the platforms {list(self.config.platforms)}")
-        return names
 
     def _add_text(
         self, output: PeMoEOutput, input_ids: Tensor, attention_mask: Tensor | None, names: list[str], with_gate: bool
@@ -174,11 +168,7 @@ class PeMoEModel(PeMoEPreTrainedModel):
         Raises:
             ValueError: an empty text, one text instead of a list, or a `batch_size` below 1.
         """
-
-        def embed(batch: list[str]) -> Tensor:
-            return fuse_text(self.get_text_features(**processor(text=batch).to(self.device)))
-
-        return self._encode("encode_text", texts, embed, batch_size, show_progress)
+        return self._encode("encode_text", "text", texts, processor, batch_size, show_progress)
 
     def encode_images(
         self, images: list[Image.Image], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False
@@ -188,29 +178,26 @@ class PeMoEModel(PeMoEPreTrainedModel):
         Returns:
             `(n, E * D)` fp32, every row of norm sqrt(E).
         """
-
-        def embed(batch: list[Image.Image]) -> Tensor:
-            return fuse_images(self.get_image_features(**processor(images=batch).to(self.device)))
-
-        return self._encode("encode_images", images, embed, batch_size, show_progress)
+        return self._encode("encode_images", "images", images, processor, batch_size, show_progress)
 
     @torch.no_grad()
     def _encode(
-        self, caller: str, items: list, embed: Callable[[list], Tensor], batch_size: int, show_progress: bool
+        self, caller: str, kind: str, items: list, processor: PeMoEProcessor, batch_size: int, show_progress: bool
     ) -> np.ndarray:
         if isinstance(items, (str, os.PathLike, Image.Image)):
             raise ValueError(f"{caller}: give a list, not one {'string' if isinstance(items, str) else 'picture'}")
         if batch_size < 1:
             raise ValueError(f"{caller}: batch_size is {batch_size}, it must be at least 1")
-        was_training = self.training
+        was_training, fuse = self.training, fuse_text if kind == "text" else fuse_images
+        parts = [np.zeros((0, self.config.num_experts * self.config.embed_dim), dtype=np.float32)]
         self.eval()
         try:
-            starts = tqdm(range(0, len(items), batch_size), disable=not show_progress, desc="encode")
-            rows = [embed(items[start : start + batch_size]).cpu().numpy() for start in starts]
+            for start in tqdm(range(0, len(items), batch_size), disable=not show_progress, desc="encode"):
+                inputs = processor(**{kind: items[start : start + batch_size]}).to(self.device)
+                parts.append(fuse(self(**inputs, return_dict=True)).cpu().numpy())
         finally:
             self.train(was_training)
-        width = self.config.num_experts * self.config.embed_dim
-        return np.concatenate(rows) if rows else np.zeros((0, width), dtype=np.float32)
+        return np.concatenate(parts)
 
 
 def fuse_text(output: PeMoEOutput) -> Tensor:

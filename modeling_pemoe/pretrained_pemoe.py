@@ -23,7 +23,7 @@ from .backbones_pemoe import (
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
-from .text_pemoe import build_text_layers, build_text_trunk
+from .text_pemoe import build_text_trunk
 from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -53,11 +53,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         self.text_trunk = build_text_trunk(config.text_config, config.text_expert_layers)
         self.vision_trunk = build_vision_encoder(config.vision_config, config.image_size)
         tail = split_vision_encoder(self.vision_trunk, config.vision_expert_layers)
-        self.experts = nn.ModuleDict()
-        for name in config.platforms:
-            text_layers = build_text_layers(self.text_trunk, config.text_expert_layers, config.tail_dropout)
-            width = self.vision_trunk.num_features
-            self.experts[name] = PlatformExpert(text_layers, tail, width, config.embed_dim, config.logit_scale_init)
+        experts = {name: PlatformExpert(config, self.text_trunk, tail) for name in config.platforms}
+        self.experts = nn.ModuleDict(experts)
         self.gate = build_gate(config.gate, config.embed_dim, config.gate_hidden_dim, config.num_experts)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
         self.freeze_trunks()

@@ -87,9 +87,8 @@ class PeMoEProcessor(ProcessorMixin):
             unknown |= {f"{group}[{name!r}]" for name in set(options.get(group) or ()) - known}
         if unknown:
             raise ValueError(f"processor: {', '.join(sorted(unknown))}: no option of the tokenizer or image processor")
-        merged = self._merge_kwargs(
-            **options
-        )  # not with the tokenizer's own arguments: they would beat these defaults
+        # without `tokenizer_init_kwargs`: what a tokenizer was once saved with would beat this class's defaults
+        merged = self._merge_kwargs(**options)
         inputs = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)

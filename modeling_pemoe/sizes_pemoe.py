@@ -8,8 +8,6 @@ from torch import nn
 from .configuration_pemoe import PeMoEConfig
 from .modeling_pemoe import PeMoEModel
 
-BYTES_PER_MB = 1_000_000
-
 
 def describe_sizes(config: PeMoEConfig) -> dict:
     """Parameters and MB (1e6 bytes) of every part and of both checkpoint kinds.
@@ -28,15 +26,15 @@ def describe_sizes(config: PeMoEConfig) -> dict:
     """
     with torch.device("meta"):
         model = PeMoEModel(config)
-    full = _count(model)
-    trunks = _count(model.text_trunk) + _count(model.vision_trunk)
+    parts = {
+        "text_trunk": model.text_trunk,
+        "vision_trunk": model.vision_trunk,
+        "expert": model.experts[config.platforms[0]],
+        "gate": model.gate,
+    }
+    full, trunks = _count(model), _count(model.text_trunk) + _count(model.vision_trunk)
     return {
-        "parts": {
-            "text_trunk": _size(_count(model.text_trunk)),
-            "vision_trunk": _size(_count(model.vision_trunk)),
-            "expert": _size(_count(model.experts[config.platforms[0]])),
-            "gate": _size(_count(model.gate)),
-        },
+        "parts": {name: _size(_count(part)) for name, part in parts.items()},
         "checkpoints": {"full": _size(full), "experts_only": _size(full - trunks)},
         "trainable_share": (full - trunks) / full,
     }
@@ -47,8 +45,4 @@ def _count(module: nn.Module) -> int:
 
 
 def _size(parameters: int) -> dict[str, float]:
-    return {
-        "parameters": parameters,
-        "mb_bf16": 2 * parameters / BYTES_PER_MB,
-        "mb_fp32": 4 * parameters / BYTES_PER_MB,
-    }
+    return {"parameters": parameters, "mb_bf16": 2 * parameters / 1_000_000, "mb_fp32": 4 * parameters / 1_000_000}

@@ -18,6 +18,7 @@ class VisionTail(NamedTuple):
     norm: nn.Module  # the final norm
     norm_before_pool: bool  # False for average-pooled models, whose norm follows the pooling
     pool: Callable[[Tensor], Tensor]  # tokens (B, N, W) to one vector (B, W)
+    width: int  # W
 
 
 def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
@@ -68,7 +69,7 @@ def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
         num_prefix_tokens=encoder.num_prefix_tokens,
         reduce_include_prefix=getattr(encoder, "pool_include_prefix", False),
     )
-    return VisionTail(blocks, norm, norm_before_pool, pool)
+    return VisionTail(blocks, norm, norm_before_pool, pool, encoder.num_features)
 
 
 def rotary_table(trunk: nn.Module) -> Tensor | None:
