@@ -135,10 +135,8 @@ def _read_open_clip(repo: str, description: dict, weights: str) -> tuple[dict, d
 def _read_timm(repo: str, description: dict, weights: str) -> tuple[dict, dict[str, Tensor]]:
     if "architecture" not in description:
         raise ValueError(f"{repo}: neither an {OPEN_CLIP_CONFIG} nor a timm config.json with an architecture")
-    if weights.endswith(".safetensors"):
-        loaded = load_file(weights)
-    else:
-        loaded = torch.load(weights, map_location="cpu", weights_only=True)
+    is_safe = weights.endswith(".safetensors")
+    loaded = load_file(weights) if is_safe else torch.load(weights, map_location="cpu", weights_only=True)
     model_args = dict(description.get("model_args") or {})
     config = {"architecture": description["architecture"], "model_args": model_args}
     config.update(_normalisation(description.get("pretrained_cfg", description)))

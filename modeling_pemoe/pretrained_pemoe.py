@@ -279,6 +279,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     def share_trunks(self, platforms: list[str] | None = None) -> PeMoEPreTrainedModel:
         """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
 
+        Moving or casting the trunks of one model moves or casts those of the other.
+
         Args:
             platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
                 every expert starts as a copy of this model's first one, none is masked, the gate is fresh (drawn
