@@ -45,16 +45,19 @@ def read_tree(root: Path, revision: str | None = None) -> Iterator[tuple[str, st
         subprocess.CalledProcessError: git does not know the revision.
     """
     if revision is None:
-        files = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in root.rglob("*.py")}
+        tops = [top for top in root.iterdir() if _is_source(top.name)]  # before a virtual environment is walked
+        paths = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*.py"))]
+        files = {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in paths if path.suffix == ".py"}
     else:
         packed = subprocess.run(["git", "-C", str(root), "archive", revision], capture_output=True, check=True).stdout
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             members = [member for member in archive if member.isfile() and member.name.endswith(".py")]
             files = {member.name: archive.extractfile(member).read().decode("utf-8") for member in members}
-    for path, text in sorted(files.items()):
-        first = path.partition("/")[0]
-        if first not in LEFT_OUT and not first.startswith("."):
-            yield path, text
+    yield from sorted((path, text) for path, text in files.items() if _is_source(path.partition("/")[0]))
+
+
+def _is_source(top: str) -> bool:
+    return top not in LEFT_OUT and not top.startswith(".")
 
 
 def function_lengths(text: str) -> list[int]:
