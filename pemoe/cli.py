@@ -21,6 +21,7 @@ from pemoe.console import (
     Seed,
     fail,
     format_columns,
+    note,
     print_json,
     typed_command,
 )
@@ -207,7 +208,7 @@ def main() -> None:
     except (InputError, OSError) as error:  # anything else is a failure of ours: traceback and exit code 1
         fail(str(error))
     if code == INTERRUPTED:  # typer turns the signal into this code
-        typer.echo("\npemoe: interrupted; where a command has --resume, it goes on with what was done", err=True)
+        note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -56,10 +56,16 @@ def print_json(content: dict) -> None:
     typer.echo(json.dumps(content, ensure_ascii=False))
 
 
+def note(message: str) -> None:
+    """A line on stderr; of several processes on a machine the first one speaks."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(message, err=True)
+
+
 def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2; of several processes on a machine the first one speaks."""
-    if message and os.environ.get("LOCAL_RANK", "0") == "0":
-        typer.echo(f"pemoe: {' '.join(message.split())}", err=True)
+    """One line on stderr, exit code 2."""
+    if message:
+        note(f"pemoe: {' '.join(message.split())}")
     sys.exit(2)
 
 

@@ -60,7 +60,7 @@ def test_info_json_is_one_object_with_the_design_names(monkeypatch, capsys) -> N
     assert set(sizes["checkpoints"]["experts_only"]) == {"parameters", "mb_bf16", "mb_fp32"}
 
 
-def test_info_tells_people(monkeypatch, capsys) -> None:
+def test_info_reads_as_a_table(monkeypatch, capsys) -> None:
     assert run(monkeypatch, "info", "--preset", "paper") == 0
     said = capsys.readouterr().out
     assert "76,652,193" in said and "satellite, drone, ground" in said
@@ -119,7 +119,7 @@ def test_failure_of_ours_is_not_called_bad_input(monkeypatch) -> None:
         cli.main()
 
 
-def test_an_interrupt_is_told_with_its_own_code(monkeypatch, capsys) -> None:
+def test_an_interrupt_has_its_own_code(monkeypatch, capsys) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
