@@ -123,7 +123,7 @@ def test_packaged_recipes_parse() -> None:
 
 def test_pairs_seen_counts_every_stage() -> None:
     steps = {"contrastive": {"steps": 7}, "hard_negative": {"steps": 11}, "gate": {"steps": 13}}
-    assert build(Recipe, {"global_batch_size": 6, "unified_steps": 5, **steps}, "test").pairs_seen == 6 * (
+    assert build(Recipe, {"global_batch_size": 6, "unified": {"steps": 5}, **steps}, "test").pairs_seen == 6 * (
         5 + 7 + 11 + 13
     )
     assert build(Recipe, {"global_batch_size": 6, **SMALL}, "test").pairs_seen == 18

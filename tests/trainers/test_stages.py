@@ -58,10 +58,10 @@ class Watch(TrainerCallback):
 def watch_steps(directory, kill):
     make_trainer = StageRunner._trainer
 
-    def watched(self, stage, spec, folder):
-        trainer = make_trainer(self, stage, spec, folder)
-        kill_step = int(kill[1]) if kill[0] == folder.name else None
-        trainer.add_callback(Watch(folder.name, directory / "steps.log", kill_step))
+    def watched(self, model, stage, spec, folder):
+        trainer = make_trainer(self, model, stage, spec, folder)
+        kill_step = int(kill[1]) if kill[0] == stage else None
+        trainer.add_callback(Watch(stage, directory / "steps.log", kill_step))
         return trainer
 
     StageRunner._trainer = watched
@@ -118,7 +118,7 @@ def recipe_of(**changes: object) -> dict:
     return {
         "seed": 3,
         "global_batch_size": 4,
-        "unified_steps": STEPS,
+        "unified": stage,
         "contrastive": stage,
         "mine": {"k": 3, "positive_ratio": 0.95},
         "hard_negative": stage,
@@ -180,7 +180,7 @@ POINTS = {
     "gate 3": ("gate", [3, 4, 5]),
     "gate/done.json": ("gate", []),
 }
-BF16 = {"precision": "bfloat16", "cache_image_states": True, "unified_steps": 0}
+BF16 = {"precision": "bfloat16", "cache_image_states": True, "unified": {}}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.evaluation import embed_split, run_image_trunk
+from pemoe.retrieval.embedding import embed_split, run_image_trunk
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, mine_split
 from pemoe.trainers.trainer import prepare_for_stage
 
@@ -131,7 +131,7 @@ def test_bf16_checkpoint_learns_in_every_tensor(tmp_path, caplog) -> None:
 def test_pure_bf16_would_lose_updates() -> None:
     """Why the upcast is there: at 2e-5 most bf16 weights do not move in one step."""
     model = build_tiny_model().to(torch.bfloat16)
-    prepare_for_stage(model, "contrastive", "platform", ["drone"])
+    prepare_for_stage(model, "contrastive", "platform", None)
     assert all(parameter.dtype == torch.float32 for parameter in model.experts.parameters())
     weight = torch.ones(100, dtype=torch.bfloat16)
     assert torch.equal(weight - 2e-5, weight)

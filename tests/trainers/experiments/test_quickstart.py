@@ -12,7 +12,8 @@ import pytest
 
 from pemoe.datasets_scripts import PLATFORMS, load_source
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
-from pemoe.trainers.experiments.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
+from pemoe.trainers.data import load_rows
+from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
 from pemoe.trainers.experiments.table1 import ROWS, Row
 from pemoe.trainers.recipes import GateRecipe, HardNegativeRecipe, Recipe, StageRecipe, load_recipe
 
@@ -26,7 +27,7 @@ def small_recipe() -> Recipe:
         recipe,
         data=replace(recipe.data, options={"train_places": 8, "test_places": 4, "drone_views": 1, "ground_views": 1}),
         global_batch_size=4,
-        unified_steps=min(recipe.unified_steps, 2),
+        unified=StageRecipe(steps=2, learning_rate=1e-3),
         contrastive=StageRecipe(steps=3, learning_rate=1e-3),
         hard_negative=HardNegativeRecipe(steps=3, learning_rate=1e-3),
         gate=GateRecipe(steps=3, learning_rate=1e-3),
