@@ -282,12 +282,58 @@ class PeMoEModel(PeMoEPreTrainedModel):
         self.config.platforms, self.config.masked_platforms = config.platforms, config.masked_platforms
 
     def _grown_gate(self, num_experts: int) -> nn.Module:
-        gate = build_gate(self.config.gate, self.config.embed_dim, self.config.gate_hidden_dim, num_experts)
+        gate = self._fresh_gate(self.config.gate, num_experts)
         if isinstance(self.gate, SoftmaxGate) and isinstance(gate, SoftmaxGate):
             gate.hidden = copy.deepcopy(self.gate.hidden)
             gate.output.weight.zero_()[: num_experts - 1] = self.gate.output.weight
             gate.output.bias.zero_()[: num_experts - 1] = self.gate.output.bias
+        return gate
+
+    def _fresh_gate(self, name: str, num_experts: int) -> nn.Module:
+        gate = build_gate(name, self.config.embed_dim, self.config.gate_hidden_dim, num_experts)
         return gate.to(self.device, self.dtype_of_experts).train(self.training)
+
+    def set_gate(self, name: str) -> None:
+        """Replace the gate by a fresh one, in the config too; build optimizers after this call.
+
+        Args:
+            name: a key of `GATES`.
+
+        Raises:
+            ValueError: unknown name; the model is unchanged.
+        """
+        self.gate = self._fresh_gate(name, self.config.num_experts)
+        self.config.gate = name
+
+    def share_trunks(self, platforms: list[str] | None = None) -> PeMoEModel:
+        """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
+
+        Args:
+            platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
+                every expert starts as a copy of this model's first one, none is masked, the gate is fresh (drawn
+                without moving torch's global random state). `["all"]` gives the unified model.
+
+        Returns:
+            The model, with this one's device, dtypes and training mode.
+
+        Raises:
+            ValueError: names that cannot be used.
+
+        Example:
+            >>> unified = model.share_trunks(["all"])  # doctest: +SKIP
+        """
+        # what deepcopy finds in `memo` it takes as copied; the text layers read the text trunk's configuration object
+        memo = {id(part): part for part in (self.text_trunk, self.text_trunk.config, self.vision_trunk)}
+        if platforms is not None:
+            config = copy.deepcopy(self.config)
+            config.platforms, config.masked_platforms = list(platforms), []
+            config.validate_platforms()
+            first = next(iter(self.experts.values()))
+            experts = nn.ModuleDict({name: copy.deepcopy(first, dict(memo)) for name in platforms})
+            with torch.random.fork_rng(devices=[]):
+                gate = self._fresh_gate(config.gate, config.num_experts)
+            memo |= {id(self.config): config, id(self.experts): experts.train(self.training), id(self.gate): gate}
+        return copy.deepcopy(self, memo)
 
 
 def fuse_text(output: PeMoEOutput) -> Tensor:

@@ -52,8 +52,9 @@ def quickstart(
     Example: pemoe quickstart --output runs/quickstart
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
-    from pemoe.trainers.experiments.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
+    from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/quickstart"), overwrite)
@@ -119,7 +120,8 @@ def train(
 
     Example: pemoe train --config quickstart --output runs/train
     """
-    from pemoe.trainers.train import read_config, train_into
+    from pemoe.trainers.recipes import read_config
+    from pemoe.trainers.train import train_into
 
     directory = output or Path("runs/train")
 
@@ -149,10 +151,9 @@ def mine(
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
+    from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
-    from pemoe.trainers.experiments.quickstart import load_rows
-    from pemoe.trainers.mine import mine_split
-    from pemoe.trainers.stages import save_negatives
+    from pemoe.trainers.hard_negatives import mine_split, save_negatives
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/mine"), overwrite)
@@ -181,8 +182,8 @@ def evaluate(
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
     from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
+    from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
-    from pemoe.trainers.experiments.quickstart import load_rows
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/evaluate"), overwrite)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,21 +19,20 @@ from pemoe.common.runs import RunError
 from pemoe.datasets_scripts import DataError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.trainers.data import load_rows
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.experiments.quickstart import load_rows
-from pemoe.trainers.recipes import load_recipe
+from pemoe.trainers.recipes import load_recipe, read_config
 from pemoe.trainers.stages import build_model
-from pemoe.trainers.train import read_config, train_into
+from pemoe.trainers.train import train_into
 
 
 def write_recipe(path: Path, **changes: object) -> str:
     """The packaged quickstart cut down to seconds."""
     recipe = dataclasses.asdict(load_recipe("quickstart"))
     recipe["data"]["options"] = {"train_places": 6, "test_places": 3, "drone_views": 1, "ground_views": 1}
-    recipe.update(global_batch_size=4, unified_steps=0, **changes)
-    for stage in ("contrastive", "hard_negative", "gate"):
-        recipe[stage]["steps"] = 3
-        recipe[stage]["warmup_steps"] = 0
+    recipe.update(global_batch_size=4, **changes)
+    for stage, steps in {"unified": 0, "contrastive": 3, "hard_negative": 3, "gate": 3}.items():
+        recipe[stage].update(steps=steps, warmup_steps=0)
     path.write_text(yaml.safe_dump(recipe))
     return str(path)
 
@@ -129,7 +129,8 @@ def test_torchrun_writes_one_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["results"]["stages"]["contrastive"]["pairs_seen"] == 12
-    assert "contrastive satellite: 1 steps of 4 pairs" in done.stderr
+    assert re.search(r"^contrastive +satellite +4 +1 ", done.stderr, re.MULTILINE)
+    assert metrics["command"].startswith("pemoe train --config ")
 
 
 def write_photos(root: Path, captions: bool) -> Path:
