@@ -56,10 +56,11 @@ EXTRAS_REQUIRE = {
     "geo": [RASTERIO],
     "test": [
         "pytest>=8,<10",
+        "pytest-xdist>=3.6,<4",  # the default tests on two cores at once; MIT
         "ruff>=0.15,<1",
         RASTERIO,
-        "transformers[serving]",
-    ],  # serving: a real endpoint to refine at
+        "transformers[serving]",  # a real endpoint to refine at
+    ],
 }
 
 setup(

@@ -26,8 +26,8 @@ import torch
 from pemoe.common.files import write_json
 from pemoe.common.runs import RunError, prepare_output, write_metrics
 from pemoe.retrieval.metrics import bootstrap_difference
+from pemoe.trainers.data import load_rows
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.experiments.quickstart import load_rows
 from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import Recipe, load_recipe
 from pemoe.trainers.stages import build_model

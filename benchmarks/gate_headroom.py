@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import load_file
 
 from pemoe.common.runs import write_metrics
-from pemoe.retrieval.evaluation import embed_split, score_split
-from pemoe.trainers.experiments.quickstart import load_rows
+from pemoe.retrieval.embedding import embed_split
+from pemoe.retrieval.evaluation import score_split
+from pemoe.trainers.data import load_rows
 from pemoe.trainers.recipes import load_recipe
 from pemoe.trainers.stages import WEIGHTS, build_model
 

@@ -1,4 +1,4 @@
-"""The progress bars of `datasets`, which are on for a whole process unless told otherwise."""
+"""The progress bars of `datasets`, which are on for a whole process unless switched off."""
 
 from __future__ import annotations
 

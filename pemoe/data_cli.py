@@ -8,11 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from pemoe.console import AsJson, Output, Overwrite, Resume, Seed, format_columns, print_json, typed_command
+from pemoe.console import (
+    AsJson,
+    Output,
+    Overwrite,
+    Resume,
+    Seed,
+    check_root,
+    format_columns,
+    print_json,
+    typed_command,
+)
 
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit, refine, sanitize and publish data sets.")
 
-Root = Annotated[str, typer.Argument(help="Directory of any source, or: campus.")]
+Root = Annotated[str, typer.Argument(help="Directory of any source, or: campus.", callback=check_root)]
 Source = Annotated[
     str | None,
     typer.Option(help="Its kind, where it is not told by its files: geotext1652, folder, parquet, robosense."),
@@ -187,7 +197,7 @@ def audit(  # noqa: PLR0913 - options of a command
     )  # fmt: skip
     found = audit_source(name, root, options, show_progress=True)
     prepare_output(directory, overwrite)
-    write_audit(found, name, root, directory)
+    write_audit(found, directory)
     metrics = write_metrics(directory, typed_command(), None, started_s, found.to_dict())
     if as_json:
         print_json(metrics)

@@ -48,10 +48,8 @@ def evaluate_retrieval(
     sides = {"t2i": (query, gallery, query_place_id, gallery_place_id)}
     sides["i2t"] = (gallery, query, gallery_place_id, query_place_id)
     for direction, side in sides.items():
-        ranks = first_hit_ranks(*side, block=block)
-        if not (ranks >= 0).any():
-            raise ValueError("no query has a true match in the gallery: check that both sides use the same place ids")
-        results |= {f"{direction}_{name}": value for name, value in _recalls(ranks[ranks >= 0]).items()}
+        figures = recalls(first_hit_ranks(*side, block=block))
+        results |= {f"{direction}_{name}": value for name, value in figures.items()}
     return results | {name.removeprefix("t2i_"): value for name, value in results.items() if name.startswith("t2i_")}
 
 
@@ -107,10 +105,21 @@ def _chunk_ranks(query: Array, rows: slice, gallery: Array, codes: tuple[Tensor,
     return torch.where(first < 0, -1, before)
 
 
-def _recalls(ranks: np.ndarray) -> dict[str, float]:
-    """Recalls at `CUTOFFS` and the score of 0-based ranks."""
-    recalls = {f"recall_at_{k}": float((ranks < k).mean()) for k in CUTOFFS}
-    return recalls | {"score": (recalls["recall_at_1"] + recalls["recall_at_10"]) / 2}
+def recalls(ranks: np.ndarray) -> dict[str, float]:
+    """Recalls at `CUTOFFS` and the score of the ranks from `first_hit_ranks`; those without a match (-1) are left out.
+
+    Raises:
+        ValueError: none has a match.
+
+    Example:
+        >>> recalls(np.array([0, 3, -1]))["recall_at_1"]
+        0.5
+    """
+    matched = ranks[ranks >= 0]
+    if not len(matched):
+        raise ValueError("no query has a true match in the gallery: check that both sides use the same place ids")
+    figures = {f"recall_at_{k}": float((matched < k).mean()) for k in CUTOFFS}
+    return figures | {"score": (figures["recall_at_1"] + figures["recall_at_10"]) / 2}
 
 
 def place_codes(

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transformers import TrainingArguments
 
-from pemoe.trainers.augmentation import AUGMENTS
-from pemoe.trainers.errors import TrainingError
+from pemoe.modeling_pemoe.losses_pemoe import SAME_PLACE
+from pemoe.trainers.data import AUGMENTS
+from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
-STAGES = ("contrastive", "hard_negative", "gate")
 CAPTION_COLUMNS = ("captions", "refined_captions")
 GATE_LOSSES = ("platform", "retrieval", "both")
+
+
+class Stage(NamedTuple):
+    """One training stage of a run.
+
+    trains: "experts", one platform's at a step; "gate"; or "unified", one expert for all platforms, from which those
+    of the platforms then start. loss: "contrastive" (InfoNCE), "hard_negative" (triplets, and InfoNCE beside them) or
+    "gate". mixed: a batch holds all platforms, not one. needs_negatives: hard negatives are mined before it.
+    """
+
+    trains: str
+    loss: str
+    mixed: bool = False
+    needs_negatives: bool = False
+
+
+STAGES = {  # in the order a run takes them; a stage's name is its field in a recipe and its folder in a run
+    "unified": Stage("unified", "contrastive", mixed=True),
+    "contrastive": Stage("experts", "contrastive"),
+    "hard_negative": Stage("experts", "hard_negative", needs_negatives=True),
+    "gate": Stage("gate", "gate", mixed=True),
+}
 
 
 @dataclass
@@ -19,7 +42,8 @@ class PeMoETrainingArguments(TrainingArguments):
     """Arguments of `PeMoETrainer`; only what differs from `transformers.TrainingArguments` is listed.
 
     Args:
-        stage: "contrastive" (InfoNCE), "hard_negative" (triplets with mined negatives) or "gate".
+        stage: a key of `STAGES`: "contrastive" (InfoNCE), "hard_negative" (triplets with mined negatives), "gate", or
+            "unified" (InfoNCE of a model with one expert for all platforms).
         caption_column: "refined_captions", or "captions" for the raw ones.
         same_place: how InfoNCE treats another image of the same place: "mask" or "multi_positive".
         margin: of the triplet loss, in cosine.
@@ -32,10 +56,11 @@ class PeMoETrainingArguments(TrainingArguments):
     `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_strategy` "no".
 
     Raises:
-        TrainingError: unknown choices, no `max_steps`, or gradient accumulation (it is no larger contrastive batch).
+        TrainingError: unknown choices, numbers out of range, no `max_steps`, or gradient accumulation (it is no
+            larger contrastive batch).
     """
 
-    stage: str = field(default="contrastive", metadata={"help": "contrastive, hard_negative or gate"})
+    stage: str = field(default="contrastive", metadata={"help": ", ".join(STAGES)})
     caption_column: str = field(default="refined_captions", metadata={"help": "refined_captions or captions"})
     same_place: str = field(default="mask", metadata={"help": "mask or multi_positive"})
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
@@ -50,15 +75,14 @@ class PeMoETrainingArguments(TrainingArguments):
     logging_strategy: str = field(default="no")
 
     def __post_init__(self) -> None:
-        choices = {
-            "stage": STAGES,
-            "caption_column": CAPTION_COLUMNS,
-            "gate_loss": GATE_LOSSES,
-            "augment": AUGMENTS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise TrainingError(f"{name}: {getattr(self, name)!r} is unknown, use one of {', '.join(allowed)}")
+        check_choice("stage", self.stage, tuple(STAGES))
+        check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
+        check_choice("same_place", self.same_place, SAME_PLACE)
+        check_choice("augment", self.augment, AUGMENTS)
+        check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
+        check_range("margin", self.margin, 0, 2)
+        check_range("info_nce_weight", self.info_nce_weight, 0)
+        check_range("learning_rate", self.learning_rate, 0)
         if self.max_steps < 1:
             raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
         if self.gradient_accumulation_steps != 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -60,6 +62,18 @@ def wait_for_all() -> None:
     """Return when every process has come here; at once when there is one."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """Let the first process go through the block before the others; they follow also when it failed."""
+    if rank() != 0:
+        wait_for_all()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            wait_for_all()
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
 import yaml
-from transformers import SchedulerType
 
 from pemoe.datasets_scripts.sources.registry import detect_source
 from pemoe.modeling_pemoe import PeMoEConfig
-from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES
-from pemoe.trainers.augmentation import AUGMENTS
-from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
+from pemoe.trainers.data import AUGMENTS, DataRecipe
+from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 PACKAGED = resources.files("pemoe.trainers") / "recipes"
 TINY_BACKBONES = resources.files("pemoe.trainers") / "tiny_backbones"
 
 
-@dataclass(frozen=True)
-class DataRecipe:
-    """Where the rows come from: `load_source(source, root, **options)`."""
-
-    source: str = "campus"
-    root: str | None = None
-    options: dict = field(default_factory=dict)
-
-
-def data_recipe(data: str) -> DataRecipe:
-    """The recipe of what a user names: a directory of any source, or a data set on the Hub.
-
-    Raises:
-        DataError: it is neither.
-    """
-    return DataRecipe(source=detect_source(data), root=data)
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+MIN_TEXT_TOKENS = 3  # start, one word, end
 
 
 @dataclass(frozen=True)
@@ -95,8 +90,8 @@ class Recipe:
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
     output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
-    `PairAugmentation`; unified_steps: steps of a unified model on the same captions that the experts then start from
-    (0: from the backbones).
+    `PairAugmentation`; then the stages, see `STAGES`: with `unified`, the experts start from a unified model trained
+    on the same captions, else from the backbones.
     """
 
     seed: int = 0
@@ -108,23 +103,17 @@ class Recipe:
     cache_image_states: bool = False
     augment: str = "none"
     num_workers: int = 0
-    unified_steps: int = 0
+    unified: StageRecipe = field(default_factory=StageRecipe)
     contrastive: StageRecipe = field(default_factory=StageRecipe)
     mine: MineRecipe = field(default_factory=MineRecipe)
     hard_negative: HardNegativeRecipe = field(default_factory=HardNegativeRecipe)
     gate: GateRecipe = field(default_factory=GateRecipe)
 
     def __post_init__(self) -> None:
-        choices = {
-            "caption_column": CAPTION_COLUMNS,
-            "precision": ("float32", "bfloat16"),
-            "augment": AUGMENTS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise TrainingError(f"{name}: {getattr(self, name)!r} is unknown, use one of {', '.join(allowed)}")
-        if self.gate.gate_loss not in GATE_LOSSES:
-            raise TrainingError(f"gate.gate_loss: {self.gate.gate_loss!r} is not one of {', '.join(GATE_LOSSES)}")
+        check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("augment", self.augment, AUGMENTS)
+        check_choice("gate.gate_loss", self.gate.gate_loss, GATE_LOSSES)
         if self.cache_image_states and self.augment != "none":
             raise TrainingError(
                 "augment: pictures whose trunk states are cached cannot be augmented; use one of the two"
@@ -139,26 +128,35 @@ class Recipe:
             raise TrainingError(f"model.options: PeMoEConfig has no field {unknown[0]!r}")
 
     @property
+    def stages(self) -> dict[str, StageRecipe]:
+        """The training stages that have steps, by name, in the order of the run."""
+        return {name: getattr(self, name) for name in STAGES if getattr(self, name).steps}
+
+    @property
     def pairs_seen(self) -> int:
         """Text-image pairs of the whole run where no platform has fewer places than the batch."""
-        steps = self.unified_steps + self.contrastive.steps + self.hard_negative.steps + self.gate.steps
-        return self.global_batch_size * steps
+        return self.global_batch_size * sum(stage.steps for stage in self.stages.values())
 
 
 def _check_ranges(recipe: Recipe) -> None:
     """Refuse numbers that would only fail hours later, after the first stage."""
-    stages = {"contrastive": recipe.contrastive, "hard_negative": recipe.hard_negative, "gate": recipe.gate}
-    checks = {"seed": recipe.seed >= 0, "num_workers": recipe.num_workers >= 0, "mine.k": recipe.mine.k >= 1}
-    checks["unified_steps"] = recipe.unified_steps >= 0
-    checks["hard_negative.margin"] = 0 <= recipe.hard_negative.margin <= 2
-    for name, stage in stages.items():
+    check_range("seed", recipe.seed, 0)
+    check_range("num_workers", recipe.num_workers, 0)
+    check_range("mine.k", recipe.mine.k, 1)
+    if recipe.mine.positive_ratio is not None:
+        check_range("mine.positive_ratio", recipe.mine.positive_ratio, 0, 1)
+    check_range("hard_negative.margin", recipe.hard_negative.margin, 0, 2)
+    check_range("hard_negative.info_nce_weight", recipe.hard_negative.info_nce_weight, 0)
+    tokens = recipe.model.options.get("max_text_tokens")
+    if isinstance(tokens, int):  # another type is the config's to refuse
+        check_range("model.options.max_text_tokens", tokens, MIN_TEXT_TOKENS)
+    for name in STAGES:
+        stage = getattr(recipe, name)
         for part in ("steps", "weight_decay", "warmup_steps", "save_steps"):
-            checks[f"{name}.{part}"] = getattr(stage, part) >= 0
-        checks[f"{name}.learning_rate"] = stage.learning_rate > 0
-        checks[f"{name}.lr_scheduler_type"] = stage.lr_scheduler_type in {kind.value for kind in SchedulerType}
-    wrong = [name for name, is_right in checks.items() if not is_right]
-    if wrong:
-        raise TrainingError(f"{wrong[0]}: its value is out of range")
+            check_range(f"{name}.{part}", getattr(stage, part), 0)
+        if not 0 < stage.learning_rate < math.inf:
+            raise TrainingError(f"{name}.learning_rate: {stage.learning_rate} is out of range, use one above 0")
+        check_choice(f"{name}.lr_scheduler_type", stage.lr_scheduler_type, SCHEDULERS)
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -183,7 +181,49 @@ def load_recipe(name: str | Path) -> Recipe:
         raise TrainingError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path}: expected keys and values, got {type(content).__name__}")
-    return build(Recipe, content, str(path))
+    return build(Recipe, _with_unified_stage(content), str(path))
+
+
+def _with_unified_stage(content: dict) -> dict:
+    """Read `unified_steps: N`, the field of earlier versions: stage `unified` with the settings of `contrastive`."""
+    if "unified_steps" not in content:
+        return content
+    settings = content.get("contrastive")
+    unified = {**(settings if isinstance(settings, dict) else {}), "steps": content["unified_steps"]}
+    return {"unified": unified, **{key: value for key, value in content.items() if key != "unified_steps"}}
+
+
+def data_recipe(data: str, packaged: DataRecipe | None = None) -> DataRecipe:
+    """The recipe of what a user names: "campus", a directory of any source, or a data set on the Hub.
+
+    Args:
+        data: as typed.
+        packaged: the recipe's own data, kept where that is the campus too; None for the quickstart's.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    source = detect_source(data)
+    if source != "campus":
+        return DataRecipe(source=source, root=data)
+    return packaged if packaged is not None and packaged.source == source else load_recipe("quickstart").data
+
+
+def read_config(config: str, data: str | None = None, seed: int | None = None) -> Recipe:
+    """A recipe with the command line's data directory and seed put in; a seed also renders another campus.
+
+    Raises:
+        TrainingError: a bad recipe, or one that needs a data directory and got none.
+    """
+    recipe = load_recipe(config)
+    if data is not None:
+        recipe = replace(recipe, data=data_recipe(data, recipe.data))
+    if recipe.data.source != "campus" and recipe.data.root is None:
+        raise TrainingError(f"recipe {config}: its source {recipe.data.source!r} lies on disk; give --data DIR")
+    if seed is None:
+        return recipe
+    options = {**recipe.data.options, "seed": seed} if recipe.data.source == "campus" else recipe.data.options
+    return replace(recipe, seed=seed, data=replace(recipe.data, options=options))
 
 
 def build(recipe_class: type, content: dict, where: str) -> object:

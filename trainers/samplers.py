@@ -94,7 +94,6 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
             raise ValueError(f"{numbers}: sizes must be at least 1, seed and rank at least 0, rank below world_size")
         self.platforms, self.batch_size, self.num_steps = list(platforms), batch_size, num_steps
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
-        self._start_step = self._next_step = 0
         self._groups = self._build_groups(np.asarray(platform_ids), np.asarray(place_ids), mixed)
 
     def _build_groups(self, platform_ids: np.ndarray, place_ids: np.ndarray, mixed: bool) -> dict[int | str, _Group]:
@@ -172,10 +171,8 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         return len(range(list(self._groups).index(name), self.num_steps, len(self._groups)))
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        """Yield this rank's batches, from step 0, or once from where `load_state_dict` put the sampler."""
-        start, self._start_step = self._start_step, 0
-        for step in range(start, self.num_steps):
-            self._next_step = step + 1
+        """Yield this rank's batches of the epoch."""
+        for step in range(self.num_steps):
             yield self.batch_at(step)
 
     def __len__(self) -> int:
@@ -187,17 +184,6 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         if epoch < 0:
             raise ValueError(f"epoch is {epoch}: it must be at least 0")
         self.epoch = epoch
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and next step. It counts batches handed out; a data loader with workers runs some steps ahead."""
-        return {"epoch": self.epoch, "next_step": self._next_step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next iteration start at `state["next_step"]` of `state["epoch"]`."""
-        if not 0 <= state["next_step"] <= self.num_steps:
-            raise ValueError(f"next_step is {state['next_step']}: this sampler has {self.num_steps} steps")
-        self.set_epoch(state["epoch"])
-        self._start_step = self._next_step = state["next_step"]
 
     def plan(self) -> dict[int | str, dict[str, int | bool]]:
         """What an epoch will do, by platform ("mixed" for the joint group).

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
-from transformers.utils import logging
 
 from pemoe.common.files import write_atomically, write_json
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
-from pemoe.retrieval.evaluation import run_image_trunk
+from pemoe.retrieval.embedding import run_image_trunk
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
+from pemoe.trainers.data import PairDataset
 from pemoe.trainers.distributed import (
     join_processes,
     local_device,
@@ -32,16 +32,12 @@ from pemoe.trainers.distributed import (
     wait_for_all,
 )
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.mine import mine_split
-from pemoe.trainers.pairs import PairDataset
+from pemoe.trainers.hard_negatives import NEGATIVES, mine_split, save_negatives
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
-from pemoe.trainers.trainer import PeMoETrainer, build_sampler
-
-logger = logging.get_logger(__name__)
+from pemoe.trainers.trainer import PeMoETrainer, build_sampler, prepare_for_stage
 
 DONE = "done.json"
 WEIGHTS = "trained.safetensors"
-NEGATIVES = "negatives.npy"
 
 
 class StepBar(TrainerCallback):
@@ -95,7 +91,7 @@ def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
 
 
 class StageRunner:
-    """Runs the stages of a recipe on a model, in `directory/{unified,contrastive,mine,hard_negative,gate}`.
+    """Runs the stages of a recipe on a model, each in `directory/NAME`, mining in `directory/mine`.
 
     Args:
         model, processor: from `build_model`; the model is trained in place.
@@ -105,9 +101,10 @@ class StageRunner:
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
         show_progress: draw progress bars.
         image_states: trunk states of `rows`, shared between runs; None computes them when the recipe caches them.
+        hard_negatives: `(rows, k)` of an earlier run; None mines them before the first stage that needs them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- the run (5), how to go about it (2), what to share with others (2)
         self,
         model: PeMoEModel,
         processor: PeMoEProcessor,
@@ -117,86 +114,71 @@ class StageRunner:
         resume: bool = False,
         show_progress: bool = False,
         image_states: Tensor | None = None,
+        hard_negatives: np.ndarray | None = None,
     ) -> None:
         join_processes()
         self.model, self.processor, self.rows, self.recipe = model, processor, rows, recipe
         self.directory, self.resume, self.show_progress = directory, resume, show_progress
+        self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
         if image_states is None and recipe.cache_image_states:
             image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
-        self.image_states = image_states
-        self.hard_negatives: np.ndarray | None = None
+        self.image_states, self.hard_negatives = image_states, hard_negatives
 
-    def run(self) -> dict[str, dict]:
-        """All stages in order; returns what each one's `done.json` says."""
+    def run(self, names: Sequence[str] = tuple(STAGES)) -> dict[str, dict]:
+        """The recipe's stages of these names, in order; returns what each one's `done.json` says."""
         records = {}
-        if self.recipe.unified_steps:
-            records["unified"] = self.unified()
-        records["contrastive"] = self.train("contrastive", self.recipe.contrastive)
-        if self.recipe.hard_negative.steps:
-            records["mine"] = self.mine()
-            records["hard_negative"] = self.train("hard_negative", self.recipe.hard_negative)
-        if self.recipe.gate.steps:
-            records["gate"] = self.train("gate", self.recipe.gate)
+        for name, spec in self.recipe.stages.items():
+            if name in names:
+                if STAGES[name].needs_negatives and self.hard_negatives is None:
+                    records["mine"] = self.mine()
+                records[name] = self.train(name, spec)
         return records
 
     def plan(self) -> list[dict]:
         """Batch and steps per stage and platform, before anything runs."""
-        pairs = PairDataset(self.rows, self.recipe.caption_column, self.recipe.seed)
         batch_size = batch_per_process(self.recipe.global_batch_size)
         lines = []
-        planned = {"unified": self.recipe.unified_steps}
-        planned |= {stage: getattr(self.recipe, stage).steps for stage in STAGES}
-        for stage, steps in planned.items():
-            if not steps:
-                continue
-            groups = build_sampler(self.model, pairs, stage, batch_size, steps, self.recipe.seed).plan()
-            for name, group in groups.items():
-                platform = name if isinstance(name, str) else pairs.platform_names[name]
+        for stage, spec in self.recipe.stages.items():
+            sampler = build_sampler(self.model, self.pairs, stage, batch_size, spec.steps, self.recipe.seed)
+            for name, group in sampler.plan().items():
+                platform = name if isinstance(name, str) else self.pairs.platform_names[name]
                 lines.append({"stage": stage, "platform": platform, **group})
         return lines
 
-    def unified(self) -> dict:
-        """Train one expert for all platforms, then start every platform's expert from it."""
-        single = as_unified(self.model)
-        stage = replace(self.recipe.contrastive, steps=self.recipe.unified_steps)
-        runner = StageRunner(
-            single,
-            self.processor,
-            self.rows,
-            self.recipe,
-            self.directory,
-            self.resume,
-            self.show_progress,
-            self.image_states,
-        )
-        record = runner.train("contrastive", stage, folder="unified")
-        for expert in self.model.experts.values():
-            expert.load_state_dict(single.experts[UNIFIED_PLATFORM].state_dict())
+    def train(self, name: str, spec: StageRecipe) -> dict:
+        """One training stage; a finished one is read back instead when resuming."""
+        directory, unified = self.directory / name, STAGES[name].trains == "unified"
+        model = self.model.share_trunks([UNIFIED_PLATFORM]) if unified else self.model
+        if self.resume and (directory / DONE).is_file():
+            prepare_for_stage(model, name, self.recipe.gate.gate_loss, self.pairs)  # fp32 before weights are read
+            model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+            record = json.loads((directory / DONE).read_text())
+        else:
+            record = self._train(model, name, spec, directory)
+        if unified:
+            for expert in self.model.experts.values():
+                expert.load_state_dict(model.experts[UNIFIED_PLATFORM].state_dict())
         return record
 
-    def train(self, stage: str, spec: StageRecipe, folder: str | None = None) -> dict:
-        """One training stage; a finished one is read back instead when resuming."""
-        directory = self.directory / (folder or stage)
+    def _train(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> dict:
+        """Train a stage, from its last checkpoint when resuming, and write its weights and record."""
         started_s = time.monotonic()
-        trainer = self._trainer(stage, spec, directory)  # readies the model too: fp32 before weights are read
-        if self.resume and (directory / DONE).is_file():
-            self.model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
-            return json.loads((directory / DONE).read_text())
+        trainer = self._trainer(model, name, spec, directory)
         checkpoint = last_complete_checkpoint(directory) if self.resume else None
         result = trainer.train(resume_from_checkpoint=checkpoint)
-        self.model.eval()
+        model.eval()
+        plan = trainer.build_sampler().plan()
         record = {
-            "stage": stage,
+            "stage": STAGES[name].loss,
             "steps": spec.steps,
-            "pairs_seen": _pairs_of(trainer),
+            "pairs_seen": sum(group["joined_batch_size"] * group["steps"] for group in plan.values()),
             "train_loss": result.training_loss,
-            "plan": {str(name): plan for name, plan in trainer.build_sampler().plan().items()},
+            "plan": {str(platform): group for platform, group in plan.items()},
             "seconds": round(time.monotonic() - started_s, 2),
         }
         if rank() == 0:
-            weights = self.model.state_dict().items()
-            trained = {name: tensor.contiguous() for name, tensor in weights if "_trunk." not in name}
-            directory.mkdir(parents=True, exist_ok=True)
+            weights = model.state_dict().items()
+            trained = {weight: tensor.contiguous() for weight, tensor in weights if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
             write_json(directory / DONE, record)
         wait_for_all()
@@ -207,42 +189,37 @@ class StageRunner:
         directory = self.directory / "mine"
         if not (self.resume and (directory / DONE).is_file()) and rank() == 0:
             started_s = time.monotonic()
-            spec = self.recipe.mine
             negatives = mine_split(
                 self.model,
                 self.processor,
                 self.rows,
-                spec.k,
+                self.recipe.mine.k,
                 self.recipe.caption_column,
                 self.recipe.seed,
-                positive_ratio=spec.positive_ratio,
+                positive_ratio=self.recipe.mine.positive_ratio,
                 image_states=self.image_states,
             )
             save_negatives(directory, negatives)
-            record = {"stage": "mine", "k": spec.k, "found": int((negatives >= 0).sum())}
+            record = {"stage": "mine", "k": self.recipe.mine.k, "found": int((negatives >= 0).sum())}
             write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
         wait_for_all()
         self.hard_negatives = np.load(directory / NEGATIVES)
         return json.loads((directory / DONE).read_text())
 
-    def _trainer(self, stage: str, spec: StageRecipe, directory: Path) -> PeMoETrainer:
-        own = ("margin", "info_nce_weight", "gate_loss")
-        options = {name: getattr(spec, name) for name in own if hasattr(spec, name)}
+    def _trainer(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> PeMoETrainer:
+        options = asdict(spec)
+        steps, save_steps = options.pop("steps"), options.pop("save_steps")
         arguments = PeMoETrainingArguments(
             output_dir=str(directory),
-            stage=stage,
+            stage=name,
             caption_column=self.recipe.caption_column,
             augment=self.recipe.augment,
-            max_steps=spec.steps,
-            learning_rate=spec.learning_rate,
-            weight_decay=spec.weight_decay,
-            warmup_steps=spec.warmup_steps,
-            lr_scheduler_type=spec.lr_scheduler_type,
+            max_steps=steps,
             per_device_train_batch_size=batch_per_process(self.recipe.global_batch_size),
             seed=self.recipe.seed,
             bf16=self.recipe.precision == "bfloat16",
-            save_strategy="steps" if spec.save_steps else "no",
-            save_steps=spec.save_steps or 500,
+            save_strategy="steps" if save_steps else "no",
+            save_steps=save_steps or 500,
             save_total_limit=1,
             dataloader_num_workers=self.recipe.num_workers,
             disable_tqdm=True,
@@ -250,29 +227,17 @@ class StageRunner:
             **options,
         )
         trainer = PeMoETrainer(
-            self.model,
+            model,
             arguments,
             train_dataset=self.rows,
             processing_class=self.processor,
-            hard_negatives=self.hard_negatives if stage == "hard_negative" else None,
+            hard_negatives=self.hard_negatives,
             image_states=self.image_states,
         )
         trainer.remove_callback(PrinterCallback)  # prints to stdout
         if self.show_progress:
-            trainer.add_callback(StepBar(directory.name))
+            trainer.add_callback(StepBar(name))
         return trainer
-
-
-def as_unified(model: PeMoEModel) -> PeMoEModel:
-    """A model with one expert for all platforms, on the same trunks, its expert a copy of the first one's."""
-    config = copy.deepcopy(model.config)
-    config.platforms, config.masked_platforms = [UNIFIED_PLATFORM], []
-    single = PeMoEModel(config)
-    single.load_state_dict({name: t for name, t in model.state_dict().items() if "_trunk." in name}, strict=False)
-    for trunk in (single.text_trunk, single.vision_trunk):
-        trunk.to(model.dtype_of_trunk)
-    single.experts[UNIFIED_PLATFORM].load_state_dict(next(iter(model.experts.values())).state_dict())
-    return single.to(model.device).eval()
 
 
 def batch_per_process(global_batch_size: int) -> int:
@@ -296,19 +261,3 @@ def last_complete_checkpoint(directory: Path) -> str | None:
             continue
         return str(checkpoint)
     return None
-
-
-def _pairs_of(trainer: PeMoETrainer) -> int:
-    plans = trainer.build_sampler().plan().values()
-    return sum(plan["joined_batch_size"] * plan["steps"] for plan in plans)
-
-
-def save_negatives(directory: Path, negatives: np.ndarray) -> None:
-    """Write `negatives.npy`, whole or not at all."""
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, negatives)
-
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / NEGATIVES, save)

@@ -1,47 +1,28 @@
-"""Training from a recipe: `python -m pemoe.trainers.train --config paper --data DIR`, alone or under torchrun."""
+"""Training from a recipe: what `pemoe train` does, also as `torchrun -m pemoe.trainers.train --config paper ...`."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+import runpy
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import torch
 
 from pemoe.common.files import write_json
-from pemoe.common.runs import RunError, check_output, prepare_output, write_metrics
-from pemoe.datasets_scripts import DataError
+from pemoe.common.runs import check_output, prepare_output, write_metrics
 from pemoe.retrieval.evaluation import evaluate_split
-from pemoe.trainers.distributed import device_name, process_count, rank
+from pemoe.trainers.data import load_rows
+from pemoe.trainers.distributed import device_name, first_process_first, join_processes, process_count, rank
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.experiments.quickstart import load_rows
-from pemoe.trainers.recipes import Recipe, data_recipe, load_recipe
+from pemoe.trainers.recipes import Recipe
 from pemoe.trainers.stages import StageRunner, build_model
 
 RECIPE = "recipe.json"
-
-
-def read_config(config: str, data: str | None = None, seed: int | None = None) -> Recipe:
-    """A recipe with the command line's data directory and seed put in; a seed also renders another campus.
-
-    Raises:
-        TrainingError: a bad recipe, or one that needs a data directory and got none.
-    """
-    recipe = load_recipe(config)
-    if data is not None:
-        recipe = replace(recipe, data=data_recipe(data))
-    if recipe.data.source != "campus" and recipe.data.root is None:
-        raise TrainingError(f"recipe {config}: its source {recipe.data.source!r} lies on disk; give --data DIR")
-    if seed is None:
-        return recipe
-    options = {**recipe.data.options, "seed": seed} if recipe.data.source == "campus" else recipe.data.options
-    return replace(recipe, seed=seed, data=replace(recipe.data, options=options))
 
 
 def train_into(
@@ -63,7 +44,9 @@ def train_into(
     started_s = time.monotonic()
     if rank() == 0:
         check_output(output, overwrite, resume)
-    splits = load_rows(recipe.data, show_progress=rank() == 0, needed=("train",))
+    join_processes()
+    with first_process_first():  # what it prepared and cached, the others read
+        splits = load_rows(recipe.data, show_progress=rank() == 0, needed=("train",))
     if rank() == 0:
         prepare_output(output, overwrite, resume)
         remember_recipe(recipe, output, resume)
@@ -127,28 +110,6 @@ def remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:
         raise TrainingError(f"{path}: this run was started with another {changed[0]}; resume with the same")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """For torchrun and `accelerate launch`; the same run as the `pemoe train` command."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", required=True, help="packaged recipe name or YAML path")
-    parser.add_argument("--data", help="directory in GeoText-1652's layout")
-    parser.add_argument("--output", type=Path, default=Path("runs/train"))
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
-    options = parser.parse_args(argv)
-
-    def tell(plan: list[dict]) -> None:
-        for line in plan:
-            sys.stderr.write("{stage} {platform}: {steps} steps of {joined_batch_size} pairs\n".format(**line))
-
-    try:
-        recipe = read_config(options.config, options.data, options.seed)
-        command = " ".join(["pemoe.trainers.train", *(sys.argv[1:] if argv is None else argv)])
-        train_into(options.output, recipe, command, options.overwrite, options.resume, tell)
-    except (RunError, TrainingError, DataError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # for torchrun and `accelerate launch`: the same command line as `pemoe train`
+    sys.argv.insert(1, "train")
+    runpy.run_module("pemoe", run_name="__main__")

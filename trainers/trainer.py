@@ -17,17 +17,13 @@ from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.retrieval.evaluation import evaluate_split
-from pemoe.trainers.arguments import PeMoETrainingArguments
-from pemoe.trainers.augmentation import PairAugmentation
+from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
+from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
 from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.pairs import PairCollator, PairDataset
 from pemoe.trainers.samplers import PlatformBatchSampler
 
 logger = logging.get_logger(__name__)
-
-MIXED_STAGES = ("unified", "gate")  # their batches hold all platforms at once
-NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
 
 
 class PeMoETrainer(Trainer):
@@ -35,9 +31,8 @@ class PeMoETrainer(Trainer):
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
     cross-entropy on the query's platform and/or InfoNCE through Eq. (1), experts frozen; its batches hold the data's
-    own shares of platforms. The unified model
-    (`platforms=["all"]`) trains on all platforms mixed. Batches are joined over processes with gradient, so that N
-    processes equal one.
+    own shares of platforms. The unified model (`platforms=["all"]`) trains on all platforms mixed, in stage "unified"
+    by InfoNCE. Batches are joined over processes with gradient, so that N processes equal one.
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
@@ -70,16 +65,17 @@ class PeMoETrainer(Trainer):
     ) -> None:
         if processing_class is None:
             raise TrainingError("processing_class: give the model's PeMoEProcessor")
-        if args.stage == "hard_negative" and hard_negatives is None:
-            raise TrainingError("hard_negatives: stage 'hard_negative' needs them; see mine_split")
+        stage = STAGES[args.stage]
+        if stage.needs_negatives and hard_negatives is None:
+            raise TrainingError(f"hard_negatives: stage {args.stage!r} needs them; see mine_split")
+        if stage.trains == "unified" and not model.config.is_unified:
+            raise TrainingError(f"stage {args.stage!r} trains one expert: give model.share_trunks(['all'])")
         pairs = None
         if train_dataset is not None:
-            negatives = hard_negatives if args.stage == "hard_negative" else None
-            augmentation = None if args.augment == "none" else PairAugmentation(args.augment, args.seed)
-            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, augmentation)
-        self.platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
-        self.platforms = trained_platforms(model, pairs)
-        prepare_for_stage(model, args.stage, args.gate_loss, [self.platform_names[k] for k in self.platforms])
+            negatives = hard_negatives if stage.needs_negatives else None
+            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
+        self.loss, self.platform_names = stage.loss, list(PLATFORMS) if pairs is None else pairs.platform_names
+        prepare_for_stage(model, args.stage, args.gate_loss, pairs)
         self.info_nce = InfoNCELoss(same_place=args.same_place)
         self.triplet = TripletLoss(margin=args.margin)
         super().__init__(
@@ -120,11 +116,10 @@ class PeMoETrainer(Trainer):
     ) -> Tensor | tuple[Tensor, PeMoEOutput]:
         """Loss of one batch in this stage; the embeddings of all processes take part."""
         place_id = gather_without_grad(inputs["place_id"])
-        model_inputs = {name: t for name, t in inputs.items() if name not in NOT_FOR_THE_MODEL}
-        if self.args.stage == "gate":
-            loss, output = self._gate_loss(model, model_inputs, inputs["platform_id"], place_id)
+        if self.loss == "gate":
+            loss, output = self._gate_loss(model, model_inputs(inputs), inputs["platform_id"], place_id)
         else:
-            output = model(**model_inputs, experts=[self._expert_of(inputs["platform_id"])])
+            output = model(**model_inputs(inputs), experts=[self._expert_of(inputs["platform_id"])])
             loss = self._expert_loss(output, place_id, inputs.get("has_negative"))
         return (loss, output) if return_outputs else loss
 
@@ -138,7 +133,7 @@ class PeMoETrainer(Trainer):
         positives, negatives = images[: len(text)], images[len(text) :]
         joined = gather_with_grad(text), gather_with_grad(positives)  # (W * B, D) each
         loss = self.info_nce(*joined, place_id, output.logit_scale[0])["loss"]
-        if self.args.stage == "contrastive":
+        if self.loss == "contrastive":
             return loss
         joined = *joined, gather_with_grad(negatives)
         has_negative = gather_without_grad(has_negative)  # as many on one process as on the joined batch
@@ -206,17 +201,18 @@ class PeMoETrainer(Trainer):
 def build_sampler(
     model: PeMoEModel, pairs: PairDataset, stage: str, batch_size: int, num_steps: int, seed: int
 ) -> PlatformBatchSampler:
-    """The batches of a stage for this process: one platform a step, or mixed for the unified model and the gate."""
+    """The batches of a stage for this process: one platform a step, or mixed as stage or model asks."""
+    unified = model.config.is_unified or STAGES[stage].trains == "unified"
     return PlatformBatchSampler(
         pairs.platform_id,
         pairs.place_id,
-        trained_platforms(model, pairs),
+        sorted(set(pairs.platform_id.tolist())) if unified else trained_platforms(model, pairs),
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
         rank=rank(),
         world_size=world_size(),
-        mixed=stage in MIXED_STAGES or model.config.is_unified,
+        mixed=unified or STAGES[stage].mixed,
     )
 
 
@@ -229,16 +225,13 @@ def has_external_trunks(model: PeMoEModel) -> bool:
     return True
 
 
-def trained_platforms(model: PeMoEModel, pairs: PairDataset | None) -> list[int]:
+def trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
     """Platforms (numbers of the data's classes) that both the data and the model have, in the model's order.
 
     Raises:
         TrainingError: they share none.
     """
-    names = list(PLATFORMS) if pairs is None else pairs.platform_names
-    in_data = set(range(len(names))) if pairs is None else set(pairs.platform_id.tolist())
-    if model.config.is_unified:
-        return sorted(in_data)
+    names, in_data = pairs.platform_names, set(pairs.platform_id.tolist())
     shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
     if not shared:
         raise TrainingError(
@@ -247,11 +240,17 @@ def trained_platforms(model: PeMoEModel, pairs: PairDataset | None) -> list[int]
     return shared
 
 
-def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, platforms: list[str]) -> None:
+def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> None:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
     A gate stage takes the masks of the platforms it sees away.
+
+    Raises:
+        TrainingError: model and data share no platform.
     """
+    platforms = list(model.config.platforms)
+    if pairs is not None and not model.config.is_unified:
+        platforms = [pairs.platform_names[number] for number in trained_platforms(model, pairs)]
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
         logger.warning(f"{len(upcast)} trainable tensors are upcast to fp32: AdamW loses small updates in bf16")
@@ -259,8 +258,9 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, platforms: 
         part.float()
     model.logit_scale.data = model.logit_scale.data.float()
     model.freeze_trunks()
-    model.experts.requires_grad_(stage != "gate")
-    model.gate.requires_grad_(stage == "gate")
-    model.logit_scale.requires_grad_(stage == "gate" and gate_loss != "platform")
-    if stage == "gate":
+    trains_gate = STAGES[stage].trains == "gate"
+    model.experts.requires_grad_(not trains_gate)
+    model.gate.requires_grad_(trains_gate)
+    model.logit_scale.requires_grad_(trains_gate and gate_loss != "platform")
+    if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]

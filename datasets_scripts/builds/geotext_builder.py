@@ -17,6 +17,7 @@ from pemoe.datasets_scripts.refine import RuleRefiner, refine_rows
 from pemoe.datasets_scripts.refine.rules import RULES_VERSION
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
+from pemoe.datasets_scripts.sources.readers import no_rows
 
 
 class GeoText1652Config(datasets.BuilderConfig):
@@ -129,4 +130,7 @@ def prepare(builder: datasets.DatasetBuilder, show_progress: bool = False) -> da
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
-    return datasets.DatasetDict({split: builder.as_dataset(split=split) for split in SPLITS})
+    filled = {split for split in SPLITS if builder.info.splits[split].num_examples}
+    return datasets.DatasetDict(
+        {split: builder.as_dataset(split=split) if split in filled else no_rows() for split in SPLITS}
+    )

@@ -22,6 +22,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
+from pemoe.common.geodesy import METRES_PER_DEGREE
 from pemoe.datasets_scripts.campus import text
 from pemoe.datasets_scripts.campus.drawing import Rendering
 from pemoe.datasets_scripts.campus.render import FACADE_SIDES, draw_drone, draw_ground, draw_satellite
@@ -33,7 +34,6 @@ NAMESPACES = ("train", "test", "pretrain")
 GRID_COLUMNS = 64
 GRID_STEP_M = 200.0
 ORIGIN_DEG = (40.1, -88.23)
-METRES_PER_DEGREE = np.pi / 180 * 6_371_008.8
 JPEG_QUALITY = 90
 POOL_MIN_PLACES = 32  # under this many places, starting processes takes longer than rendering
 STREAMS = ("scene", "satellite", "drone", "ground", "satellite text", "drone text", "ground text")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_models import build_tiny_inputs, build_tiny_model
 
@@ -22,25 +22,55 @@ IMAGE_SIZE = 196  # not the backbone's 224: its position embeddings must be resa
 
 RELOAD = """
 import sys
+from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
-checkpoint, inputs, outputs = sys.argv[1:4]
-model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
-assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-batch = load_file(inputs)
-with torch.no_grad():
-    output = model(**batch)
+batch = load_file(sys.argv[1])
 names = ("text_embeds", "image_embeds", "gate_weights", "gate_logits", "logits_per_text", "logit_scale")
-save_file({name: output[name].contiguous() for name in names}, outputs)
+for checkpoint in sys.argv[2:]:
+    dirt = [torch.full((size,), float("nan")) for size in (64, 1024, 16384, 262144) for _ in range(32)]
+    del dirt
+    model = AutoModel.from_pretrained(checkpoint, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+    with torch.no_grad():
+        output = model(**batch)
+    save_file({name: output[name].contiguous() for name in names}, Path(checkpoint) / "outputs")
 """
+KINDS = {
+    f"{'experts' if experts_only else 'whole'}-{str(dtype)[6:]}": (experts_only, dtype)
+    for experts_only in (False, True)
+    for dtype in (torch.float32, torch.bfloat16)
+}
+
+
+def build_backbone_model(folder: Path) -> PeMoEModel:
+    torch.manual_seed(0)
+    text_dir = write_text_backbone(folder / "backbones" / "text")
+    vision_dir = write_open_clip_backbone(folder / "backbones" / "vision")
+    return PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=IMAGE_SIZE, gate_hidden_dim=8)
 
 
 @pytest.fixture
 def backbone_model(tmp_path: Path) -> PeMoEModel:
-    torch.manual_seed(0)
-    text_dir = write_text_backbone(tmp_path / "backbones" / "text")
-    vision_dir = write_open_clip_backbone(tmp_path / "backbones" / "vision")
-    return PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=IMAGE_SIZE, gate_hidden_dim=8)
+    return build_backbone_model(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one checkpoint of each kind, and beside its weights the outputs of one fresh process, the inputs
+    and, in `KIND.original`, the outputs of the model that was saved."""
+    folder = tmp_path_factory.mktemp("reloaded")
+    inputs = build_tiny_inputs(image_size=IMAGE_SIZE)
+    save_file(inputs, folder / "inputs")
+    for kind, (experts_only, dtype) in KINDS.items():
+        model = build_backbone_model(folder / f"{kind}.model").to(dtype)  # rope tables stay fp32-made, as after a load
+        model.save_pretrained(folder / kind, experts_only=experts_only)
+        with torch.no_grad():
+            output = model(**inputs)
+        tensors = {name: tensor.contiguous() for name, tensor in output.items() if tensor is not None}
+        torch.save(tensors, folder / f"{kind}.original")
+    run_without_package(RELOAD, str(folder / "inputs"), *(str(folder / kind) for kind in KINDS))
+    return folder
 
 
 def assert_same_outputs(first: PeMoEModel, second: PeMoEModel, image_size: int) -> None:
@@ -51,24 +81,14 @@ def assert_same_outputs(first: PeMoEModel, second: PeMoEModel, image_size: int) 
         assert torch.equal(one[name], two[name]), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("experts_only", [False, True])
-def test_round_trip_in_a_fresh_process(
-    tmp_path: Path, backbone_model: PeMoEModel, experts_only: bool, dtype: torch.dtype
-) -> None:
-    from safetensors.torch import save_file
-
-    checkpoint = tmp_path / "checkpoint"
-    backbone_model.to(dtype).save_pretrained(checkpoint, experts_only=experts_only)
-    model = PeMoEModel.from_pretrained(checkpoint)  # rope tables of a cast model stay fp32-made, as after any load
-    assert model.dtype == dtype
-    inputs = build_tiny_inputs(image_size=IMAGE_SIZE)
-    save_file(inputs, tmp_path / "inputs.safetensors")
-    run_without_package(RELOAD, str(checkpoint), str(tmp_path / "inputs.safetensors"), str(tmp_path / "outputs"))
-    reloaded = load_file(tmp_path / "outputs")
-    with torch.no_grad():
-        original = backbone_model(**inputs)
-    for name, tensor in reloaded.items():
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip_in_a_fresh_process(reloaded: Path, kind: str) -> None:
+    model = PeMoEModel.from_pretrained(
+        reloaded / kind
+    )  # rope tables of a cast model stay fp32-made, as after any load
+    assert model.dtype == KINDS[kind][1]
+    original = torch.load(reloaded / f"{kind}.original")
+    for name, tensor in load_file(reloaded / kind / "outputs").items():
         assert tensor.isfinite().all(), name
         assert torch.equal(tensor, original[name]), name
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,36 @@ def test_every_command_explains_itself_with_an_example(monkeypatch, capsys, comm
     assert f"Example: pemoe {command}" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "lines"),
+    [
+        (["-c", "import pemoe"], 0, 0),
+        (["-m", "pemoe", "--help"], 0, 0),
+        (["-m", "pemoe", "data", "build", "nowhere"], 2, 1),
+        (["-m", "pemoe", "data", "build", "campus", "--outptu", "runs"], 2, 1),
+        (["-m", "pemoe", "train", "--config", "paper", "--data", "nowhere"], 2, 1),
+    ],
+)
+def test_help_and_typing_errors_import_no_heavy_library(tmp_path, arguments: list[str], code: int, lines: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    imported = {
+        line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
+    }
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert "pemoe.common.version" in imported
+    assert not imported & {"torch", "transformers", "datasets", "pyarrow", "numpy", "huggingface_hub"}
+    assert (done.returncode, len(said)) == (code, lines), said
+
+
+@pytest.mark.parametrize(("local_rank", "lines"), [("0", 1), ("1", 0)])
+def test_one_process_of_a_machine_speaks(monkeypatch, capsys, local_rank: str, lines: int) -> None:
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert run(monkeypatch, "data", "build", "nowhere") == 2
+    assert capsys.readouterr().err.count("\n") == lines
+
+
 def test_info_json_is_one_object_with_the_design_names(monkeypatch, capsys) -> None:
     assert run(monkeypatch, "info", "--preset", "paper", "--json") == 0
     sizes = json.loads(capsys.readouterr().out)
@@ -29,7 +60,7 @@ def test_info_json_is_one_object_with_the_design_names(monkeypatch, capsys) -> N
     assert set(sizes["checkpoints"]["experts_only"]) == {"parameters", "mb_bf16", "mb_fp32"}
 
 
-def test_info_tells_people(monkeypatch, capsys) -> None:
+def test_info_reads_as_a_table(monkeypatch, capsys) -> None:
     assert run(monkeypatch, "info", "--preset", "paper") == 0
     said = capsys.readouterr().out
     assert "76,652,193" in said and "satellite, drone, ground" in said
@@ -88,7 +119,7 @@ def test_failure_of_ours_is_not_called_bad_input(monkeypatch) -> None:
         cli.main()
 
 
-def test_an_interrupt_is_told_with_its_own_code(monkeypatch, capsys) -> None:
+def test_an_interrupt_has_its_own_code(monkeypatch, capsys) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

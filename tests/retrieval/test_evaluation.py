@@ -14,7 +14,8 @@ from tiny_models import build_tiny_model
 
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.evaluation import EmbeddedSplit, embed_split, evaluate_split, run_image_trunk, score_split
+from pemoe.retrieval.embedding import EmbeddedSplit, embed_split, run_image_trunk
+from pemoe.retrieval.evaluation import evaluate_split, score_split
 
 
 def spread_experts(model: PeMoEModel) -> PeMoEModel:

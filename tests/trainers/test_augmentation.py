@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader
 from pemoe.datasets_scripts.augment.pictures import move_picture
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS
-from pemoe.trainers.augmentation import PairAugmentation
+from pemoe.trainers.data import PairAugmentation, PairDataset
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.pairs import PairDataset
 from pemoe.trainers.recipes import Recipe, StageRecipe
 from pemoe.trainers.samplers import Visit
 
@@ -58,9 +57,7 @@ def test_words_move_with_the_picture():
 
 def test_only_satellite_pictures_change():
     plain = PairDataset(rows_with(["A round pond."]), "refined_captions", seed=3)
-    augmented = PairDataset(
-        rows_with(["A round pond."]), "refined_captions", seed=3, augmentation=PairAugmentation("sanitized", seed=3)
-    )
+    augmented = PairDataset(rows_with(["A round pond."]), "refined_captions", seed=3, augment="sanitized")
     for row in range(len(plain)):
         before, after = plain[Visit(row, 1)], augmented[Visit(row, 1)]
         differs = ImageChops.difference(before["image"].convert("RGB"), after["image"]).getbbox() is not None
@@ -73,7 +70,7 @@ def test_negatives_are_augmented_as_their_positives_are():
     satellites = [row for row in range(rows.num_rows) if rows[row]["platform"] == SATELLITE]
     negatives = np.full((rows.num_rows, 1), satellites[1])
     augmentation = PairAugmentation("sanitized", seed=3)
-    pairs = PairDataset(rows, "refined_captions", 3, negatives, augmentation=augmentation)
+    pairs = PairDataset(rows, "refined_captions", 3, negatives, augment="sanitized")
     pair = pairs[Visit(satellites[0], 2)]
     plan = augmentation.augmentation.plan(2, satellites[1], geometric=True)
     expected = augmentation.augmentation.apply(rows[satellites[1]]["image"], plan)
@@ -86,7 +83,7 @@ def test_workers_give_the_same_pairs(kind):
         rows_with(["A pond on the left side.", "A hall."]),
         "refined_captions",
         seed=3,
-        augmentation=PairAugmentation(kind, seed=3),
+        augment=kind,
     )
     visits = [Visit(row, draw) for draw in range(2) for row in range(len(pairs))]
     told = []

@@ -1,4 +1,5 @@
-"""Guards the global batch: two gloo processes under DDP equal one on the joined batch, in loss and gradient."""
+"""Guards the global batch: two gloo processes under DDP equal one on the joined batch, in loss and gradient, and
+the first goes first where rows are prepared."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ import torch
 from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
 
 SCRIPT = """
-import json, sys
+import json, os, sys, time
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from pemoe.modeling_pemoe.losses_pemoe import InfoNCELoss
-from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
+from pemoe.trainers.distributed import (
+    first_process_first, gather_with_grad, gather_without_grad, rank, world_size
+)
 
 PLACES = torch.tensor([4, 8, 15, 4, 8, 8, 16, 4])  # rows 0-3 and 4-7: places 4 and 8 lie on both ranks
 
@@ -54,6 +57,11 @@ def result(form):
 def main(folder, store=None, index=None):
     if store:
         dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(index), world_size=2)
+    with first_process_first():
+        if rank() == 0:
+            time.sleep(0.5)
+            open(f"{folder}/prepared_{world_size()}", "w").close()
+        assert os.path.exists(f"{folder}/prepared_{world_size()}"), "the first process was not waited for"
     results = {form: result(form) for form in ("mask", "multi_positive")}
     with open(f"{folder}/result_{world_size()}_{rank()}.json", "w") as file:
         json.dump(results, file)

@@ -5,9 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import get_scheduler
 
 from pemoe.trainers import TrainingError
-from pemoe.trainers.recipes import PACKAGED, Recipe, StageRecipe, build, load_recipe, resolve_repo
+from pemoe.trainers.arguments import STAGES
+from pemoe.trainers.recipes import (
+    PACKAGED,
+    SCHEDULERS,
+    DataRecipe,
+    Recipe,
+    StageRecipe,
+    build,
+    data_recipe,
+    load_recipe,
+    read_config,
+    resolve_repo,
+)
 
 SMALL = {"contrastive": {"steps": 3}}
 
@@ -64,6 +78,19 @@ def test_wrong_recipes_name_the_place(tmp_path, text: str, words: list[str]) -> 
         ({**SMALL, "global_batch_size": 1}, "global_batch_size"),
         ({}, "contrastive.steps"),
         ({"contrastive": {"steps": 0}}, "contrastive.steps"),
+        ({"contrastive": {"steps": 1, "learning_rate": float("inf")}}, r"contrastive\.learning_rate: inf"),
+        ({"contrastive": {"steps": 1, "learning_rate": float("nan")}}, r"contrastive\.learning_rate: nan"),
+        ({"contrastive": {"steps": 1, "weight_decay": float("inf")}}, r"contrastive\.weight_decay: inf"),
+        ({**SMALL, "unified": {"steps": -1}}, r"unified\.steps: -1"),
+        ({**SMALL, "gate": {"lr_scheduler_type": "reduce_lr_on_plateau"}}, r"gate\.lr_scheduler_type"),
+        ({**SMALL, "gate": {"lr_scheduler_type": "cosine_with_min_lr"}}, r"gate\.lr_scheduler_type"),
+        ({**SMALL, "gate": {"lr_scheduler_type": "warmup_stable_decay"}}, r"gate\.lr_scheduler_type"),
+        ({**SMALL, "hard_negative": {"info_nce_weight": -1.0}}, r"hard_negative\.info_nce_weight: -1"),
+        ({**SMALL, "mine": {"positive_ratio": -3.0}}, r"mine\.positive_ratio: -3"),
+        ({**SMALL, "mine": {"positive_ratio": 1.5}}, r"mine\.positive_ratio: 1\.5"),
+        ({**SMALL, "model": {"options": {"max_text_tokens": 1}}}, r"model\.options\.max_text_tokens: 1"),
+        ({**SMALL, "data": {"refine": "llm"}}, r"data\.refine: 'llm'"),
+        ({**SMALL, "data": {"sanitize": "drop"}}, r"data\.sanitize: 'drop'"),
     ],
 )
 def test_values_that_cannot_run_are_refused(content: dict, word: str) -> None:
@@ -123,10 +150,40 @@ def test_packaged_recipes_parse() -> None:
 
 def test_pairs_seen_counts_every_stage() -> None:
     steps = {"contrastive": {"steps": 7}, "hard_negative": {"steps": 11}, "gate": {"steps": 13}}
-    assert build(Recipe, {"global_batch_size": 6, "unified_steps": 5, **steps}, "test").pairs_seen == 6 * (
+    assert build(Recipe, {"global_batch_size": 6, "unified": {"steps": 5}, **steps}, "test").pairs_seen == 6 * (
         5 + 7 + 11 + 13
     )
     assert build(Recipe, {"global_batch_size": 6, **SMALL}, "test").pairs_seen == 18
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_can_be_built(scheduler: str) -> None:
+    assert build(Recipe, {"contrastive": {"steps": 1, "lr_scheduler_type": scheduler}}, "test").contrastive.steps == 1
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    get_scheduler(scheduler, optimizer, num_warmup_steps=1, num_training_steps=3)
+
+
+def test_stages_are_those_with_steps_in_their_order() -> None:
+    content = {"gate": {"steps": 2}, "contrastive": {"steps": 3}, "unified": {"steps": 4}}
+    stages = build(Recipe, content, "test").stages
+    assert {name: stage.steps for name, stage in stages.items()} == {"unified": 4, "contrastive": 3, "gate": 2}
+    assert list(STAGES) == ["unified", "contrastive", "hard_negative", "gate"]
+
+
+def test_the_earlier_field_of_the_unified_stage_is_read(tmp_path) -> None:
+    settings = "learning_rate: 1e-3, warmup_steps: 2"
+    old = load_recipe(write(tmp_path, f"unified_steps: 35\ncontrastive: {{steps: 3, {settings}}}"))
+    new = load_recipe(write(tmp_path, f"unified: {{steps: 35, {settings}}}\ncontrastive: {{steps: 3, {settings}}}"))
+    assert old == new and old.unified.steps == 35 and old.unified.learning_rate == 1e-3
+    with pytest.raises(TrainingError, match="unified: steps must be int, got 'many'"):
+        load_recipe(write(tmp_path, "unified_steps: many\ncontrastive: {steps: 3}"))
+
+
+def test_the_campus_by_name_is_the_campus_without_a_name(tmp_path) -> None:
+    assert read_config("quickstart", "campus", seed=3) == read_config("quickstart", seed=3)
+    assert read_config("campus", "campus") == read_config("campus")
+    assert read_config("paper", "campus").data == load_recipe("quickstart").data == data_recipe("campus")
+    assert read_config("quickstart", str(tmp_path)).data == DataRecipe(source="folder", root=str(tmp_path))
 
 
 def test_shipped_backbones_have_short_names() -> None:

@@ -58,10 +58,12 @@ class Watch(TrainerCallback):
 def watch_steps(directory, kill):
     make_trainer = StageRunner._trainer
 
-    def watched(self, stage, spec, folder):
-        trainer = make_trainer(self, stage, spec, folder)
-        kill_step = int(kill[1]) if kill[0] == folder.name else None
-        trainer.add_callback(Watch(folder.name, directory / "steps.log", kill_step))
+    def watched(self, model, stage, spec, folder):
+        with (directory / "trainers.log").open("a") as file:
+            file.write(f"{stage}\\n")
+        trainer = make_trainer(self, model, stage, spec, folder)
+        kill_step = int(kill[1]) if kill[0] == stage else None
+        trainer.add_callback(Watch(stage, directory / "steps.log", kill_step))
         return trainer
 
     StageRunner._trainer = watched
@@ -87,6 +89,7 @@ def run(number, job):
     if recipe.precision == "bfloat16":
         model.to(torch.bfloat16)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "trainers.log").write_text("")
     runner = StageRunner(model, build_processor(), build_split(), recipe, directory, resume=job.get("resume", False))
     records = runner.run()
     final = {name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}
@@ -118,7 +121,7 @@ def recipe_of(**changes: object) -> dict:
     return {
         "seed": 3,
         "global_batch_size": 4,
-        "unified_steps": STEPS,
+        "unified": stage,
         "contrastive": stage,
         "mine": {"k": 3, "positive_ratio": 0.95},
         "hard_negative": stage,
@@ -180,7 +183,7 @@ POINTS = {
     "gate 3": ("gate", [3, 4, 5]),
     "gate/done.json": ("gate", []),
 }
-BF16 = {"precision": "bfloat16", "cache_image_states": True, "unified_steps": 0}
+BF16 = {"precision": "bfloat16", "cache_image_states": True, "unified": {}}
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +267,8 @@ def test_checkpoint_cut_short_is_passed_over(runs: Path, name: str, steps: list[
 def test_resuming_a_finished_run_only_reads(runs: Path) -> None:
     assert_same_run(runs / "finished", runs / "whole")
     assert (runs / "finished" / "steps.log").read_text() == (runs / "whole" / "steps.log").read_text()
+    made = {run: (runs / run / "trainers.log").read_text().split() for run in ("whole", "finished", "gate_3")}
+    assert made == {"whole": list(STAGES), "finished": [], "gate_3": ["gate"]}
 
 
 def test_bf16_run_resumes_in_fp32_weights(runs: Path) -> None:

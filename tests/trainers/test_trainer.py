@@ -10,7 +10,7 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.evaluation import embed_split, run_image_trunk
+from pemoe.retrieval.embedding import embed_split, run_image_trunk
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, mine_split
 from pemoe.trainers.trainer import prepare_for_stage
 
@@ -113,6 +113,15 @@ def test_unified_model_trains_on_every_platform_at_once(tmp_path) -> None:
     assert changed_parts(before, snapshot(model)) == {"experts.all"}
 
 
+def test_stage_unified_is_the_contrastive_stage_of_a_unified_model(tmp_path) -> None:
+    trained = []
+    for stage in ("contrastive", "unified"):
+        model = build_tiny_model(tail_dropout=0.0).share_trunks(["all"])
+        build_trainer(model, tmp_path, stage, steps=2).train()
+        trained.append(snapshot(model))
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
+
+
 def test_bf16_checkpoint_learns_in_every_tensor(tmp_path, caplog) -> None:
     model = build_tiny_model().to(torch.bfloat16)
     before = snapshot(model)
@@ -131,7 +140,7 @@ def test_bf16_checkpoint_learns_in_every_tensor(tmp_path, caplog) -> None:
 def test_pure_bf16_would_lose_updates() -> None:
     """Why the upcast is there: at 2e-5 most bf16 weights do not move in one step."""
     model = build_tiny_model().to(torch.bfloat16)
-    prepare_for_stage(model, "contrastive", "platform", ["drone"])
+    prepare_for_stage(model, "contrastive", "platform", None)
     assert all(parameter.dtype == torch.float32 for parameter in model.experts.parameters())
     weight = torch.ones(100, dtype=torch.bfloat16)
     assert torch.equal(weight - 2e-5, weight)
@@ -173,6 +182,14 @@ def test_evaluate_tells_recall_by_platform(tmp_path) -> None:
         ({"steps": 0}, "max_steps"),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
         ({"stage": "hard_negative"}, "hard_negatives"),
+        ({"stage": "unified"}, r"'unified' trains one expert: give model\.share_trunks"),
+        ({"stage": "mine"}, "stage: 'mine' is unknown, use one of unified, contrastive, hard_negative, gate"),
+        ({"same_place": "bogus"}, "same_place: 'bogus'"),
+        ({"augment": "mirror"}, "augment: 'mirror'"),
+        ({"margin": 9}, "margin: 9"),
+        ({"margin": float("nan")}, "margin: nan"),
+        ({"info_nce_weight": -1.0}, "info_nce_weight: -1"),
+        ({"learning_rate": float("inf")}, "learning_rate: inf"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, options: dict, word: str) -> None:

@@ -144,7 +144,7 @@ def run_stages(directory, resume):
         patch(Trainer, "_save_rng_state", slow_on_rank_1)
     spec = {"steps": 5, "learning_rate": 1e-3, "save_steps": 2}
     recipe = {"global_batch_size": BATCH, "contrastive": spec, "hard_negative": spec, "mine": {"k": 3}}
-    recipe |= {"unified_steps": 3, "gate": {**spec, "gate_loss": "both"}}
+    recipe |= {"unified": {**spec, "steps": 3}, "gate": {**spec, "gate_loss": "both"}}
     model = build_tiny_model(tail_dropout=0.1)
     torch.manual_seed(rank())
     placed = []

@@ -30,7 +30,7 @@ from pemoe.datasets_scripts.campus.source import campus_rows
 from pemoe.datasets_scripts.schema import FEATURES
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEConfig, PeMoEProcessor
 from pemoe.modeling_pemoe.vision_pemoe import build_vision_encoder
-from pemoe.trainers.pairs import number_places
+from pemoe.trainers.data import number_places
 
 logger = logging.getLogger(__name__)
 

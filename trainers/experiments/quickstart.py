@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
 import numpy as np
 
 from pemoe.common.files import write_json
-from pemoe.datasets_scripts import PLATFORMS, DataError, load_source
-from pemoe.datasets_scripts.refine import refine_dataset
+from pemoe.datasets_scripts import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.retrieval import search
 from pemoe.trainers.experiments.fresh_process import run_without_package
 from pemoe.trainers.experiments.report import Example, Hit, write_report
 from pemoe.trainers.experiments.table1 import Row, Table1
-from pemoe.trainers.recipes import DataRecipe, Recipe, data_recipe, load_recipe
+from pemoe.trainers.recipes import Recipe, read_config
 from pemoe.trainers.stages import build_model
 
 HITS_SHOWN = 5
@@ -46,53 +45,9 @@ np.savez(answer, query=query, gallery=gallery, gate_weights=weights.numpy())
 """
 
 
-def load_rows(
-    data: DataRecipe, show_progress: bool = False, needed: Sequence[str] = ("train", "test")
-) -> datasets.DatasetDict:
-    """The splits of a recipe's source; training captions are refined by rule where the source brings no refined ones.
-
-    Training pictures without a caption or without a known platform are left out: there is nothing to learn from them.
-
-    Args:
-        data: of a recipe.
-        show_progress: show bars on stderr.
-        needed: splits that the caller cannot do without.
-
-    Raises:
-        DataError: whatever the source finds wrong, or a needed split is empty.
-    """
-    splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
-    columns = splits["train"].select_columns(["captions", "platform"])
-    kept = [number for number, row in enumerate(columns) if row["captions"] and row["platform"] is not None]
-    if len(kept) < len(columns):
-        splits["train"] = splits["train"].select(kept)
-    for split in needed:
-        _check_split(splits[split], split, str(data.root or data.source))
-    if len(kept) and not any(splits["train"]["refined_captions"]):
-        splits = refine_dataset(splits)
-    return splits
-
-
-def _check_split(rows: datasets.Dataset, split: str, where: str) -> None:
-    """Refuse a split that nothing can be learnt from, or nothing asked of."""
-    if split == "train" and not len(rows):
-        raise DataError(
-            f"{where} has no training picture with a caption and a known platform; see pemoe data build --help "
-            "(--platform, --classify), and give the pictures captions"
-        )
-    if split == "test" and not any(rows["captions"]):
-        raise DataError(
-            f"{where} has no test picture with a caption, so nothing can be measured; put some places into the split "
-            "test: pemoe data build --test-share 0.2, a column split, or folders train and test"
-        )
-
-
 def quickstart_recipe(data: str | None = None, seed: int = 0) -> Recipe:
     """The packaged quickstart on the rendered campus of that seed, or on the data set a user names."""
-    recipe = load_recipe("quickstart")
-    rendered = replace(recipe.data, options={**recipe.data.options, "seed": seed})
-    source = rendered if data is None else data_recipe(data)
-    return replace(recipe, seed=seed, data=source)
+    return read_config("quickstart", data, seed)
 
 
 def run_quickstart(

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 import numpy as np
-from torch import Tensor
 
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.modeling_pemoe.gates_pemoe import build_gate
-from pemoe.retrieval.evaluation import embed_split, run_image_trunk, score_split
-from pemoe.retrieval.metrics import first_hit_ranks
-from pemoe.trainers.recipes import Recipe, StageRecipe
-from pemoe.trainers.stages import StageRunner, as_unified
+from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
+from pemoe.retrieval.embedding import embed_split, run_image_trunk
+from pemoe.retrieval.evaluation import rank_split, score_split
+from pemoe.trainers.recipes import GateRecipe, Recipe, StageRecipe
+from pemoe.trainers.stages import StageRunner
 
 ROWS = ("unified", "unified+refined", "experts_uniform", "experts_gated")
 
@@ -40,7 +38,8 @@ class Row:
 
 
 class Table1:
-    """Trains and evaluates the rows; all of them share the frozen trunks, whose image states are computed once.
+    """Trains and evaluates the rows; all of them share the frozen trunks, whose image states are computed once where
+    the recipe caches them.
 
     Equal pairs: the gated row sees `recipe.pairs_seen` pairs; the row without a gate spends the gate's pairs on its
     second stage, and the unified rows spend the same numbers of pairs stage by stage.
@@ -67,8 +66,10 @@ class Table1:
     ) -> None:
         self.start, self.processor, self.splits, self.recipe = start, processor, splits, recipe
         self.directory, self.show_progress, self.on_row = directory, show_progress, on_row
-        self.train_states: Tensor = run_image_trunk(start, processor, splits["train"], show_progress=show_progress)
-        self.test_states: Tensor = run_image_trunk(start, processor, splits["test"], show_progress=show_progress)
+        self.train_states = self.test_states = None
+        if recipe.cache_image_states:
+            states = (run_image_trunk(start, processor, splits[s], 64, show_progress) for s in ("train", "test"))
+            self.train_states, self.test_states = states
 
     def run(self, names: tuple[str, ...] = ROWS) -> list[Row]:
         """The rows in Table 1's order."""
@@ -85,56 +86,57 @@ class Table1:
         """One expert for all platforms, both stages; `budget` multiplies the pairs it sees."""
         started_s = time.monotonic()
         recipe = self.recipe
-        first = self._expert_pairs(recipe.contrastive.steps) + self._mixed_pairs(recipe.unified_steps)
+        first = self._expert_pairs(recipe.contrastive.steps) + self._mixed_pairs(recipe.unified.steps)
         second = self._expert_pairs(recipe.hard_negative.steps) + self._mixed_pairs(recipe.gate.steps)
-        model = as_unified(self.start)
-        runner = self._runner(model, replace(recipe, caption_column=caption_column), name)
-        records = [runner.train("contrastive", self._unified_steps(recipe.contrastive, budget * first))]
-        runner.mine()
-        last = self._unified_steps(recipe.hard_negative, budget * second)
-        records.append(runner.train("hard_negative", last))
-        return self._finish(name, model, records, started_s)
+        recipe = replace(
+            recipe,
+            caption_column=caption_column,
+            unified=StageRecipe(),
+            contrastive=self._mixed_stage(recipe.contrastive, budget * first),
+            hard_negative=self._mixed_stage(recipe.hard_negative, budget * second),
+            gate=GateRecipe(),
+        )
+        model = self.start.share_trunks([UNIFIED_PLATFORM])
+        return self._finish(name, model, self._runner(model, recipe, name).run().values(), started_s)
 
     def experts(self, names: tuple[str, ...] = ROWS) -> list[Row]:
         """Rows 3 and 4: they share everything up to the mined negatives."""
         started_s = time.monotonic()
-        recipe, model = self.recipe, copy.deepcopy(self.start)
-        shared = self._runner(model, recipe, "experts")
-        records = [shared.unified()] if recipe.unified_steps else []
-        records.append(shared.train("contrastive", recipe.contrastive))
+        recipe = self.recipe
+        shared = self._runner(self.start.share_trunks(), recipe, "experts")
+        records = shared.run(("unified", "contrastive"))
         shared.mine()
+        gate_steps = round(self._mixed_pairs(recipe.gate.steps) / float(np.mean(self._expert_batches())))
+        longer = replace(recipe.hard_negative, steps=recipe.hard_negative.steps + gate_steps)
+        recipes = {
+            "experts_uniform": replace(recipe, hard_negative=longer, gate=GateRecipe()),
+            "experts_gated": recipe,
+        }
         shared_s, rows = time.monotonic() - started_s, []
-        if "experts_uniform" in names:
-            gate_pairs = self._mixed_pairs(recipe.gate.steps)
-            steps = recipe.hard_negative.steps + round(gate_pairs / float(np.mean(self._expert_batches())))
-            rows.append(self._expert_row("experts_uniform", shared, records, steps, shared_s))
-        if "experts_gated" in names:
-            rows.append(self._expert_row("experts_gated", shared, records, recipe.hard_negative.steps, shared_s))
+        for name in recipes:
+            if name in names:
+                started_s = time.monotonic() - shared_s
+                model = shared.model.share_trunks()
+                runner = self._runner(model, recipes[name], name, shared.hard_negatives)
+                own = runner.run(("hard_negative", "gate"))
+                if name == "experts_uniform":
+                    model.set_gate("uniform")
+                rows.append(self._finish(name, model, [*records.values(), *own.values()], started_s))
         return rows
 
-    def _expert_row(self, name: str, shared: StageRunner, records: list[dict], steps: int, shared_s: float) -> Row:
-        started_s = time.monotonic() - shared_s
-        model = copy.deepcopy(shared.model)
-        runner = self._runner(model, self.recipe, name)
-        runner.hard_negatives = shared.hard_negatives
-        records = [*records, runner.train("hard_negative", replace(self.recipe.hard_negative, steps=steps))]
-        if name == "experts_gated":
-            records.append(runner.train("gate", self.recipe.gate))
-        else:
-            model.config.gate = "uniform"
-            model.gate = build_gate("uniform", model.config.embed_dim, 1, model.config.num_experts)
-        return self._finish(name, model, records, started_s)
-
-    def _finish(self, name: str, model: PeMoEModel, records: list[dict], started_s: float) -> Row:
+    def _finish(self, name: str, model: PeMoEModel, records: Iterable[dict], started_s: float) -> Row:
         split = embed_split(model.eval(), self.processor, self.splits["test"], image_states=self.test_states)
-        ranks = first_hit_ranks(split.query, split.gallery, split.query_place_id, split.place_id)
-        pairs_seen = sum(record["pairs_seen"] for record in records)
-        row = Row(name, model, pairs_seen, time.monotonic() - started_s, score_split(split), ranks, split.gallery)
+        ranks = rank_split(split)
+        pairs_seen = sum(record.get("pairs_seen", 0) for record in records)  # mining sees none
+        figures, seconds = score_split(split, ranks), time.monotonic() - started_s
+        row = Row(name, model, pairs_seen, seconds, figures, ranks, split.gallery)
         if self.on_row is not None:
             self.on_row(row)
         return row
 
-    def _runner(self, model: PeMoEModel, recipe: Recipe, name: str) -> StageRunner:
+    def _runner(
+        self, model: PeMoEModel, recipe: Recipe, name: str, hard_negatives: np.ndarray | None = None
+    ) -> StageRunner:
         return StageRunner(
             model,
             self.processor,
@@ -143,9 +145,11 @@ class Table1:
             self.directory / name,
             show_progress=self.show_progress,
             image_states=self.train_states,
+            hard_negatives=hard_negatives,
         )
 
-    def _unified_steps(self, stage: StageRecipe, pairs: float) -> StageRecipe:
+    def _mixed_stage(self, stage: StageRecipe, pairs: float) -> StageRecipe:
+        """The stage with as many steps as see these pairs, all platforms at once."""
         return replace(stage, steps=max(1, round(pairs / self._mixed_pairs(1))))
 
     def _expert_pairs(self, steps: int) -> int:

@@ -26,7 +26,7 @@ import datasets
 from PIL import Image, ImageOps
 
 from pemoe.common.errors import one_line
-from pemoe.datasets_scripts.filters.filters import ROW_FILTERS, Filters
+from pemoe.datasets_scripts.filters.filters import Filters, filter_names
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.fingerprints import hash_file, hash_lines
 from pemoe.datasets_scripts.sources.folder.files import (
@@ -96,7 +96,7 @@ class FolderReader:
         unlisted: take in images that the table does not list; otherwise they are counted and left out.
         classify: tell unknown platforms by content: a `PlatformClassifier`, the path of a saved one, or True to learn
             it from the images of this folder whose platform is known.
-        filters: names of defects to drop or repair, out of `audit.filters.ROW_FILTERS`.
+        filters: names of defects to drop or repair, out of `filters.filter_names(on_rows=True)`.
         image_check: decode every image in full. Without it, broken ones come as they are, for the audit to find.
 
     Attributes:
@@ -377,9 +377,10 @@ def load_folder(  # noqa: PLR0913 - options are keyword-only and documented one 
 
 def _row_filters(names: Sequence[str]) -> Filters:
     """The filters of a folder; those that compare records, images or places have no part here."""
-    wrong = next((name for name in Filters(names).names if name not in ROW_FILTERS), None)
+    known = filter_names(on_rows=True)
+    wrong = next((name for name in Filters(names).names if name not in known), None)
     if wrong is not None:
-        raise DataError(f"the filter {wrong} does not work on a folder of images; use {', '.join(ROW_FILTERS)}")
+        raise DataError(f"the filter {wrong} does not work on a folder of images; use {', '.join(known)}")
     return Filters(names)
 
 

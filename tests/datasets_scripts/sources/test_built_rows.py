@@ -19,8 +19,8 @@ import pytest
 from defect_tree import write_clean_tree, write_defect_tree
 
 from pemoe.datasets_scripts import load_source
+from pemoe.datasets_scripts.audit.audit import audit_rows
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
-from pemoe.datasets_scripts.audit.directory import audit_rows
 from pemoe.datasets_scripts.audit.walk import survey_rows
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
 from pemoe.datasets_scripts.filters.filters import FILTERS

@@ -12,9 +12,12 @@ import pytest
 
 from pemoe.datasets_scripts import PLATFORMS, load_source
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
-from pemoe.trainers.experiments.quickstart import format_table, load_rows, quickstart_recipe, run_quickstart
-from pemoe.trainers.experiments.table1 import ROWS, Row
+from pemoe.retrieval import evaluation, first_hit_ranks
+from pemoe.trainers.data import load_rows
+from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
+from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import GateRecipe, HardNegativeRecipe, Recipe, StageRecipe, load_recipe
+from pemoe.trainers.stages import build_model
 
 KEYS = {"name", "pairs_seen", "n_queries", "recall_at_1", "recall_at_5", "recall_at_10", "score", "per_platform"}
 
@@ -26,7 +29,7 @@ def small_recipe() -> Recipe:
         recipe,
         data=replace(recipe.data, options={"train_places": 8, "test_places": 4, "drone_views": 1, "ground_views": 1}),
         global_batch_size=4,
-        unified_steps=min(recipe.unified_steps, 2),
+        unified=StageRecipe(steps=2, learning_rate=1e-3),
         contrastive=StageRecipe(steps=3, learning_rate=1e-3),
         hard_negative=HardNegativeRecipe(steps=3, learning_rate=1e-3),
         gate=GateRecipe(steps=3, learning_rate=1e-3),
@@ -58,6 +61,19 @@ def test_whole_path_on_the_campus(tmp_path: Path) -> None:
     assert "http" not in page  # opens without a network
     assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()
     assert str(tmp_path) not in (tmp_path / "model" / "tokenizer_config.json").read_text()
+
+
+def test_table_1_of_a_recipe_that_augments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is cached then, the trunks run in every step; and a row ranks once in each direction."""
+    calls = []
+    monkeypatch.setattr(evaluation, "first_hit_ranks", lambda *sides: calls.append(1) or first_hit_ranks(*sides))
+    recipe = replace(small_recipe(), augment="sanitized", cache_image_states=False)
+    model, processor = build_model(recipe)
+    rows = Table1(model, processor, load_rows(recipe.data), recipe, tmp_path).run()
+    assert [row.name for row in rows] == list(ROWS) and {row.pairs_seen for row in rows} == {recipe.pairs_seen}
+    assert len(calls) == 2 * len(rows)
+    assert all(row.model.vision_trunk is model.vision_trunk for row in rows)
+    assert all(row.model.text_trunk is model.text_trunk for row in rows)
 
 
 def test_whole_path_on_a_geotext_directory(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pemoe.datasets_scripts.audit.directory import audit_rows
+from pemoe.datasets_scripts.audit.audit import audit_rows
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.folder.reader import FolderReader, load_folder
 

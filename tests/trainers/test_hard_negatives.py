@@ -1,4 +1,4 @@
-"""Guards mining: parity with a loop, never the query's own place, every filter on planted cases, true metres."""
+"""Guards mining: parity with a loop, never the query's own place, every filter on planted cases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pemoe.trainers.mining import FalseNegatives, haversine_m, mine_hard_negatives
+from pemoe.trainers.hard_negatives import FalseNegatives, mine_hard_negatives
 
 
 def problem(seed: int, n_queries: int = 150, n_gallery: int = 2200, n_places: int = 12):
@@ -99,15 +99,6 @@ def test_minimum_distance_in_metres():
 
         assert_mined(found, mine_by_hand(query, gallery, query_place, gallery_place, 4, far))
     assert set(np.delete(found[0], 7, axis=0).ravel()) <= {11, -1}
-
-
-def test_haversine_known_distances():
-    paris, london = (48.8566, 2.3522), (51.5074, -0.1278)
-    assert haversine_m(*paris, *london).item() == pytest.approx(343_556, rel=1e-4)
-    assert haversine_m(0.0, 179.5, 0.0, -179.5).item() == pytest.approx(111_195.08, rel=1e-6)  # across the date line
-    assert haversine_m(90.0, 0.0, -90.0, 77.0).item() == pytest.approx(math.pi * 6_371_008.8)
-    assert haversine_m(10.0, 20.0, 10.0, 20.0).item() == 0.0
-    assert haversine_m(np.array([60.0, np.nan]), 0.0, 60.0, 1e-5)[0].item() == pytest.approx(0.55597, rel=1e-4)
 
 
 @pytest.mark.parametrize(

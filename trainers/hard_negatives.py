@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import datasets
+import numpy as np
 import torch
 from torch import Tensor
 
+from pemoe.common.files import write_atomically
+from pemoe.common.geodesy import EARTH_RADIUS_M
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.retrieval.embedding import embed_rows
 from pemoe.retrieval.metrics import PlaceIds, place_codes
 from pemoe.retrieval.scoring import (
     DEFAULT_BLOCK,
@@ -20,8 +28,10 @@ from pemoe.retrieval.scoring import (
     query_chunks,
     score_blocks,
 )
+from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.samplers import Visit
 
-EARTH_RADIUS_M = 6_371_008.8  # mean radius, IUGG
+NEGATIVES = "negatives.npy"
 _DISTANCE_COLUMNS = 8192  # float64 distances are worked out for this many gallery items at a time
 
 
@@ -115,43 +125,16 @@ def mine_hard_negatives(
     return indices, scores
 
 
-def haversine_m(latitude_deg: Array, longitude_deg: Array, to_latitude_deg: Array, to_longitude_deg: Array) -> Tensor:
-    """Great-circle distance between points in degrees, in metres.
-
-    d = 2 R asin sqrt( sin^2(dphi / 2) + cos phi_1 cos phi_2 sin^2(dlambda / 2) ), angles in radians, R = 6371008.8 m
-    (Sinnott 1984, Virtues of the Haversine).
-
-    Args:
-        latitude_deg: WGS84 latitude of the start, degrees; any shape.
-        longitude_deg: its longitude.
-        to_latitude_deg: latitude of the end; a shape that broadcasts.
-        to_longitude_deg: its longitude.
-
-    Returns:
-        Metres, float64; NaN where an input is.
-
-    Example:
-        >>> round(haversine_m(0.0, 0.0, 0.0, 1.0).item())
-        111195
-    """
-    degrees = (latitude_deg, longitude_deg, to_latitude_deg, to_longitude_deg)
-    radians = [torch.as_tensor(angle, dtype=torch.float64).deg2rad() for angle in degrees]
-    return 2 * EARTH_RADIUS_M * _haversine(*radians).clamp(max=1.0).sqrt().asin()
-
-
-def _haversine(latitude: Tensor, longitude: Tensor, to_latitude: Tensor, to_longitude: Tensor) -> Tensor:
-    """sin^2 of half the central angle between points in radians."""
-    across = latitude.cos() * to_latitude.cos() * ((to_longitude - longitude) / 2).sin().square()
-    return ((to_latitude - latitude) / 2).sin().square() + across
-
-
 def _drop_near(scores: Tensor, here: Tensor, there: Tensor, min_distance_m: float) -> None:
-    """Set scores (q, n) to -inf where `here` (q, 2) and `there` (n, 2), radians, are nearer than `min_distance_m`."""
-    half_angle = min(min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2)
-    nearest = math.sin(half_angle) ** 2
+    """Set scores (q, n) to -inf where `here` (q, 2) and `there` (n, 2), radians, are nearer than `min_distance_m`.
+
+    Compares sin^2 of half the central angles (see `common.geodesy.haversine_m`); an unknown end (NaN) is not near.
+    """
+    nearest = math.sin(min(min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2)) ** 2
+    latitude, longitude = here[:, :1], here[:, 1:]  # (q, 1)
     for part, points in zip(scores.split(_DISTANCE_COLUMNS, dim=1), there.split(_DISTANCE_COLUMNS), strict=True):
-        near = _haversine(here[:, :1], here[:, 1:], points[:, 0], points[:, 1]) < nearest  # (q, part); NaN is not near
-        part[near] = -torch.inf
+        across = latitude.cos() * points[:, 0].cos() * ((points[:, 1] - longitude) / 2).sin().square()
+        part[((points[:, 0] - latitude) / 2).sin().square() + across < nearest] = -torch.inf  # (q, part)
 
 
 def _score_limit(exclude: FalseNegatives | None, n_queries: int, device: torch.device) -> Tensor | None:
@@ -188,3 +171,66 @@ def _coordinates_rad(
             raise ValueError(f"{name} holds a latitude beyond 90 degrees: columns are latitude, longitude")
         sides.append(degrees.deg2rad())
     return sides[0], sides[1]
+
+
+def mine_split(  # noqa: PLR0913 -- the model, the rows, and what training uses of them
+    model: PeMoEModel,
+    processor: PeMoEProcessor,
+    rows: datasets.Dataset,
+    k: int,
+    caption_column: str = "refined_captions",
+    seed: int = 0,
+    batch_size: int = 64,
+    positive_ratio: float | None = None,
+    image_states: Tensor | None = None,
+) -> np.ndarray:
+    """Hard negatives of every row: the `k` best-scoring images of other places, by cos(t_k, v_k).
+
+    Expert k searches inside its own platform; the unified model searches everything. One caption per row is the
+    query, drawn as in the first visit of training.
+
+    Args:
+        model, processor: what the first stage trained.
+        rows: the training split.
+        k: negatives per row.
+        caption_column, seed: as in training.
+        batch_size: items per forward pass.
+        positive_ratio: leave out images that score above `p - (1 - positive_ratio) * |p|`, p the score of the row's
+            own image, as likely false negatives (see `FalseNegatives`); None leaves out the same place alone.
+        image_states: trunk states of the rows; None runs the trunk.
+
+    Returns:
+        `(rows, k)` int64 row numbers; -1 where fewer were found, and for platforms the model has no expert for.
+    """
+    pairs, collate = PairDataset(rows, caption_column, seed, image_states=image_states), PairCollator(processor)
+    negatives = np.full((len(rows), k), -1, dtype=np.int64)
+    for expert in model.config.platforms:
+        number = pairs.platform_names.index(expert) if expert in pairs.platform_names else -1
+        chosen = np.arange(len(pairs)) if model.config.is_unified else np.flatnonzero(pairs.platform_id == number)
+        if not len(chosen):
+            continue
+
+        def embed(numbers: Sequence[int], expert: str = expert) -> tuple[Tensor, Tensor]:
+            inputs = model_inputs(collate([pairs[Visit(int(row), 0)] for row in numbers]))
+            output = model(**{name: part.to(model.device) for name, part in inputs.items()}, experts=[expert])
+            return output.text_embeds[:, 0], output.image_embeds[:, 0]
+
+        query, gallery = (part.numpy() for part in embed_rows(model, chosen, embed, batch_size))  # (n, D) each
+        places = pairs.place_id[chosen]
+        exclude = None
+        if positive_ratio is not None:
+            own = (query * gallery).sum(axis=1)  # (n,)
+            exclude = FalseNegatives(positive_scores=own, positive_ratio=positive_ratio)
+        found, _ = mine_hard_negatives(query, gallery, places, places, k, exclude=exclude)
+        negatives[chosen] = np.where(found >= 0, chosen[found], -1)
+    return negatives
+
+
+def save_negatives(directory: Path, negatives: np.ndarray) -> None:
+    """Write `negatives.npy`, whole or not at all."""
+
+    def save(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, negatives)
+
+    write_atomically(directory / NEGATIVES, save)

@@ -1,0 +1,151 @@
+"""Rows as vectors: one loop over batches, and a whole split embedded with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pemoe.datasets_scripts.schema import PLATFORMS
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """A split as vectors: Q queries (all captions, in row order) and G images.
+
+    query: `(Q, E * D)`; gallery: `(G, E * D)`; query_row: `(Q,)` row whose caption the query is;
+    place_id: `(G,)` strings; platform: `(G,)` int64, numbers in platform_names, -1 unknown; texts: the Q queries;
+    gate_weights: `(Q, E)`.
+    """
+
+    query: np.ndarray
+    gallery: np.ndarray
+    query_row: np.ndarray
+    place_id: np.ndarray
+    platform: np.ndarray
+    texts: list[str]
+    gate_weights: np.ndarray
+    platform_names: tuple[str, ...] = PLATFORMS
+
+    @property
+    def query_place_id(self) -> np.ndarray:
+        """Place of each query, `(Q,)`."""
+        return self.place_id[self.query_row]
+
+    @property
+    def query_platform(self) -> np.ndarray:
+        """Platform of each query's own image, `(Q,)`."""
+        return self.platform[self.query_row]
+
+
+@torch.no_grad()
+def embed_rows(
+    model: PeMoEModel,
+    rows: Sequence[int] | np.ndarray,
+    embed: Callable[[Sequence[int]], tuple[Tensor, ...]],
+    batch_size: int = 64,
+    label: str = "",
+    show_progress: bool = False,
+) -> tuple[Tensor, ...]:
+    """Run `embed` over batches of row numbers, the model in eval mode and without gradient.
+
+    Args:
+        model: what `embed` calls; comes back in the mode it was in.
+        rows: row numbers in the order wanted, at least one.
+        embed: one batch of row numbers -> tensors with one entry for each of them.
+        batch_size: rows per call. It decides the last bits of the results.
+        label: of the progress bar.
+        show_progress: draw it.
+
+    Returns:
+        The tensors of all batches joined, on the CPU.
+
+    Example:
+        >>> embed_rows(model, range(3), lambda rows: (torch.tensor(rows),), batch_size=2)      # doctest: +SKIP
+        (tensor([0, 1, 2]),)
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        starts = tqdm(range(0, len(rows), batch_size), disable=not show_progress, desc=label)
+        parts = [[part.cpu() for part in embed(rows[start : start + batch_size])] for start in starts]
+    finally:
+        model.train(was_training)
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def run_image_trunk(
+    model: PeMoEModel,
+    processor: PeMoEProcessor,
+    rows: datasets.Dataset,
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> Tensor:
+    """Trunk states of every image `(rows, N, W)`, on the CPU; the trunk is frozen, so they serve every expert."""
+    images = rows.select_columns(["image"])
+
+    def embed(numbers: Sequence[int]) -> tuple[Tensor]:
+        batch = processor(images=images[numbers]["image"]).to(model.device)
+        return (model.encode_image_trunk(batch["pixel_values"]),)
+
+    return embed_rows(model, range(len(rows)), embed, batch_size, "images", show_progress)[0]
+
+
+def embed_split(
+    model: PeMoEModel,
+    processor: PeMoEProcessor,
+    rows: datasets.Dataset,
+    batch_size: int = 64,
+    show_progress: bool = False,
+    image_states: Tensor | None = None,
+) -> EmbeddedSplit:
+    """Embed all captions and images of a split.
+
+    Args:
+        model, processor: a checkpoint.
+        rows: a split with the columns of `schema.FEATURES`.
+        batch_size: items per forward pass.
+        show_progress: draw progress bars.
+        image_states: output of `run_image_trunk` for these rows; None computes it.
+
+    Returns:
+        `EmbeddedSplit`.
+    """
+    captions, images = rows["captions"][:], rows.select_columns(["image"])
+    texts = [text for row in captions for text in row]
+
+    def embed_texts(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        inputs = processor(text=[texts[number] for number in numbers]).to(model.device)
+        output = model.get_text_features(**inputs)
+        return fuse_text(output), output.gate_weights
+
+    def embed_images(numbers: Sequence[int]) -> tuple[Tensor]:
+        if image_states is None:
+            inputs = processor(images=images[numbers]["image"]).to(model.device)
+            return (fuse_images(model.get_image_features(**inputs)),)
+        states = image_states[numbers[0] : numbers[-1] + 1].to(model.device)
+        return (fuse_images(model(image_states=states)),)
+
+    query = np.zeros((len(texts), model.config.num_experts * model.config.embed_dim), dtype=np.float32)
+    weights = np.zeros((len(texts), model.config.num_experts), dtype=np.float32)
+    if texts:
+        order = np.argsort([len(text) for text in texts], kind="stable")  # so that batches are hardly padded
+        query[order], weights[order] = embed_rows(model, order, embed_texts, batch_size, "queries", show_progress)
+    (gallery,) = embed_rows(model, range(len(rows)), embed_images, batch_size, "images", show_progress)
+    return EmbeddedSplit(
+        query=query,
+        gallery=gallery.numpy(),
+        query_row=np.repeat(np.arange(len(rows)), [len(row) for row in captions]),
+        place_id=np.asarray(rows["place_id"][:], dtype=str),
+        platform=np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64),
+        texts=texts,
+        gate_weights=weights,
+        platform_names=tuple(rows.features["platform"].names),
+    )
