@@ -32,7 +32,6 @@ from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
 from pemoe.trainers.samplers import Visit
 
 NEGATIVES = "negatives.npy"
-_DISTANCE_COLUMNS = 8192  # float64 distances are worked out for this many gallery items at a time
 
 
 @dataclass(frozen=True)
@@ -110,31 +109,23 @@ def mine_hard_negatives(
     codes = place_codes(query_place_id, gallery_place_id, len(query), len(gallery))
     query_code, gallery_code = (code.to(device) for code in codes)
     limit = _score_limit(exclude, len(query), device)
-    coordinates_rad = _coordinates_rad(exclude, len(query), len(gallery), device)
+    chord = None
+    if exclude is not None and exclude.min_distance_m is not None:
+        chord = 2 * math.sin(min(exclude.min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2))  # on the unit sphere
+        here = _unit_vectors("query_coordinates_deg", exclude.query_coordinates_deg, len(query), device)
+        there = _unit_vectors("gallery_coordinates_deg", exclude.gallery_coordinates_deg, len(gallery), device)
     best = empty_top(len(query), k, device)
     for rows in query_chunks(len(query)):
         for columns, scores in score_blocks(query, rows, gallery, block):
             scores[query_code[rows, None] == gallery_code[None, columns]] = -torch.inf  # (q, n)
             if limit is not None:
                 scores[scores > limit[rows, None]] = -torch.inf
-            if coordinates_rad is not None:
-                here, there = coordinates_rad[0][rows], coordinates_rad[1][columns]
-                _drop_near(scores, here, there, exclude.min_distance_m)
+            if chord is not None:  # NaN, an unknown end, is not near
+                apart = torch.cdist(here[rows], there[columns], compute_mode="donot_use_mm_for_euclid_dist")
+                scores[apart < chord] = -torch.inf
             best[rows] = merge_top(best[rows], scores, columns.start)
     scores, indices = decode_top(best, like=query)
     return indices, scores
-
-
-def _drop_near(scores: Tensor, here: Tensor, there: Tensor, min_distance_m: float) -> None:
-    """Set scores (q, n) to -inf where `here` (q, 2) and `there` (n, 2), radians, are nearer than `min_distance_m`.
-
-    Compares sin^2 of half the central angles (see `common.geodesy.haversine_m`); an unknown end (NaN) is not near.
-    """
-    nearest = math.sin(min(min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2)) ** 2
-    latitude, longitude = here[:, :1], here[:, 1:]  # (q, 1)
-    for part, points in zip(scores.split(_DISTANCE_COLUMNS, dim=1), there.split(_DISTANCE_COLUMNS), strict=True):
-        across = latitude.cos() * points[:, 0].cos() * ((points[:, 1] - longitude) / 2).sin().square()
-        part[((points[:, 0] - latitude) / 2).sin().square() + across < nearest] = -torch.inf  # (q, part)
 
 
 def _score_limit(exclude: FalseNegatives | None, n_queries: int, device: torch.device) -> Tensor | None:
@@ -154,23 +145,16 @@ def _score_limit(exclude: FalseNegatives | None, n_queries: int, device: torch.d
     return limit
 
 
-def _coordinates_rad(
-    exclude: FalseNegatives | None, n_queries: int, n_gallery: int, device: torch.device
-) -> tuple[Tensor, Tensor] | None:
-    """Coordinates of queries (Q, 2) and gallery (G, 2) in radians, float64; None without a distance rule."""
-    if exclude is None or exclude.min_distance_m is None:
-        return None
-    sides = []
-    for name, count in (("query_coordinates_deg", n_queries), ("gallery_coordinates_deg", n_gallery)):
-        degrees = torch.as_tensor(getattr(exclude, name), dtype=torch.float64, device=device)
-        if degrees.shape != (count, 2):
-            raise ValueError(
-                f"{name} has shape {tuple(degrees.shape)}: it must be ({count}, 2), latitude and longitude"
-            )
-        if (degrees[:, 0].abs() > 90).any():
-            raise ValueError(f"{name} holds a latitude beyond 90 degrees: columns are latitude, longitude")
-        sides.append(degrees.deg2rad())
-    return sides[0], sides[1]
+def _unit_vectors(name: str, coordinates_deg: Array, count: int, device: torch.device) -> Tensor:
+    """Latitudes and longitudes (count, 2) as points of the unit sphere, (count, 3) float64; NaN where unknown."""
+    degrees = torch.as_tensor(coordinates_deg, dtype=torch.float64, device=device)
+    if degrees.shape != (count, 2):
+        raise ValueError(f"{name} has shape {tuple(degrees.shape)}: it must be ({count}, 2), latitude and longitude")
+    if (degrees[:, 0].abs() > 90).any():
+        raise ValueError(f"{name} holds a latitude beyond 90 degrees: columns are latitude, longitude")
+    latitude, longitude = degrees.deg2rad().T
+    across = latitude.cos()
+    return torch.stack([across * longitude.cos(), across * longitude.sin(), latitude.sin()], dim=1)
 
 
 def mine_split(  # noqa: PLR0913 -- the model, the rows, and what training uses of them

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import torch
 
 from pemoe.common.files import write_json
@@ -33,10 +32,19 @@ def train_into(
     resume: bool = False,
     on_plan: Callable[[list[dict]], None] | None = None,
 ) -> dict | None:
-    """A whole run: data read first, then the directory prepared, trained, saved, evaluated, `metrics.json` written.
+    """A whole run: data read, directory prepared, all stages, `output/model`, its figures, `metrics.json`.
+
+    Args:
+        output: directory of the run.
+        recipe: the run.
+        command: as typed, for `metrics.json`.
+        overwrite: replace an earlier run there.
+        resume: go on where an earlier run of the same recipe stopped.
+        on_plan: called on the first process, before training, with batch and steps of every stage and platform.
 
     Returns:
-        What `metrics.json` holds; None on all processes but the first.
+        What `metrics.json` holds, its results `{"stages": {name: record}, "test": figures}`, figures None without test
+        captions; None on all processes but the first.
 
     Raises:
         RunError, TrainingError, DataError, OSError: bad directory, recipe, data or backbones.
@@ -50,36 +58,8 @@ def train_into(
     if rank() == 0:
         prepare_output(output, overwrite, resume)
         remember_recipe(recipe, output, resume)
-    results = run_training(recipe, splits, output, resume, show_progress=True, on_plan=on_plan)
-    if results is None:
-        return None
-    return write_metrics(output, command, recipe.seed, started_s, results, device_name())
-
-
-def run_training(
-    recipe: Recipe,
-    splits: datasets.DatasetDict,
-    output: Path,
-    resume: bool = False,
-    show_progress: bool = False,
-    on_plan: Callable[[list[dict]], None] | None = None,
-) -> dict | None:
-    """All stages of a recipe, the trained checkpoint in `output/model`, and its figures on the test split.
-
-    Args:
-        recipe: the run.
-        splits: from `load_rows`.
-        output: a prepared directory.
-        resume: go on where an earlier run of the same recipe stopped.
-        show_progress: draw progress bars.
-        on_plan: called on the first process, before training, with batch and steps of every stage and platform.
-
-    Returns:
-        `{"stages": {name: record}, "test": figures}` of the checkpoint as saved, figures None without test captions;
-        None on all processes but the first.
-    """
     model, processor = build_model(recipe)
-    runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress)
+    runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress=True)
     if on_plan is not None and rank() == 0:
         on_plan(runner.plan())
     records = runner.run()
@@ -90,7 +70,8 @@ def run_training(
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
-    return {"stages": records, "test": figures}
+    results = {"stages": records, "test": figures}
+    return write_metrics(output, command, recipe.seed, started_s, results, device_name())
 
 
 def remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,8 +30,6 @@ from pemoe.datasets_scripts.schema import FEATURES
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEConfig, PeMoEProcessor
 from pemoe.modeling_pemoe.vision_pemoe import build_vision_encoder
 from pemoe.trainers.data import number_places
-
-logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0 to 3, as in XLM-R
 CONTEXT_TOKENS = 64

@@ -124,7 +124,7 @@ def answer_examples(
             platform=PLATFORMS[platform[position]],
             place_id=rows[position]["place_id"],
             gate_weights=weights[k],
-            hits=_hits(rows, position, found[k], scores[k]),
+            hits=[_hit(rows[int(n)], s, rows[position]["place_id"]) for n, s in zip(found[k], scores[k], strict=True)],
         )
         for k, position in enumerate(chosen)
     ], difference
@@ -161,23 +161,17 @@ def format_table(rows: list[Row]) -> list[list[str]]:
     return [HEADER, *body]
 
 
-def _hits(rows: datasets.Dataset, query_row: int, found: np.ndarray, scores: np.ndarray) -> list[Hit]:
-    right = rows[query_row]["place_id"]
-    hits = []
-    for position, score in zip(found, scores, strict=True):
-        row = rows[int(position)]
-        hits.append(
-            Hit(
-                image=row["image"],
-                place_id=row["place_id"],
-                platform=PLATFORMS[row["platform"]],
-                score=float(score),
-                is_right=row["place_id"] == right,
-                latitude_deg=row["latitude_deg"],
-                longitude_deg=row["longitude_deg"],
-            )
-        )
-    return hits
+def _hit(row: dict, score: float, place_id: str) -> Hit:
+    """The answer that a row is, right where it is of the query's place."""
+    return Hit(
+        image=row["image"],
+        place_id=row["place_id"],
+        platform=PLATFORMS[row["platform"]],
+        score=float(score),
+        is_right=row["place_id"] == place_id,
+        latitude_deg=row["latitude_deg"],
+        longitude_deg=row["longitude_deg"],
+    )
 
 
 def _example_json(example: Example) -> dict:

@@ -71,16 +71,10 @@ class Table1:
             states = (run_image_trunk(start, processor, splits[s], 64, show_progress) for s in ("train", "test"))
             self.train_states, self.test_states = states
 
-    def run(self, names: tuple[str, ...] = ROWS) -> list[Row]:
+    def run(self) -> list[Row]:
         """The rows in Table 1's order."""
-        rows = []
-        if "unified" in names:
-            rows.append(self.unified("unified", "captions"))
-        if "unified+refined" in names:
-            rows.append(self.unified("unified+refined", "refined_captions"))
-        if "experts_uniform" in names or "experts_gated" in names:
-            rows += self.experts(names)
-        return rows
+        unified = [("unified", "captions"), ("unified+refined", "refined_captions")]
+        return [*(self.unified(name, column) for name, column in unified), *self.experts()]
 
     def unified(self, name: str, caption_column: str, budget: float = 1.0) -> Row:
         """One expert for all platforms, both stages; `budget` multiplies the pairs it sees."""
@@ -99,7 +93,7 @@ class Table1:
         model = self.start.share_trunks([UNIFIED_PLATFORM])
         return self._finish(name, model, self._runner(model, recipe, name).run().values(), started_s)
 
-    def experts(self, names: tuple[str, ...] = ROWS) -> list[Row]:
+    def experts(self) -> list[Row]:
         """Rows 3 and 4: they share everything up to the mined negatives."""
         started_s = time.monotonic()
         recipe = self.recipe
@@ -108,20 +102,16 @@ class Table1:
         shared.mine()
         gate_steps = round(self._mixed_pairs(recipe.gate.steps) / float(np.mean(self._expert_batches())))
         longer = replace(recipe.hard_negative, steps=recipe.hard_negative.steps + gate_steps)
-        recipes = {
-            "experts_uniform": replace(recipe, hard_negative=longer, gate=GateRecipe()),
-            "experts_gated": recipe,
-        }
+        uniform = replace(recipe, hard_negative=longer, gate=GateRecipe())
         shared_s, rows = time.monotonic() - started_s, []
-        for name in recipes:
-            if name in names:
-                started_s = time.monotonic() - shared_s
-                model = shared.model.share_trunks()
-                runner = self._runner(model, recipes[name], name, shared.hard_negatives)
-                own = runner.run(("hard_negative", "gate"))
-                if name == "experts_uniform":
-                    model.set_gate("uniform")
-                rows.append(self._finish(name, model, [*records.values(), *own.values()], started_s))
+        for name, own in (("experts_uniform", uniform), ("experts_gated", recipe)):
+            started_s = time.monotonic() - shared_s
+            model = shared.model.share_trunks()
+            runner = self._runner(model, own, name, shared.hard_negatives)
+            later = runner.run(("hard_negative", "gate"))
+            if own is uniform:
+                model.set_gate("uniform")
+            rows.append(self._finish(name, model, [*records.values(), *later.values()], started_s))
         return rows
 
     def _finish(self, name: str, model: PeMoEModel, records: Iterable[dict], started_s: float) -> Row:
