@@ -55,7 +55,7 @@ class CampusReader(Reader):
         self.seed = seed
         self.views = {"drone_views": drone_views, "ground_views": ground_views, "size_px": size_px}
         self.workers = workers
-        check_options(self.places, seed, self.views)
+        check_options(train_places=train_places, test_places=test_places, seed=seed, **self.views)
 
     def fingerprint(self) -> str:
         """The options, which decide every row."""

@@ -138,11 +138,8 @@ def is_geotiff(data: bytes) -> bool:
         >>> is_geotiff(b"GIF89a")
         False
     """
-    return is_tiff(data) and any(tag in tiff_tags(data) for tag in GEO_TAGS)
-
-
-def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | dict:
-    """The tags of the first directory of a TIFF, an empty dict where it is broken."""
+    if not is_tiff(data):
+        return False
     stream = io.BytesIO(data)
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if 43 in data[2:4] else 8))
@@ -151,8 +148,8 @@ def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | dict:
             warnings.simplefilter("ignore")
             tags.load(stream)
     except (SyntaxError, struct.error, OSError, ValueError, OverflowError):
-        return {}
-    return tags
+        return False  # damaged, which is found where it is decoded
+    return any(tag in tags for tag in GEO_TAGS)
 
 
 def is_plain_tiff(data: bytes) -> bool:

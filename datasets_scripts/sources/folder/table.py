@@ -139,7 +139,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"table {path} does not exist; correct its name") from error
+        raise DataError(f"{path} does not exist; correct its name") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(f"{path} line {line} is not UTF-8 text; save it as UTF-8 (in Excel: 'CSV UTF-8')") from error
