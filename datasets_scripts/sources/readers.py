@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,8 +49,8 @@ class NoFilters(RowFilters):
     """The filters of a reader to which none is named."""
 
 
-class Reader(ABC):
-    """A source that is read place by place.
+class Reader(Protocol):
+    """A source that is read place by place; a subclass writes the first three methods.
 
     Attributes:
         source: its name, which goes into every row.
@@ -67,15 +66,12 @@ class Reader(ABC):
     platforms: tuple[str, ...] = PLATFORMS
     earlier: dict[str, Any] | None = None
 
-    @abstractmethod
     def fingerprint(self) -> str:
         """A text that changes whenever anything that is read changes."""
 
-    @abstractmethod
     def place_ids(self, split: str) -> list[str]:
         """The places of a split, in the order of its rows; [] for a split the source lacks."""
 
-    @abstractmethod
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Rows with the keys of `schema.FEATURES`: `image` {"bytes", "path": None}, `platform` a name or None."""
 
