@@ -44,11 +44,7 @@ class Georeference(NamedTuple):
 
 
 def read_georeference(data: bytes, name: str = "image") -> Georeference:
-    """The position an image file carries: of a GeoTIFF its centre, of a photo its GPS tags.
-
-    Args:
-        data: the bytes of the file.
-        name: what messages call it.
+    """The position that the bytes of an image file carry: of a GeoTIFF its centre, of a photo its GPS tags.
 
     Returns:
         `Georeference`; without coordinates where there are none, with a `reason` where they are broken.
@@ -176,10 +172,6 @@ def read_tile(data: bytes, name: str = "tile") -> bytes:
     as they are. Others go through one linear stretch for all three bands, so that colours keep their balance: the
     2nd percentile of the valid values becomes 0, the 98th 255, what lies outside is clipped. Invalid pixels (nodata,
     mask, NaN) become black. A band marked alpha is not looked at: writers mark near infrared so by default.
-
-    Args:
-        data: the bytes of the file.
-        name: what messages call it.
 
     Returns:
         The bytes of a PNG of the same size in pixels.

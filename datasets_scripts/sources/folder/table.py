@@ -75,8 +75,8 @@ def read_entries(path: str | Path, words: PlatformWords) -> list[Entry]:
         One `Entry` per line with something in it, in file order; lines of one image are not joined here.
 
     Raises:
-        DataError: a table that cannot be read or is empty, no column of image names, a platform, split or coordinate
-            that is none. The line names the file, the line in it and the value.
+        DataError: see `read_records`; an empty table, no column of image names, a platform, split or coordinate that
+            is none.
 
     Example:
         >>> read_entries("photos/metadata.csv", platform_words())[0].captions                 # doctest: +SKIP
