@@ -169,7 +169,7 @@ def test_defects_stop_a_build_that_has_no_filters(defects: tuple, tmp_path: Path
             build_dataset(
                 open_reader("geotext1652", defects[1], filters=filters), tmp_path / "built", RAW, overwrite=True
             )
-        assert "\n" not in str(error.value) and "'0003/0003.jpg') lacks caption" in str(error.value)
+        assert "\n" not in str(error.value) and "(0003/0003.jpg): lacks caption" in str(error.value)
     assert not (tmp_path / "built").exists() and not list(tmp_path.rglob("*.parquet"))
 
 
