@@ -59,7 +59,7 @@ class LengthHistogram:
 
 @dataclass
 class Statistics:
-    """What the audit counts beside defects; keys are (split, platform), platform "unknown" where it cannot be told.
+    """What the audit counts beside defects; keys are (split, platform), platform "unknown" where there is none.
 
     Example:
         >>> statistics = Statistics()

@@ -9,13 +9,13 @@ from typing import Any
 from pemoe.datasets_scripts.audit.audit import Audit, Watcher, audit_directory, audit_rows
 from pemoe.datasets_scripts.audit.report import write_audit_json, write_audit_report
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
-from pemoe.datasets_scripts.filters.filters import filter_names
+from pemoe.datasets_scripts.builds.rows import filters_of, open_reader
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.parquet import UNKNOWN
 from pemoe.datasets_scripts.sources.readers import Reader
-from pemoe.datasets_scripts.sources.registry import open_reader, options_of
+from pemoe.datasets_scripts.sources.registry import options_of, source_of
 
 
 def audit_source(
@@ -29,7 +29,7 @@ def audit_source(
     """Audit whatever source: GeoText-1652's layout as it lies on disk, any other by its rows.
 
     Args:
-        name: a key of `sources.READERS`.
+        name: a key of `registry.SOURCES`.
         root: directory; None for a rendered source.
         options: of its reader; filters have no part in it.
         watcher: the filters of the build that follows, so that GeoText-1652's layout is looked over once.
@@ -42,7 +42,7 @@ def audit_source(
         >>> audit_source("campus", None, {"train_places": 1, "test_places": 1, "size_px": 32}).has_errors
         False
     """
-    if name == "geotext1652":
+    if source_of(name).audit == "tree":
         table = options.get("coordinates")
         coordinates = None if table is None else read_coordinates(table, options.get("names"))
         return audit_directory(root, coordinates=coordinates, watcher=watcher, show_progress=show_progress)
@@ -65,18 +65,6 @@ def write_audit(audit: Audit, directory: Path) -> None:
     """Write `audit.json` and `audit.html` into a directory, which is made."""
     write_audit_json(audit, directory / "audit.json")
     write_audit_report(audit, directory / "audit.html")
-
-
-def filters_of(name: str) -> tuple[str, ...]:
-    """The filters that a source's reader knows.
-
-    Example:
-        >>> filters_of("campus")
-        ()
-    """
-    if "filters" not in options_of(name):
-        return ()
-    return filter_names(on_rows=name != "geotext1652")
 
 
 def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] = ()) -> str:
@@ -166,8 +154,8 @@ def audited_build(
     """Audit a source, unless `audit` is off, and build it; the reports lie in `output/reports`.
 
     Args:
-        name, root, options: of the source, see `sources.open_reader`; they are written to `build.json`.
-        output, plan, build_options: see `build.build_dataset`.
+        name, root, options: of the source, see `rows.open_reader`; they are written to `build.json`.
+        output, plan, build_options: see `dataset.build_dataset`.
         audit: look for defects first. Every image was decoded by then, and the build does not do so again.
         show_progress: show bars on stderr.
         on_note: called with each line that the reader reports and that is no error.
@@ -195,6 +183,6 @@ def audited_build(
     report = build_dataset(
         reader, output, plan, audit=look if audit else None, show_progress=show_progress, **build_options
     )
-    for note in getattr(reader, "notes", list)():
+    for note in reader.notes():
         on_note(note)
     return report

@@ -16,9 +16,7 @@ import os
 import pickle
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -28,7 +26,7 @@ from pemoe.datasets_scripts.campus.drawing import Rendering
 from pemoe.datasets_scripts.campus.render import FACADE_SIDES, draw_drone, draw_ground, draw_satellite
 from pemoe.datasets_scripts.campus.scene import Scene, sample_scene
 from pemoe.datasets_scripts.campus.workers import rows_in_processes
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import DataError
 
 NAMESPACES = ("train", "test", "pretrain")
 GRID_COLUMNS = 64
@@ -36,6 +34,15 @@ GRID_STEP_M = 200.0
 ORIGIN_DEG = (40.1, -88.23)
 JPEG_QUALITY = 90
 POOL_MIN_PLACES = 32  # under this many places, starting processes takes longer than rendering
+LIMITS = {  # of the options, both ends included
+    **dict.fromkeys(("places", "train_places", "test_places"), (1, 1_000_000)),
+    "index": (0, 10_000_000),
+    "seed": (0, 2**63),
+    "drone_views": (0, 54),
+    "ground_views": (0, len(FACADE_SIDES)),
+    "size_px": (32, 1024),
+    "workers": (1, 1024),
+}
 STREAMS = ("scene", "satellite", "drone", "ground", "satellite text", "drone text", "ground text")
 
 
@@ -49,55 +56,25 @@ class View:
     side: str | None = None
 
 
-def load_campus(  # noqa: PLR0913 - options are keyword-only and documented one by one
-    root: str | Path | None = None,
-    *,
-    train_places: int = 400,
-    test_places: int = 150,
-    seed: int = 0,
-    drone_views: int = 3,
-    ground_views: int = 2,
-    size_px: int = 160,
-    workers: int | None = None,
-    show_progress: bool = False,
-) -> datasets.DatasetDict:
-    """Render the campus: splits `train` (captions: three long raw ones) and `test` (captions: two concise queries).
+def check_options(namespace: str = "train", **options: object) -> None:
+    """Refuse options of which no campus can be made.
 
     Args:
-        root: must be None, the campus has no files.
-        train_places, test_places: places of each split; each has 1 + drone_views + ground_views images.
-        seed: another integer gives other places.
-        drone_views: drone images of a place, 0..54.
-        ground_views: ground images of a place, 0..4: front, back, left, right.
-        size_px: side of the square images.
-        workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
-        show_progress: show a tqdm bar.
-
-    Returns:
-        `datasets.DatasetDict` with the columns of `schema.FEATURES`; images are JPEG bytes.
+        namespace: one of `NAMESPACES`.
+        options: names and values, see `LIMITS`.
 
     Raises:
-        DataError: an option out of range, or a root.
+        DataError: an unknown namespace, or an option that is no whole number in its range.
 
     Example:
-        >>> load_campus(train_places=2, test_places=1)["test"].num_rows
-        6
+        >>> check_options(train_places=400, seed=0, size_px=160)
     """
-    if root is not None:
-        raise DataError(f"campus: root={str(root)!r} given, but the campus is rendered, not read: leave root out")
-    options = {"drone_views": drone_views, "ground_views": ground_views, "size_px": size_px}
-    places = {"train": train_places, "test": test_places}
-    for namespace, count in places.items():
-        _check(f"{namespace}_places", count, 1, 1_000_000)
-    return datasets.DatasetDict(
-        {
-            namespace: as_dataset(
-                campus_rows(namespace, count, seed, workers=workers, show_progress=show_progress, **options),
-                split=namespace,
-            )
-            for namespace, count in places.items()
-        }
-    )
+    if namespace not in NAMESPACES:
+        raise DataError(f"campus: unknown namespace {namespace!r}: use one of {', '.join(NAMESPACES)}")
+    for name, value in options.items():
+        low, high = LIMITS[name]
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+            raise DataError(f"campus: {name}={value!r} must be an integer from {low} to {high}")
 
 
 def campus_rows(
@@ -114,7 +91,10 @@ def campus_rows(
     Args:
         namespace: "train", "test" or "pretrain"; the last gives places of neither split whose captions mix long
             captions and query-like phrases of all platforms.
-        places, seed, workers, show_progress: see `load_campus`.
+        places: how many.
+        seed: another integer gives other places.
+        workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
+        show_progress: show a bar over the places on stderr.
         options: `drone_views`, `ground_views`, `size_px` of `rows_for_place`.
 
     Returns:
@@ -123,11 +103,8 @@ def campus_rows(
     Raises:
         DataError: an unknown namespace or an option out of range.
     """
-    _check("places", places, 1, 1_000_000)
-    _check_place(namespace, 0, seed)
-    _check_views(**options)
     workers = min(2, os.cpu_count() or 1) if workers is None else workers
-    _check("workers", workers, 1, 1024)
+    check_options(namespace, places=places, seed=seed, workers=workers, **options)
     if workers > 1 and places >= POOL_MIN_PLACES:
         done = rows_in_processes(
             namespace, int(places), int(seed), int(workers), {k: int(v) for k, v in options.items()}
@@ -142,17 +119,17 @@ def rows_for_place(
     namespace: str, index: int, *, seed: int = 0, drone_views: int = 3, ground_views: int = 2, size_px: int = 160
 ) -> list[dict]:
     """The rows of one place: satellite, then drone views, then ground views (see `campus_rows` for their form)."""
-    _check_place(namespace, index, seed)
-    _check_views(drone_views, ground_views, size_px)
+    views = {"drone_views": drone_views, "ground_views": ground_views}
+    check_options(namespace, index=index, seed=seed, size_px=size_px, **views)
     scene, rows, asked = place_scene(seed, namespace, index), [], []
-    for view in place_views(seed, namespace, index, drone_views, ground_views):
+    for view in place_views(seed, namespace, index, **views):
         seen = draw_place_view(seed, namespace, index, view, size_px)
         rng = _generator(seed, namespace, index, f"{view.platform} text", view.number)
-        told = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
+        queries = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
         raw = text.raw_captions(scene, seen.boxes, rng)
         parts = text.regions(scene, view.platform, seen.boxes, rng)
-        rows.append(_row(namespace, index, view, seed, seen, told if namespace == "test" else raw, parts))
-        asked.append(told)
+        rows.append(_row(namespace, index, view, seed, seen, queries if namespace == "test" else raw, parts))
+        asked.append(queries)
     if namespace == "pretrain":
         _mix_captions(rows, asked, _generator(seed, namespace, index, "scene", 1))
     return rows
@@ -216,13 +193,6 @@ def place_coordinates(number: int) -> tuple[float, float]:
     return float(latitude), float(longitude)
 
 
-def as_dataset(rows: list[dict], split: str) -> datasets.Dataset:
-    """Rows -> `datasets.Dataset` with `schema.FEATURES`; `platform` becomes its class number."""
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    columns["platform"] = [PLATFORMS.index(platform) for platform in columns["platform"]]
-    return datasets.Dataset.from_dict(columns, features=FEATURES, split=datasets.NamedSplit(split))
-
-
 def _row(
     namespace: str, index: int, view: View, seed: int, seen: Rendering, captions: list[str], parts: list[dict]
 ) -> dict:
@@ -266,21 +236,3 @@ def _mix_captions(rows: list[dict], asked: list[list[str]], rng: np.random.Gener
 def _generator(seed: int, namespace: str, index: int, stream: str, number: int) -> np.random.Generator:
     """The source of chance of one picture (or scene); five integers always, so that no two share one."""
     return np.random.default_rng([seed, NAMESPACES.index(namespace), index, STREAMS.index(stream), number])
-
-
-def _check(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise DataError(f"campus: {name}={value!r} must be an integer from {low} to {high}")
-
-
-def _check_place(namespace: str, index: int, seed: int) -> None:
-    if namespace not in NAMESPACES:
-        raise DataError(f"campus: unknown namespace {namespace!r}: use one of {', '.join(NAMESPACES)}")
-    _check("index", index, 0, 10_000_000)
-    _check("seed", seed, 0, 2**63)
-
-
-def _check_views(drone_views: int = 3, ground_views: int = 2, size_px: int = 160) -> None:
-    _check("drone_views", drone_views, 0, 54)
-    _check("ground_views", ground_views, 0, len(FACADE_SIDES))
-    _check("size_px", size_px, 32, 1024)

@@ -1,4 +1,4 @@
-"""Writes rows of the schema in GeoText-1652's own layout, the twin of the loader in `geotext1652.py`."""
+"""Writes rows of the schema in GeoText-1652's own layout, as `reader.py` reads it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ TEST_FOLDERS = ("test/query", "test/gallery_no_train")
 
 
 def _check_rows(rows: datasets.Dataset, split: str) -> None:
-    """The layout tells place and platform by the image's name, so the names must agree with the columns."""
+    """In this layout an image's name gives its place and platform, so the names must agree with the columns."""
     names = FEATURES["platform"].names
     seen = set()
     for image_id, place_id, platform in zip(rows["image_id"], rows["place_id"], rows["platform"], strict=True):
         if image_id in seen:
             raise DataError(f"{split}: image_id {image_id!r} names two rows; the layout has one file per image")
         seen.add(image_id)
-        told = (split_image_id(image_id)[0], platform_of(image_id))
-        if told != (place_id, names[platform]):
+        named = (split_image_id(image_id)[0], platform_of(image_id))
+        if named != (place_id, names[platform]):
             raise DataError(
-                f"{split}: the name {image_id!r} tells place and platform {told}, "
+                f"{split}: the name {image_id!r} stands for place and platform {named}, "
                 f"the columns {(place_id, names[platform])}; rename the image"
             )
 
@@ -154,7 +154,7 @@ def write_geotext_layout(dataset_dict: datasets.DatasetDict, root: str | Path, *
 
     Args:
         dataset_dict: splits `train` and `test` with the columns of `schema.FEATURES`; every `image_id` is
-            `<place_id>/<file>` and tells the platform by its name (see `geotext1652.platform_of`).
+            `<place_id>/<file>` and has a name that gives the platform (see `names.platform_of`).
         root: directory to make; may exist if it is empty.
         archives: one `.tar.gz` per place, else the extracted tree.
 
