@@ -3,63 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 
 from pemoe.common.files import write_json, write_text
+from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import SEVERITIES
-from pemoe.datasets_scripts.audit.directory import Audit
-from pemoe.datasets_scripts.audit.images import decode_image
 from pemoe.datasets_scripts.audit.report_template import TEMPLATE
-from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
-from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS
-from pemoe.datasets_scripts.sources.geotext.records import find_root
 
-THUMBNAIL_PX = 300
 BAR_PX = 32
-
-Thumbnails = Callable[[str], "bytes | None"]
-
-
-def directory_thumbnails(root: str | Path) -> Thumbnails:
-    """How the report finds pictures of a tree in GeoText-1652's layout: bytes by image_id, None where there are none.
-
-    Example:
-        >>> directory_thumbnails("GeoText1652_Dataset")("0839/0839.jpg")[:2]            # doctest: +SKIP
-        b'\\xff\\xd8'
-    """
-    files = ImageFiles(find_root(root))
-
-    def read(image_id: str) -> bytes | None:
-        place_id, _, name = image_id.partition("/")
-        for folder in (folder for folders in IMAGE_FOLDERS.values() for folder in folders):
-            try:
-                found = files.read(f"{folder}/{place_id}", {name}) if name else {}
-            except DataError:
-                continue  # an unsafe archive is a finding of its own
-            if found:
-                return found[name]
-        return None
-
-    return read
-
-
-def _thumbnail(data: bytes | None) -> str:
-    """A small JPEG in base64; "" for a picture that is missing or broken."""
-    image = decode_image(data)[0] if data is not None else None
-    if image is None:
-        return ""
-    image = image.convert("RGB")
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
@@ -78,12 +32,12 @@ def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
     return [part for part in [*parts, (text[position:], False)] if part[0]]
 
 
-def _cards(examples: list[dict[str, Any]], thumbnails: Thumbnails | None) -> list[dict[str, Any]]:
-    """The examples with picture and highlighted text."""
+def _cards(examples: list[dict[str, Any]], pictures: dict[str, bytes]) -> list[dict[str, Any]]:
+    """The examples with picture in base64, "" where there is none, and highlighted text."""
     return [
         {
             **example,
-            "picture": _thumbnail(thumbnails(example["image_id"])) if thumbnails and example["image_id"] else "",
+            "picture": base64.b64encode(pictures.get(example["image_id"], b"")).decode(),
             "parts": marked_parts(example["text"], example["spans"]),
         }
         for example in examples
@@ -113,12 +67,8 @@ def _contents(audit: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
+def render_audit(audit: Audit) -> str:
     """The report as one HTML page that loads nothing from elsewhere; texts of the data set are escaped.
-
-    Args:
-        audit: what was found.
-        thumbnails: bytes of a picture by image_id, None where there are none; None shows no pictures.
 
     Example:
         >>> "Nothing was found." in render_audit(Audit("my data"))
@@ -134,26 +84,27 @@ def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
         longest=max(
             (len(line["heights"]) * line["lengths"]["bin_chars"] for line in contents if line["lengths"]), default=0
         ),
-        defects=[(name, {**defect, "cards": _cards(defect["examples"], thumbnails)}) for name, defect in by_severity],
+        defects=[
+            (name, {**defect, "cards": _cards(defect["examples"], audit.pictures)}) for name, defect in by_severity
+        ],
         absent=audit.not_found(),
     )
 
 
-def write_audit_report(audit: Audit, path: str | Path, thumbnails: Thumbnails | None = None) -> Path:
+def write_audit_report(audit: Audit, path: str | Path) -> Path:
     """Write the report as a self-contained HTML file.
 
     Args:
         audit: what was found.
         path: the file; its folder is made.
-        thumbnails: see `render_audit`; `directory_thumbnails` serves trees in GeoText-1652's layout.
 
     Returns:
         The path.
 
     Example:
-        >>> write_audit_report(audit_directory("data"), "audit.html", directory_thumbnails("data")) # doctest: +SKIP
+        >>> write_audit_report(audit_directory("data"), "audit.html")                   # doctest: +SKIP
     """
-    write_text(Path(path), render_audit(audit, thumbnails))
+    write_text(Path(path), render_audit(audit))
     return Path(path)
 
 

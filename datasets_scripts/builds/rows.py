@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS, Filters
+from pemoe.datasets_scripts.filters.filters import Filters, filter_names
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.readers import Reader
 from pemoe.datasets_scripts.sources.registry import options_of, source_of
@@ -26,7 +26,8 @@ def filters_of(name: str) -> tuple[str, ...]:
         >>> filters_of("campus")
         ()
     """
-    return {"records": FILTERS, "rows": ROW_FILTERS, None: ()}[source_of(name).filters]
+    known = source_of(name).filters
+    return () if known is None else filter_names(on_rows=known == "rows")
 
 
 def open_reader(name: str, root: str | Path | None = None, **options: object) -> Reader:
@@ -45,9 +46,8 @@ def open_reader(name: str, root: str | Path | None = None, **options: object) ->
         ['0001']
     """
     _check_options(name, options_of(name), options)
-    if "filters" in options:
-        options["filters"] = _make_filters(name, options["filters"])
-    return source_of(name).reader(root, **options)
+    filters = {"filters": _make_filters(name, options.get("filters", ()))} if filters_of(name) else {}
+    return source_of(name).reader(root, **{**options, **filters})
 
 
 def load_source(name: str, root: str | Path | None = None, **options: object) -> datasets.DatasetDict:
