@@ -28,7 +28,7 @@ def audit_source(
     """Audit whatever source: GeoText-1652's layout as it lies on disk, any other by its rows.
 
     Args:
-        name: a key of `sources.registry.SOURCES`.
+        name: a key of `registry.SOURCES`.
         root: directory; None for a rendered source.
         options: of its reader; filters have no part in it.
         watcher: the filters of the build that follows, so that GeoText-1652's layout is looked over once.
@@ -153,8 +153,8 @@ def audited_build(
     """Audit a source, unless `audit` is off, and build it; the reports lie in `output/reports`.
 
     Args:
-        name, root, options: of the source, see `sources.open_reader`; they are written to `build.json`.
-        output, plan, build_options: see `build.build_dataset`.
+        name, root, options: of the source, see `rows.open_reader`; they are written to `build.json`.
+        output, plan, build_options: see `dataset.build_dataset`.
         audit: look for defects first. Every image was decoded by then, and the build does not do so again.
         show_progress: show bars on stderr.
         on_note: called with each line that the reader reports and that is no error.
@@ -182,6 +182,6 @@ def audited_build(
     report = build_dataset(
         reader, output, plan, audit=look if audit else None, show_progress=show_progress, **build_options
     )
-    for note in getattr(reader, "notes", list)():
+    for note in reader.notes():
         on_note(note)
     return report

@@ -26,8 +26,8 @@ def filters_of(name: str) -> tuple[str, ...]:
         >>> filters_of("campus")
         ()
     """
-    known = source_of(name).filters
-    return () if known is None else filter_names(on_rows=known == "rows")
+    kind = source_of(name).filters
+    return () if kind is None else filter_names(on_rows=kind == "rows")
 
 
 def open_reader(name: str, root: str | Path | None = None, **options: object) -> Reader:
@@ -46,8 +46,9 @@ def open_reader(name: str, root: str | Path | None = None, **options: object) ->
         ['0001']
     """
     _check_options(name, options_of(name), options)
-    filters = {"filters": _make_filters(name, options.get("filters", ()))} if filters_of(name) else {}
-    return source_of(name).reader(root, **{**options, **filters})
+    if filters_of(name):
+        options["filters"] = _make_filters(name, options.get("filters", ()))
+    return source_of(name).reader(root, **options)
 
 
 def load_source(name: str, root: str | Path | None = None, **options: object) -> datasets.DatasetDict:
