@@ -13,7 +13,8 @@ from pemoe.datasets_scripts.audit.report import (
     write_audit_json,
     write_audit_report,
 )
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates

@@ -22,7 +22,8 @@ from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
 from pemoe.datasets_scripts.audit.directory import audit_rows
 from pemoe.datasets_scripts.audit.walk import survey_rows
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.filters.filters import FILTERS
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
