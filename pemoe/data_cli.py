@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pemoe.console import AsJson, Output, Overwrite, Resume, Seed, format_columns, print_json, typed_command
+from pemoe.console import (
+    AsJson,
+    Output,
+    Overwrite,
+    Resume,
+    Seed,
+    check_root,
+    format_columns,
+    print_json,
+    typed_command,
+)
 
 if TYPE_CHECKING:
     from pemoe.datasets_scripts.builds.plan import BuildPlan
@@ -23,20 +33,12 @@ def _words(name: str, *words: str) -> type[Enum]:
     return Enum(name, {word: word for word in words}, type=str)
 
 
-def _check_root(root: str) -> str:
-    """Refuse what cannot be a source before anything slow is imported; what may be a Hub id is looked at later."""
-    may_be_hub_id = root.count("/") == 1 and not root.startswith((".", "/"))
-    if root != "campus" and not may_be_hub_id and not Path(root).is_dir():
-        raise typer.BadParameter(f"there is no directory {root}; see if it is spelled right")
-    return root
-
-
 Refine = _words("Refine", "rules", "none")
 Sanitize = _words("Sanitize", "remove", "mask", "keep")
 Caption = _words("Caption", "remove", "mask", "transform")
 Response = _words("Response", "json_schema", "json_object", "none")
 
-Root = Annotated[str, typer.Argument(help="Directory of any source, or: campus.", callback=_check_root)]
+Root = Annotated[str, typer.Argument(help="Directory of any source, or: campus.", callback=check_root)]
 Source = Annotated[
     str | None,
     typer.Option(help="Its kind, where its files do not show it: geotext1652, folder, parquet, robosense."),
