@@ -191,8 +191,9 @@ def audit(  # noqa: PLR0913 - options of a command
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.datasets_scripts.audit.defects import SEVERITIES
-    from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, filters_of, write_audit
+    from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, write_audit
     from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.builds.rows import filters_of
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)

@@ -22,8 +22,8 @@ from pemoe.datasets_scripts.builds.plan import BuildPlan, prepare_rows
 from pemoe.datasets_scripts.builds.reports import describe_texts, join_reports, subtract_report
 from pemoe.datasets_scripts.builds.shards import ShardWriter, number_shards, write_readme
 from pemoe.datasets_scripts.refine import write_refine_report
-from pemoe.datasets_scripts.schema import SPLITS, DataError
-from pemoe.datasets_scripts.sources.parquet import FOLDERS, UNKNOWN, ParquetReader, is_built
+from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, order_platforms
+from pemoe.datasets_scripts.sources.parquet import is_built
 from pemoe.datasets_scripts.sources.readers import Reader
 
 STATE = ".state"
@@ -183,17 +183,15 @@ def _build_split(reader: Reader, split: str, partial: Path, plan: BuildPlan, sho
             chosen = place_ids[start : start + plan.places_per_shard]
             path = partial / STATE / f"{split}-{number:05d}.json"
             if not path.is_file():
-                before, rows = reader.report(), reader.rows(split, chosen)
-                record = _build_shard(rows, partial, path.stem, plan, bar)
+                before, writer = reader.report(), ShardWriter(partial, path.stem, reader.platforms)
+                record = _build_shard(reader.rows(split, chosen), writer, plan, bar)
                 record["reports"]["filters"] = subtract_report(reader.report(), before)
                 write_json(path, record)
                 yield path
             bar.update(start + len(chosen) - bar.n)
 
 
-def _build_shard(
-    rows: Iterator[dict[str, Any]], partial: Path, name: str, plan: BuildPlan, bar: tqdm
-) -> dict[str, Any]:
+def _build_shard(rows: Iterator[dict[str, Any]], writer: ShardWriter, plan: BuildPlan, bar: tqdm) -> dict[str, Any]:
     """Write one shard; the bar moves with the places.
 
     Returns:
@@ -204,7 +202,7 @@ def _build_shard(
     lengths: dict[str, Counter[int]] = {column: Counter() for column in TEXTS}
     places: dict[str, set[str]] = {}
     seen, first = set(), bar.n
-    with ShardWriter(partial, name) as writer:
+    with writer:
         for row in prepare_rows(rows, plan, reports):
             platform = row["platform"] or UNKNOWN
             counts.setdefault(platform, Counter()).update(images=1, **{column: len(row[column]) for column in TEXTS})
@@ -258,14 +256,13 @@ def _finish(partial: Path, reader: Reader, plan: BuildPlan, known: dict[str, Any
 
 def _built_from(reader: Reader) -> dict[str, Any]:
     """What was done before, where the source is itself a build."""
-    if not isinstance(reader, ParquetReader):
-        return {}
-    return {"built_from": {part: reader.earlier[part] for part in EARLIER if part in reader.earlier}}
+    earlier = reader.earlier
+    return {} if earlier is None else {"built_from": {part: earlier[part] for part in EARLIER if part in earlier}}
 
 
 def _ordered(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     """Counts per platform, both in their fixed order."""
-    return {name: {kind: counts[name][kind] for kind in COUNTED} for name in FOLDERS if name in counts}
+    return {name: {kind: counts[name][kind] for kind in COUNTED} for name in order_platforms(counts)}
 
 
 def _describe(report: dict[str, Any]) -> str:

@@ -13,15 +13,16 @@ import datasets
 from filelock import FileLock
 
 from pemoe.common.files import write_json
+from pemoe.common.fingerprints import hash_lines
 from pemoe.common.progress import progress_bars
 from pemoe.datasets_scripts.audit.defects import DEFECTS
-from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, filters_of
+from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors
 from pemoe.datasets_scripts.builds.plan import BuildPlan, make_plan, prepare_rows
+from pemoe.datasets_scripts.builds.rows import filters_of, load_source, open_reader
 from pemoe.datasets_scripts.refine.rows import train_rows
 from pemoe.datasets_scripts.refine.rules import RULES_VERSION
 from pemoe.datasets_scripts.schema import FEATURES, SPLITS, DataError
-from pemoe.datasets_scripts.sources.fingerprints import hash_lines
-from pemoe.datasets_scripts.sources.registry import load_source, open_reader, options_of
+from pemoe.datasets_scripts.sources.registry import options_of
 
 BUILT = "parquet"  # the source of what `pemoe data build` wrote: it was audited then
 TEXTS = datasets.Features({"refined_captions": FEATURES["refined_captions"]})
