@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -87,16 +87,17 @@ def estimate_refining(
     reader = open_reader(name, root, **options)
     place_ids = reader.place_ids("train")
 
-    def requests() -> Iterator[RefineRequest]:
+    def requests(platforms: Sequence[str]) -> Iterator[RefineRequest]:
         with tqdm(total=len(place_ids), desc="count", unit="place", disable=not show_progress) as bar:
             for start in range(0, len(place_ids), PLACES_AT_ONCE):
                 places = place_ids[start : start + PLACES_AT_ONCE]
                 for row in reader.rows("train", places):
-                    yield from row_requests(row, backend.takes_images)
+                    yield from row_requests(row, backend.takes_images) if row["platform"] in platforms else ()
                 bar.update(len(places))
 
     with _existing(cache) as path:
-        return asdict(LLMRefiner(backend, path, **limits).estimate(requests()))
+        refiner = LLMRefiner(backend, path, **limits)
+        return asdict(refiner.estimate(requests(refiner.platforms)))
 
 
 @contextmanager

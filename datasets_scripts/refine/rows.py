@@ -24,10 +24,12 @@ class BatchRefiner(Refiner, Protocol):
 
     Attributes:
         budget: what it spent, and may spend.
+        platforms: the ones it can refine for; the rules speak for others.
         takes_images: whether it wants the picture's bytes in every request.
     """
 
     budget: Budget
+    platforms: tuple[str, ...]
     takes_images: bool
 
     def refine_request(self, request: RefineRequest) -> Refinement:
@@ -130,13 +132,19 @@ def _refined(
     if isinstance(refiner, BatchRefiner):
 
         def refine_row(row: dict[str, Any]) -> tuple[dict[str, Any], list[Refinement]]:
-            return row, [refiner.refine_request(request) for request in row_requests(row, refiner.takes_images)]
+            requests = row_requests(row, refiner.takes_images)
+            if row["platform"] not in refiner.platforms:
+                return row, _one_by_one(RuleRefiner(), requests)
+            return row, [refiner.refine_request(request) for request in requests]
 
         yield from refiner.map_ordered(refine_row, rows, chunk)
-        return
-    for row in rows:
-        requests = row_requests(row)
-        yield row, [Refinement(refiner.refine(one.caption, one.platform), refiner.name) for one in requests]
+    else:
+        for row in rows:
+            yield row, _one_by_one(refiner, row_requests(row))
+
+
+def _one_by_one(refiner: Refiner, requests: Iterable[RefineRequest]) -> list[Refinement]:
+    return [Refinement(refiner.refine(one.caption, one.platform), refiner.name) for one in requests]
 
 
 def refine_dataset(

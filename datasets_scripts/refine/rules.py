@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from itertools import dropwhile
 
 from pemoe.datasets_scripts.sanitize import find_directions
-from pemoe.datasets_scripts.schema import PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import DataError, check_platform
 from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
-from pemoe.datasets_scripts.text.visibility import without_hidden
+from pemoe.datasets_scripts.text.visibility import HIDDEN_NOUNS, without_hidden
 
 RULES_VERSION = 4  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
@@ -245,7 +245,8 @@ def _statement(sentence: str, platform: str) -> str:
         text = _DOUBLE_COMMA.sub("", _without_directions(text))
         clauses = _TWO_CLAUSES.fullmatch(text) if directions else None
         parts = list(clauses.groups()) if clauses else [text]
-    left = [_tidy(_shorten(_LEADING.sub("", without_hidden(part, platform))), sentence) for part in parts]
+    seen = [without_hidden(part, platform) for part in parts] if platform in HIDDEN_NOUNS else parts
+    left = [_tidy(_shorten(_LEADING.sub("", part)), sentence) for part in seen]
     left = [part for part in left if part and not any(direction in part for direction in directions)]
     if left and not sentence.startswith(left[0].split()[0]):  # what came before "another" is gone
         left[0] = _plain(left[0])
@@ -362,17 +363,16 @@ class RuleRefiner:
 
         Args:
             caption: raw caption.
-            platform: one of `schema.PLATFORMS`.
+            platform: its name; from one beyond `schema.PLATFORMS` nothing counts as hidden.
 
         Returns:
             Distinct texts in the order of the caption, at least one: where the rules leave nothing, the caption
             itself, cleaned (it may then hold directions).
 
         Raises:
-            DataError: the caption is empty or the platform unknown.
+            DataError: the caption is empty, or `platform` no name of one.
         """
-        if platform not in PLATFORMS:
-            raise DataError(f"unknown platform {platform!r}: use one of {', '.join(PLATFORMS)}")
+        check_platform(platform)
         cleaned = clean_caption(caption)
         if not cleaned:
             raise DataError(f"the caption {caption!r} is empty; drop it or write one")

@@ -129,6 +129,11 @@ class LLMRefiner:
         """Whether the model looks at the picture beside its caption."""
         return self.backend.takes_images
 
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """The platforms that there is a prompt for."""
+        return tuple(self._prompts)
+
     def refine(self, caption: str, platform: str, image: bytes | None = None) -> list[str]:
         """Texts of one caption.
 
