@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pemoe.common.errors import InputError
 from pemoe.console import (
     AsJson,
     Checkpoint,
@@ -26,6 +27,7 @@ from pemoe.console import (
 from pemoe.data_cli import data_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
+USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
 
 app = typer.Typer(
     add_completion=False,
@@ -80,18 +82,16 @@ def info(
 
     Example: pemoe info --preset paper
     """
-    from huggingface_hub.errors import StrictDataclassError
-
-    from pemoe.modeling_pemoe import PeMoEConfig
-    from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
-
     if (preset is None) == (model is None):
         raise typer.BadParameter("give --preset or --model")
+    from pemoe.modeling_pemoe import PeMoEConfig
+    from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
+    from pemoe.trainers.checkpoint_io import read_config_of
+
     try:
-        config = PeMoEConfig.preset(preset) if preset else _config_of(model)
-        sizes = describe_sizes(config)
-    except (ValueError, OSError, StrictDataclassError) as error:
-        raise typer.BadParameter(f"{preset or model}: {error}") from error
+        sizes = describe_sizes(config := PeMoEConfig.preset(preset) if preset else read_config_of(model))
+    except ValueError as error:  # the model's files know no error of ours
+        fail(str(error))
     if as_json:
         print_json(sizes)
         return
@@ -114,7 +114,7 @@ def train(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train all stages of a recipe; several GPUs: torchrun -m pemoe.trainers.train with the same options.
+    """Train all stages of a recipe; several GPUs: torchrun --nproc-per-node=8 -m pemoe train ...
 
     Example: pemoe train --config quickstart --output runs/train
     """
@@ -122,14 +122,14 @@ def train(
 
     directory = output or Path("runs/train")
 
-    def tell(plan: list[dict]) -> None:
+    def show(plan: list[dict]) -> None:
         columns = ("stage", "platform", "joined_batch_size", "steps", "places", "images")
-        typer.echo(
-            format_columns([list(columns), *([str(line[name]) for name in columns] for line in plan)]), err=True
-        )
+        rows = [[str(line[name]) for name in columns] for line in plan]
+        typer.echo(format_columns([list(columns), *rows]), err=True)
 
-    metrics = train_into(directory, read_config(config, data, seed), typed_command(), overwrite, resume, tell)
-    _report(metrics, as_json, f"Model: {directory / 'model'}")
+    metrics = train_into(directory, read_config(config, data, seed), typed_command(), overwrite, resume, show)
+    if metrics is not None:  # on the first process
+        _report(metrics, as_json, f"Model: {directory / 'model'}")
 
 
 @app.command()
@@ -147,6 +147,7 @@ def mine(
     Example: pemoe mine runs/train/model --output runs/mine
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
     from pemoe.trainers.distributed import device_name
     from pemoe.trainers.experiments.quickstart import load_rows
     from pemoe.trainers.mine import mine_split
@@ -154,8 +155,8 @@ def mine(
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/mine"), overwrite)
-    model, processor = _load(checkpoint)
-    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True, needed=("train",))["train"]
+    model, processor = load_checkpoint(checkpoint)
+    rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("train",))["train"]
     prepare_output(directory, overwrite)
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
@@ -178,13 +179,14 @@ def evaluate(
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
+    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
     from pemoe.trainers.distributed import device_name
     from pemoe.trainers.experiments.quickstart import load_rows
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
-    model, processor = _load(checkpoint)
-    rows = load_rows(_data_recipe(checkpoint, data), show_progress=True, needed=("test",))["test"]
+    model, processor = load_checkpoint(checkpoint)
+    rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("test",))["test"]
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
     metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name())
@@ -195,74 +197,24 @@ def main() -> None:
     """Entry point: exit code 0, 2 with one line on bad input, 1 on a failure of ours."""
     _quiet_libraries()
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="pemoe", standalone_mode=False)
     except typer.Exit as done:
         code = done.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except Exception as error:
-        if hasattr(error, "format_message"):  # wrong arguments; typer's click has been its own copy since 0.29
-            fail(error.format_message())
-        if not isinstance(error, _input_errors()):
-            raise  # a failure of ours: traceback and exit code 1
+    except USAGE_ERROR as error:
+        fail(error.format_message())
+    except (InputError, OSError) as error:  # anything else is a failure of ours: traceback and exit code 1
         fail(str(error))
     if code == INTERRUPTED:  # typer turns the signal into this code
         typer.echo("\npemoe: interrupted; where a command has --resume, it goes on with what was done", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _input_errors() -> tuple[type[Exception], ...]:
-    from pemoe.common.runs import RunError
-    from pemoe.datasets_scripts import DataError
-    from pemoe.trainers.errors import TrainingError
-
-    return DataError, RunError, TrainingError, OSError
-
-
 def _quiet_libraries() -> None:
-    import logging
-
-    from transformers.utils import logging as transformers_logging
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-
-
-def _load(checkpoint: str) -> tuple:
-    from huggingface_hub.errors import StrictDataclassError
-
-    from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-    from pemoe.trainers.distributed import local_device
-
-    try:
-        _config_of(checkpoint)
-        model = PeMoEModel.from_pretrained(checkpoint).eval().to(local_device())
-        return model, PeMoEProcessor.from_pretrained(checkpoint)
-    except (ValueError, OSError, StrictDataclassError) as error:
-        raise typer.BadParameter(f"{checkpoint}: {error}") from error
-
-
-def _config_of(checkpoint: str):
-    from transformers import AutoConfig
-
-    import pemoe.modeling_pemoe  # noqa: F401 - makes the model type known
-
-    config = AutoConfig.from_pretrained(checkpoint)
-    if config.model_type != "pemoe":
-        raise ValueError(f"holds a {config.model_type} model, not a PE-MoE one")
-    return config
-
-
-def _data_recipe(checkpoint: str, data: str | None):
-    """Where the rows come from: the directory given, else what the run beside the checkpoint used, else the campus."""
-    from pemoe.trainers.recipes import DataRecipe, data_recipe, load_recipe
-
-    run = Path(checkpoint).parent / "recipe.json"
-    if data is not None:
-        return data_recipe(data)
-    if run.is_file():
-        return DataRecipe(**json.loads(run.read_text(encoding="utf-8"))["data"])
-    return load_recipe("quickstart").data
+    """Where a command imports transformers later, it reads these then; a user's own settings stay."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _report(metrics: dict, as_json: bool, where: str) -> None:
@@ -286,7 +238,3 @@ def _print_example(example: dict) -> None:
     for rank, hit in enumerate(example["hits"], 1):
         verdict = "right place" if hit["is_right"] else ""
         typer.echo(f"  {rank}. {hit['score']:.3f}  place {hit['place_id']}  {hit['platform']:9}  {verdict}".rstrip())
-
-
-if __name__ == "__main__":
-    main()

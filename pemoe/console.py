@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+
+from pemoe.common.errors import InputError
+from pemoe.common.files import may_hold_data
+
+
+def check_root(root: str | None) -> str | None:
+    """Refuse a misspelled path while the options are read, before anything that takes seconds is imported."""
+    if root is None or may_hold_data(root):
+        return root
+    raise InputError(f"{root} is neither a directory nor the id of a data set on the Hub; check the spelling")
+
 
 Output = Annotated[Path | None, typer.Option(help="Directory to write to (default: runs/<command>).")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that directory.")]
@@ -17,7 +29,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
 Data = Annotated[
     str | None,
-    typer.Option(help="A built data set, its Hub id, GeoText-1652's files, or a folder of photos; else the campus."),
+    typer.Option(
+        help="A built data set, its Hub id, GeoText-1652's files, a folder of photos, or: campus.", callback=check_root
+    ),
 ]
 Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a trained model.")]
 
@@ -42,9 +56,10 @@ def print_json(content: dict) -> None:
     typer.echo(json.dumps(content, ensure_ascii=False))
 
 
-def fail(message: str) -> None:
-    """One line on stderr, exit code 2."""
-    typer.echo(f"pemoe: {' '.join(message.split())}", err=True)
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit code 2; of several processes on a machine the first one speaks."""
+    if message and os.environ.get("LOCAL_RANK", "0") == "0":
+        typer.echo(f"pemoe: {' '.join(message.split())}", err=True)
     sys.exit(2)
 
 

@@ -1,5 +1,5 @@
 """Guards: what the documents say is so: docstring examples run, README stays short, its commands, files and recipes
-exist, and the version is told once."""
+exist, and the version is the same everywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from pemoe.datasets_scripts.filters.filters import filter_names
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("common", "modeling_pemoe", "datasets_scripts", "trainers", "retrieval", "hub_cards")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DATA_GUIDE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+SET_UP = re.compile(r"^<!-- (\w+) -->\n```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND_LINE = re.compile(r"^(pemoe .*|torchrun .*|python benchmarks/.*)$", re.MULTILINE)
 
 
@@ -53,10 +55,26 @@ def test_there_are_examples_to_run() -> None:
 def test_readme_is_short_and_complete() -> None:
     assert len(README.splitlines()) < 250
     assert "@@" not in README
-    for path in re.findall(
-        r"`((?:datasets_scripts|modeling_pemoe|trainers|retrieval|hub_cards|benchmarks|docs)/[\w./-]*)`", README
-    ):
-        assert (ROOT / path).exists(), path
+
+
+def test_set_up_is_two_lines_that_pip_lets_through_everywhere() -> None:
+    lines = dict(SET_UP.findall(README))
+    assert set(lines) == {"quickstart", "tests"}
+    for name, line in lines.items():
+        assert line.count("\n") == 1 and line.startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
+        assert f"line_after {name}" in (ROOT / ".ci" / "run").read_text()
+    assert lines["quickstart"].endswith("&& .venv/bin/pemoe quickstart\n")
+    assert lines["tests"].endswith('-e ".[test]" && .venv/bin/pytest\n')
+
+
+@pytest.mark.parametrize(("name", "page"), [("README.md", README), *PAGES.items()])
+def test_files_and_links_of_a_page_exist(name: str, page: str) -> None:
+    folders = "|".join([*FOLDERS, "pemoe", "benchmarks", "docs", "tests"])
+    named = [(ROOT, path) for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", page)]
+    linked = [((ROOT / "docs" / name).parent, path) for path in re.findall(r"\]\(([\w./-]+\.md)\)", page)]
+    if name == "README.md":
+        linked = [(ROOT, path) for _, path in linked]
+    assert [path for place, path in named + linked if not (place / path).exists()] == []
 
 
 @pytest.mark.parametrize("line", COMMAND_LINE.findall(README))
@@ -65,29 +83,28 @@ def test_readme_commands_exist(line: str, monkeypatch: pytest.MonkeyPatch, capsy
     if words[0] == "python":
         assert (ROOT / words[1]).is_file()
         return
-    command = ["train"] if words[0] == "torchrun" else words[1 : 3 if words[1] == "data" else 2]
+    words = words[words.index("pemoe") :]  # after torchrun's own options
+    command = words[1 : 3 if words[1] == "data" else 2]
     monkeypatch.setattr(sys, "argv", ["pemoe", *command, "--help"])
     with pytest.raises(SystemExit) as done:
         cli.main()
     assert done.value.code in (0, None)
     said = capsys.readouterr().out
-    for option in (word for word in words[2:] if word.startswith("--") and "nproc" not in word):
+    for option in (word for word in words[2:] if word.startswith("--")):
         assert option in said, option
 
 
-def test_version_is_told_once() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f'version="{pemoe.__version__}"' in setup
-    assert re.search(r"^## \[(.+?)\]", changelog, re.MULTILINE).group(1) == pemoe.__version__
+    assert re.search(r"^## \[(.+?)\]", CHANGELOG, re.MULTILINE).group(1) == pemoe.__version__
 
 
-def test_no_path_of_a_machine_is_told() -> None:
-    told = [README, (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")]
-    told += [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
-    assert not any(re.search(r"(/work/|/opt/|/home/|/root/|/tmp/)", text) for text in told)
+def test_no_page_names_a_path_of_a_machine() -> None:
+    pages = [README, CHANGELOG, *PAGES.values()]
+    assert not any(re.search(r"(/work/|/opt/|/home/|/root/|/tmp/)", page) for page in pages)
 
 
-def test_every_defect_and_filter_is_told() -> None:
-    told = re.findall(r"^\| `(\w+)` \| (error|warning|note) \| (yes)? ?\|", DATA_GUIDE, re.MULTILINE)
-    assert told == [(name, one.severity, "yes" if name in filter_names() else "") for name, one in DEFECTS.items()]
+def test_every_defect_and_filter_is_in_the_guide() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (error|warning|note) \| (yes)? ?\|", PAGES["data.md"], re.MULTILINE)
+    assert rows == [(name, one.severity, "yes" if name in filter_names() else "") for name, one in DEFECTS.items()]

@@ -1,30 +1,47 @@
-"""Invariant: the source keeps its shape. Imports are prefixed and go one way, the model's files can travel alone,
-library code never prints, files stay short, and setup.py names exactly the packages that exist. Every rule is a
-function from one file to its faults, run on the whole source and on planted faults, so that none passes by looking at
-nothing.
+"""Invariant: the source keeps its shape. Imports are prefixed and go as docs/architecture.md draws them, never in a
+circle; the model's files can travel alone, library code never prints, folders hold few files and files stay short, and
+setup.py names exactly the packages that exist. Every rule is a function to faults, run on the whole source and on
+planted faults, so that none passes by looking at nothing.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = ("common", "modeling_pemoe", "datasets_scripts", "retrieval", "hub_cards", "trainers", "pemoe")
-ALONE = {"common", "modeling_pemoe"}  # import nothing of ours
-BESIDE = {"datasets_scripts": {"modeling_pemoe"}}  # on one floor
-MAY_IMPORT = {  # folder -> folders of ours that it may import, itself included
-    name: {name} if name in ALONE else {*FLOORS[: floor + 1]} - BESIDE.get(name, set())
-    for floor, name in enumerate(FLOORS)
-}
-FOLDERS = set(MAY_IMPORT)
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+FOLDERS = {"common", "modeling_pemoe", "datasets_scripts", "retrieval", "hub_cards", "trainers", "pemoe"}
 PICTURE_MOVERS = {"datasets_scripts/augment/pictures.py"}  # may use torchvision inside its functions
-MAX_LINES = 500
+MAX_LINES = 450
+MAX_TEST_LINES = 500
+MAX_MODULES = 14
+
+
+def read_rooms(page: str) -> dict[str, set[str]]:
+    """The table of docs/architecture.md: room -> rooms it may import, itself included; lines go from below to above.
+
+    Raises:
+        AssertionError: a line names a room that is not above it, so that rooms could import each other.
+    """
+    rooms: dict[str, set[str]] = {}
+    for line in re.search(r"^```rooms\n(.*?)^```", page, re.MULTILINE | re.DOTALL).group(1).splitlines():
+        room, _, stated = line.partition(":")
+        named = {name.strip() for name in stated.split(",") if name.strip()}
+        allowed = set(rooms) if named == {"below"} else named
+        assert allowed <= set(rooms), f"{room}: {sorted(allowed - set(rooms))} stand on no line above"
+        rooms[room] = allowed | {room}
+    return rooms
+
+
+MAY_IMPORT = read_rooms(PAGE)
 
 
 class Source(NamedTuple):
@@ -36,6 +53,12 @@ class Source(NamedTuple):
     @property
     def folder(self) -> str:
         return self.path.partition("/")[0]
+
+    @property
+    def module(self) -> str:
+        """Its import name."""
+        name = self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        return name if self.folder == "pemoe" else f"pemoe.{name}"
 
 
 class Import(NamedTuple):
@@ -76,13 +99,27 @@ def _root_of(found: Import) -> str:
     return found.module.partition(".")[0] if found.level == 0 else ""
 
 
-def _targets(found: Import) -> set[str]:
-    """Folders of ours that an import reaches; "pemoe" is the front door itself."""
-    if _root_of(found) != "pemoe":
+def targets(found: Import, source: Source) -> set[str]:
+    """Modules, packages or names of ours that an import reaches, by their import names."""
+    if found.level:
+        packages = source.module.split(".")
+        up = found.level - source.path.endswith("__init__.py")
+        base = ".".join([*packages[: len(packages) - up], *filter(None, [found.module])])
+    else:
+        base = found.module
+    if base.partition(".")[0] != "pemoe":
         return set()
-    parts = found.module.split(".")
-    seconds = parts[1:2] or found.names or ("",)
-    return {second if second in FOLDERS else "pemoe" for second in seconds}
+    return {f"{base}.{name}" for name in found.names} or {base}
+
+
+def room_of(name: str) -> str:
+    """The room of a module, package or name of ours: the longest line of the table that leads to it.
+
+    Example: pemoe.datasets_scripts.sources.geotext.reader lies in datasets_scripts/sources, pemoe.PeMoEModel in pemoe.
+    """
+    parts = name.split(".")
+    paths = ["/".join(parts[1:end]) for end in range(len(parts), 1, -1)]
+    return next((path for path in paths if path in MAY_IMPORT), "pemoe")
 
 
 def bare_imports(source: Source) -> list[str]:
@@ -99,13 +136,55 @@ def relative_imports(source: Source) -> list[str]:
 
 
 def imports_against_the_direction(source: Source) -> list[str]:
-    """pemoe -> trainers -> hub_cards -> retrieval -> modeling_pemoe, datasets_scripts -> common."""
+    """A room imports what docs/architecture.md allows it."""
     if source.folder not in FOLDERS:
         return []
+    allowed = MAY_IMPORT[room_of(source.module)]
+    return [
+        f"line {found.line}: {room}"
+        for found in imports_of(source)
+        for room in sorted({room_of(name) for name in targets(found, source)} - allowed)
+    ]
+
+
+def import_cycles(sources: Sequence[Source]) -> list[str]:
+    """Modules that import each other, in a circle of any length, inside functions too."""
+    modules = {source.module for source in sources if source.folder in FOLDERS}
+    graph: dict[str, set[str]] = {}
+    for source in sources:
+        if source.folder in FOLDERS:
+            reached = {name for found in imports_of(source) for name in targets(found, source)}
+            named = {name if name in modules else name.rpartition(".")[0] for name in reached}
+            graph[source.module] = named & modules - {source.module}
     faults = []
-    for found in imports_of(source):
-        faults += [f"line {found.line}: {name}" for name in sorted(_targets(found) - MAY_IMPORT[source.folder])]
-    return faults
+    while True:
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            circle = error.args[1]  # each is imported by the next
+            faults.append(" <- ".join(circle))
+            graph[circle[1]] = graph[circle[1]] - {circle[0]}
+        else:
+            return faults
+
+
+def full_folders(paths: Iterable[str]) -> list[str]:
+    """Folders of more modules than a reader takes in at once."""
+    counts = Counter(path.rpartition("/")[0] for path in paths if not path.endswith("__init__.py"))
+    return [f"{folder}: {count} modules" for folder, count in sorted(counts.items()) if count > MAX_MODULES]
+
+
+def page_faults(page: str, folders: Iterable[str]) -> list[str]:
+    """Every room of the page's table exists and is drawn, and every package folder belongs to a room."""
+    rooms, drawn = read_rooms(page), page.partition("```rooms")[0].split()
+    faults = [f"{room}: not drawn" for room in rooms if room.removeprefix("datasets_scripts/") not in drawn]
+    faults += [f"{room}: no such room" for room in rooms if not _exists(room)]
+    owners = set(rooms) - {"datasets_scripts", "pemoe"}  # what lies in these two needs a line of its own
+    return faults + [f"{folder}: in no room" for folder in folders if not {folder, folder.rpartition("/")[0]} & owners]
+
+
+def _exists(room: str) -> bool:
+    return _is_package(ROOT / room) or (ROOT / f"{room}.py").is_file()
 
 
 def imports_that_cannot_travel(source: Source) -> list[str]:
@@ -169,7 +248,7 @@ def prints(source: Source) -> list[str]:
 def long_files(source: Source) -> list[str]:
     """A file holds one subject."""
     lines = len(source.text.splitlines())
-    return [f"{lines} lines"] if lines >= MAX_LINES else []
+    return [f"{lines} lines"] if lines > (MAX_LINES if source.folder in FOLDERS else MAX_TEST_LINES) else []
 
 
 def read_packages(setup: str) -> dict[str, str]:
@@ -220,6 +299,19 @@ def test_imports_go_one_way() -> None:
     assert faults_of(imports_against_the_direction) == []
 
 
+def test_no_modules_import_each_other() -> None:
+    assert import_cycles(read_sources()) == []
+
+
+def test_folders_hold_few_modules() -> None:
+    assert full_folders(source.path for source in read_sources() if source.folder in FOLDERS) == []
+
+
+def test_the_architecture_page_shows_the_rooms_that_exist() -> None:
+    packages = read_packages((ROOT / "setup.py").read_text(encoding="utf-8")).values()
+    assert page_faults(PAGE, set(packages) - {"datasets_scripts", "pemoe"}) == []
+
+
 def test_model_files_import_each_other_by_name() -> None:
     assert faults_of(imports_that_cannot_travel) == []
 
@@ -267,6 +359,26 @@ PLANTED = [
     (imports_against_the_direction, "datasets_scripts/a.py", "from pemoe.modeling_pemoe import PeMoEConfig"),
     (imports_against_the_direction, "datasets_scripts/campus/a.py", "from pemoe.retrieval import search"),
     (imports_against_the_direction, "modeling_pemoe/a.py", "def f():\n    import pemoe.datasets_scripts.schema"),
+    (imports_against_the_direction, "datasets_scripts/text/a.py", "from pemoe.datasets_scripts import PLATFORMS"),
+    (imports_against_the_direction, "datasets_scripts/text/a.py", "from pemoe.datasets_scripts.sanitize import MODES"),
+    (imports_against_the_direction, "datasets_scripts/sources/a.py", "import pemoe.datasets_scripts.filters.filters"),
+    (
+        imports_against_the_direction,
+        "datasets_scripts/sources/folder/a.py",
+        "from pemoe.datasets_scripts import campus",
+    ),
+    (
+        imports_against_the_direction,
+        "datasets_scripts/sources/geotext/a.py",
+        "from pemoe.datasets_scripts.sources.registry import READERS",
+    ),
+    (imports_against_the_direction, "datasets_scripts/refine/a.py", "from pemoe.datasets_scripts.refine.llm import x"),
+    (imports_against_the_direction, "datasets_scripts/schema.py", "from pemoe.datasets_scripts.text import sentences"),
+    (
+        imports_against_the_direction,
+        "trainers/a.py",
+        "import importlib\nimportlib.import_module('pemoe.trainers.experiments')",
+    ),
     (imports_that_cannot_travel, "modeling_pemoe/a.py", "from . import gates_pemoe"),
     (imports_that_cannot_travel, "modeling_pemoe/a.py", "from .gates_pemoe import *"),
     (imports_that_cannot_travel, "modeling_pemoe/a.py", "from ..retrieval import search"),
@@ -282,7 +394,8 @@ PLANTED = [
     (torch_in_data_code, "datasets_scripts/augment/pictures.py", "from torchvision.transforms import v2"),
     (torch_in_data_code, "datasets_scripts/augment/pictures.py", "def f():\n    import torch"),
     (prints, "retrieval/a.py", "def f():\n    print('hello')"),
-    (long_files, "tests/a.py", "x = 1\n" * MAX_LINES),
+    (long_files, "tests/a.py", "x = 1\n" * (MAX_TEST_LINES + 1)),
+    (long_files, "trainers/a.py", "x = 1\n" * (MAX_LINES + 1)),
 ]
 
 CLEAN = [
@@ -294,6 +407,13 @@ CLEAN = [
     (bare_imports, "modeling_pemoe/a.py", "from .modeling_pemoe import PeMoEModel"),
     (imports_against_the_direction, "datasets_scripts/a.py", "from pemoe.common.errors import InputError"),
     (imports_against_the_direction, "pemoe/cli.py", "from pemoe.trainers import PeMoETrainer"),
+    (imports_against_the_direction, "datasets_scripts/text/a.py", "from pemoe.datasets_scripts import schema"),
+    (
+        imports_against_the_direction,
+        "datasets_scripts/sources/registry.py",
+        "from pemoe.datasets_scripts.campus.reader import CampusReader",
+    ),
+    (imports_against_the_direction, "trainers/experiments/a.py", "from pemoe.trainers.stages import build_model"),
     (imports_against_the_direction, "tests/a.py", "from pemoe import PeMoEModel"),
     (imports_that_cannot_travel, "modeling_pemoe/a.py", "import torch\nfrom .gates_pemoe import SoftmaxGate"),
     (strings_that_read_as_imports, "modeling_pemoe/a.py", 'from .x import Name\n"""Numbers from .5 on."""'),
@@ -304,7 +424,8 @@ CLEAN = [
         "try:\n    import timm\nexcept ImportError:\n    timm = None",
     ),
     (prints, "benchmarks/a.py", "print('table')"),
-    (long_files, "tests/a.py", "x = 1\n" * (MAX_LINES - 1)),
+    (long_files, "tests/a.py", "x = 1\n" * MAX_TEST_LINES),
+    (long_files, "trainers/a.py", "x = 1\n" * MAX_LINES),
 ]
 
 
@@ -316,6 +437,43 @@ def test_a_planted_fault_is_found(rule: Callable[[Source], list[str]], path: str
 @pytest.mark.parametrize(("rule", "path", "code"), CLEAN)
 def test_what_is_allowed_is_no_fault(rule: Callable[[Source], list[str]], path: str, code: str) -> None:
     assert rule(Source(path, code)) == []
+
+
+CYCLE = [
+    Source("trainers/__init__.py", "from pemoe.trainers.c import Name"),
+    Source("trainers/a.py", "from pemoe.trainers import b"),
+    Source("trainers/b.py", "def f():\n    from pemoe.trainers.c import Name"),
+    Source("trainers/c.py", "import pemoe.trainers.a"),
+    Source("modeling_pemoe/a.py", "from .b import Name"),
+    Source("modeling_pemoe/b.py", "from .a import Name"),
+]
+
+
+def test_planted_cycles_are_found() -> None:
+    faults = import_cycles(CYCLE)
+    assert len(faults) == 2
+    assert "pemoe.modeling_pemoe.a <- pemoe.modeling_pemoe.b <- pemoe.modeling_pemoe.a" in " <- ".join(faults * 2)
+    assert all(any(f"pemoe.trainers.{name}" in fault for fault in faults) for name in "abc")
+    assert import_cycles(CYCLE[:3] + CYCLE[4:5]) == []
+
+
+def test_a_planted_full_folder_is_found() -> None:
+    paths = ["trainers/__init__.py", *(f"trainers/a{number}.py" for number in range(MAX_MODULES))]
+    assert full_folders([*paths, "trainers/experiments/a.py"]) == []
+    assert full_folders([*paths, "trainers/a.py"]) == ["trainers: 15 modules"]
+
+
+def test_planted_faults_of_the_page_are_found() -> None:
+    page = "│ common  text │\n```rooms\ncommon:\ndatasets_scripts/text: common\n```"
+    assert page_faults(page, ["datasets_scripts/text", "common/inner"]) == []
+    assert page_faults(page, ["datasets_scripts/new", "new"]) == [
+        "datasets_scripts/new: in no room",
+        "new: in no room",
+    ]
+    assert page_faults(page.replace("text │", "│"), []) == ["datasets_scripts/text: not drawn"]
+    assert page_faults(page.replace("text", "gone"), []) == ["datasets_scripts/gone: no such room"]
+    with pytest.raises(AssertionError, match="no line above"):
+        read_rooms("```rooms\ncommon: pemoe\npemoe:\n```")
 
 
 def test_planted_packaging_faults_are_found(tmp_path: Path) -> None:

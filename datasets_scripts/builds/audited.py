@@ -8,7 +8,8 @@ from typing import Any
 
 from pemoe.datasets_scripts.audit.audit import Audit, Watcher, audit_directory, audit_rows
 from pemoe.datasets_scripts.audit.report import write_audit_json, write_audit_report
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.builds.rows import filters_of, open_reader
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates

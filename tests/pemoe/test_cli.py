@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +20,36 @@ COMMANDS = ("quickstart", "info", "train", "mine", "evaluate")
 def test_every_command_explains_itself_with_an_example(monkeypatch, capsys, command: str) -> None:
     assert run(monkeypatch, command, "--help") == 0
     assert f"Example: pemoe {command}" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "lines"),
+    [
+        (["-c", "import pemoe"], 0, 0),
+        (["-m", "pemoe", "--help"], 0, 0),
+        (["-m", "pemoe", "data", "build", "nowhere"], 2, 1),
+        (["-m", "pemoe", "data", "build", "campus", "--outptu", "runs"], 2, 1),
+        (["-m", "pemoe", "train", "--config", "paper", "--data", "nowhere"], 2, 1),
+    ],
+)
+def test_help_and_typing_errors_import_no_heavy_library(tmp_path, arguments: list[str], code: int, lines: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    imported = {
+        line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
+    }
+    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert "pemoe.common.version" in imported
+    assert not imported & {"torch", "transformers", "datasets", "pyarrow", "numpy", "huggingface_hub"}
+    assert (done.returncode, len(said)) == (code, lines), said
+
+
+@pytest.mark.parametrize(("local_rank", "lines"), [("0", 1), ("1", 0)])
+def test_one_process_of_a_machine_speaks(monkeypatch, capsys, local_rank: str, lines: int) -> None:
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert run(monkeypatch, "data", "build", "nowhere") == 2
+    assert capsys.readouterr().err.count("\n") == lines
 
 
 def test_info_json_is_one_object_with_the_design_names(monkeypatch, capsys) -> None:

@@ -23,7 +23,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def run_fresh(env: dict[str, str], cwd: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`pemoe ARGUMENTS` in a process of its own."""
-    command = [sys.executable, "-m", "pemoe.cli", *arguments]
+    command = [sys.executable, "-m", "pemoe", *arguments]
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
