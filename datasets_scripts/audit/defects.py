@@ -129,7 +129,7 @@ _ALL = (
         "warning",
         "record",
         "The file has a hashed name (image_<8 hex digits>), from which the platform cannot be told.",
-        "classify the image's content; the filter drops the image",
+        "name the platform by folders, a table or --platform; the filter drops the image",
         filter="drop_image",
     ),
     Defect(

@@ -121,8 +121,7 @@ def describe_build(build: dict[str, Any]) -> list[str]:
         lines.append(f"{findings['warning']} warnings, {findings['note']} notes: see reports/audit.html")
     if unknown:
         lines.append(
-            f"{unknown} pictures have no known platform: they are in the config all alone, unrefined; "
-            "see --platform and --classify"
+            f"{unknown} pictures have no known platform: they are in the config all alone, unrefined; see --platform"
         )
     return lines
 
