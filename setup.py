@@ -48,6 +48,7 @@ INSTALL_REQUIRES = [
     "ImageHash>=4.3,<5",  # perceptual hashes that find near-duplicate pictures; BSD-2
     "scipy>=1.11,<2",  # connected patches of text burnt into pictures; comes with ImageHash; BSD-3
     "jinja2>=3.1,<4",  # audit report and cards, escaped; in torch already; BSD-3
+    "filelock>=3.13,<4",  # one process audits while the others wait; datasets locks its cache by it; Unlicense
     "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
 ]
 

@@ -33,8 +33,8 @@ import datasets
 from PIL import Image
 
 from pemoe.datasets_scripts import load_source
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
-from pemoe.datasets_scripts.refine import RuleRefiner
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.sanitize import find_directions, remove_directional_sentences
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
@@ -45,16 +45,16 @@ PLACES_PER_SHARD = 16
 
 def build(root: Path, output: Path) -> int:
     """The whole build; returns the rows."""
-    return _build(root, output, BuildPlan("rules", "remove", PLACES_PER_SHARD), RuleRefiner())
+    return _build(root, output, BuildPlan(places_per_shard=PLACES_PER_SHARD))
 
 
 def build_raw(root: Path, output: Path) -> int:
     """The build without texts."""
-    return _build(root, output, BuildPlan(None, None, PLACES_PER_SHARD), None)
+    return _build(root, output, BuildPlan(None, None, PLACES_PER_SHARD))
 
 
-def _build(root: Path, output: Path, plan: BuildPlan, refiner: RuleRefiner | None) -> int:
-    told = build_dataset(GeoTextReader(root), output / "built", plan, refiner=refiner)
+def _build(root: Path, output: Path, plan: BuildPlan) -> int:
+    told = build_dataset(GeoTextReader(root), output / "built", plan)
     return sum(counts["images"] for platforms in told["counts"].values() for counts in platforms.values())
 
 

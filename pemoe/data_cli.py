@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,40 +21,48 @@ from pemoe.console import (
     typed_command,
 )
 
+if TYPE_CHECKING:
+    from pemoe.datasets_scripts.builds.plan import BuildPlan
+    from pemoe.hub_cards.push import PushPlan
+
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit, refine, sanitize and publish data sets.")
+
+
+def _words(name: str, *words: str) -> type[Enum]:
+    """The words that an option takes, so that `--help` lists them and another one is refused at once."""
+    return Enum(name, {word: word for word in words}, type=str)
+
+
+Refine = _words("Refine", "rules", "none")
+Sanitize = _words("Sanitize", "remove", "mask", "keep")
+Caption = _words("Caption", "remove", "mask", "transform")
+Response = _words("Response", "json_schema", "json_object", "none")
 
 Root = Annotated[str, typer.Argument(help="Directory of any source, or: campus.", callback=check_root)]
 Source = Annotated[
     str | None,
-    typer.Option(help="Its kind, where it is not told by its files: geotext1652, folder, parquet, robosense."),
+    typer.Option(help="Its kind, where its files do not show it: geotext1652, folder, parquet, robosense."),
 ]
-Coordinates = Annotated[Path | None, typer.Option(help="KML or CSV of coordinates per building (GeoText-1652).")]
-Names = Annotated[Path | None, typer.Option(help="new_name_list.txt, where the KML holds names.")]
+Coordinates = Annotated[str | None, typer.Option(help="KML or CSV of coordinates per building (GeoText-1652).")]
+Names = Annotated[str | None, typer.Option(help="new_name_list.txt, where the KML holds names.")]
 Filters = Annotated[
     list[str] | None,
     typer.Option("--filter", help="Defect to drop or repair, as the audit names it; may be repeated."),
 ]
 Table = Annotated[str | None, typer.Option(help="Table of a folder's images, where there are several.")]
-Platform = Annotated[str | None, typer.Option(help="Of a folder's images, where nothing else tells it.")]
+Platform = Annotated[str | None, typer.Option(help="Of a folder's images, where nothing else names it.")]
 TestShare = Annotated[
-    float | None, typer.Option(help="Share of a folder's places for the test split, where nothing tells it, e.g. 0.2.")
+    float | None,
+    typer.Option(help="Share of a folder's places for the test split, where no split is named, e.g. 0.2."),
 ]
 PlaceBy = Annotated[str | None, typer.Option(help="What a place of a folder is: folder or file.")]
-Classify = Annotated[
-    str | None,
-    typer.Option(
-        help="Tell unknown platforms by content: a saved classifier, or 'here' to learn from the known ones."
-    ),
-]
 Phase = Annotated[int | None, typer.Option(help="Of the RoboSense challenge: 1 or 2.")]
 Places = Annotated[int | None, typer.Option(min=4, help="Places of the campus.")]
 SanitizeMode = Annotated[
-    str | None,
-    typer.Option(help="Directions in satellite texts: remove (where texts are refined), mask or keep (where not)."),
+    Sanitize | None,
+    typer.Option(help="Directions in satellite texts; by default remove where texts are refined, keep where not."),
 ]
 Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first; errors stop the build.")]
-
-TYPED = {"filters": "filter", "place_id": "place-by", "train_places": "places"}  # option of a reader -> as typed
 
 
 @data_app.command()
@@ -68,10 +77,9 @@ def build(  # noqa: PLR0913 - options of a command
     platform: Platform = None,
     place_by: PlaceBy = None,
     test_share: TestShare = None,
-    classify: Classify = None,
     phase: Phase = None,
     places: Places = None,
-    refine: Annotated[str, typer.Option(help="What fills refined_captions: rules or none.")] = "rules",
+    refine: Annotated[Refine, typer.Option(help="What fills refined_captions.")] = Refine.rules,
     sanitize: SanitizeMode = None,
     audit: Audited = True,
     seed: Seed = 0,
@@ -83,19 +91,17 @@ def build(  # noqa: PLR0913 - options of a command
 
     Example: pemoe data build GEOTEXT --coordinates places.csv --output runs/data_build
     """
-    from pemoe.datasets_scripts.refine import RuleRefiner
+    from pemoe.datasets_scripts.builds.plan import make_plan
+    from pemoe.datasets_scripts.builds.request import choose_source
 
-    if refine not in ("rules", "none"):
-        raise typer.BadParameter(f"--refine is {refine!r}; use rules or none (a language model: pemoe data refine)")
-    name, options = _reader_options(
+    name, options = choose_source(
         root, source, coordinates=coordinates, names=names, filters=filters, table=table, platform=platform,
-        place_id=place_by, test_share=test_share, classify=classify, phase=phase, places=places, seed=seed,
+        place_id=place_by, test_share=test_share, phase=phase, places=places, seed=seed,
     )  # fmt: skip
-    refiner = RuleRefiner() if refine == "rules" else None
-    plan = _plan(refine if refiner else None, sanitize, name, options)
+    plan = make_plan(refine.value, sanitize and sanitize.value, **options, kind=name)
     _build(
         (name, root, options), output or Path("runs/data_build"), plan, seed, as_json,
-        refiner=refiner, audit=audit, resume=resume, overwrite=overwrite,
+        audit=audit, resume=resume, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -122,7 +128,7 @@ def refine(  # noqa: PLR0913 - options of a command
     budget_usd: Annotated[float | None, typer.Option(help="Cap on dollars; needs both prices.")] = None,
     usd_per_million_in: Annotated[float | None, typer.Option(help="Price of prompt tokens.")] = None,
     usd_per_million_out: Annotated[float | None, typer.Option(help="Price of completion tokens.")] = None,
-    response_format: Annotated[str, typer.Option(help="json_schema, json_object or none.")] = "json_schema",
+    response_format: Annotated[Response, typer.Option(help="Form of the answers.")] = Response.json_schema,
     sanitize: SanitizeMode = None,
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and cost; ask nothing.")] = False,
@@ -135,14 +141,18 @@ def refine(  # noqa: PLR0913 - options of a command
 
     Example: pemoe data refine runs/data_build --model Qwen/Qwen2.5-7B-Instruct --base-url http://127.0.0.1:8000/v1
     """
-    from pemoe.datasets_scripts.builds.llm import estimate_refining, make_backend, make_refiner
+    from pemoe.datasets_scripts.builds.dataset import check_target
+    from pemoe.datasets_scripts.builds.llm import estimate_refining, make_backend
+    from pemoe.datasets_scripts.builds.plan import make_plan
+    from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.refine import LLMRefiner
 
     output = output or Path("runs/data_refine")
     backend = make_backend(
         model, base_url=base_url, api_key_env=api_key_env, local=local, takes_images=images, timeout_s=timeout_s,
-        response_format=response_format,
+        response_format=response_format.value,
     )  # fmt: skip
-    name, options = _reader_options(root, source, filters=filters, seed=seed)
+    name, options = choose_source(root, source, filters=filters, seed=seed)
     limits = {
         "prompt_version": prompt_version, "concurrency": concurrency, "requests_per_minute": requests_per_minute,
         "retries": retries, "budget_tokens": budget_tokens, "budget_usd": budget_usd,
@@ -150,20 +160,14 @@ def refine(  # noqa: PLR0913 - options of a command
     }  # fmt: skip
     cache = cache or output.with_name(f"{output.name}.answers.sqlite")
     if dry_run:
-        figures = estimate_refining(backend, cache, limits, (name, root, options), show_progress=True)
-        _print_figures(figures, as_json)
-        prices = "--usd-per-million-in and --usd-per-million-out give the cost"
-        typer.echo("Nothing was asked" + (f"; {prices}." if figures["cost_usd"] is None else "."), err=True)
-        if not figures["requests"]:
-            typer.echo("There is no training caption of a known platform: see pemoe data build --help.", err=True)
+        _print_estimate(estimate_refining(backend, cache, limits, (name, root, options), show_progress=True), as_json)
         return
-    refiner = make_refiner(backend, cache, limits, output, resume, overwrite)
-    told = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
-    plan = _plan("llm", sanitize, name, {**options, **told})
-    _build(
-        (name, root, options), output, plan, seed, as_json,
-        refiner=refiner, audit=audit, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
+    check_target(output, resume, overwrite)  # before the cache is made
+    asked = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
+    plan = make_plan(
+        LLMRefiner(backend, cache, **limits), sanitize and sanitize.value, **{**options, **asked}, kind=name
+    )
+    _build((name, root, options), output, plan, seed, as_json, audit=audit, resume=resume, overwrite=overwrite)
 
 
 @data_app.command()
@@ -187,11 +191,13 @@ def audit(  # noqa: PLR0913 - options of a command
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.datasets_scripts.audit.defects import SEVERITIES
-    from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, filters_of, write_audit
+    from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, write_audit
+    from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.builds.rows import filters_of
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)
-    name, options = _reader_options(
+    name, options = choose_source(
         root, source, coordinates=coordinates, names=names, table=table, platform=platform, place_id=place_by,
         phase=phase, places=places,
     )  # fmt: skip
@@ -203,11 +209,10 @@ def audit(  # noqa: PLR0913 - options of a command
         print_json(metrics)
         return
     rows = [["defect", "severity", "findings", "filter", "for example"]]
-    for kind, told in sorted(
-        found.to_dict()["defects"].items(), key=lambda item: SEVERITIES.index(item[1]["severity"])
-    ):
-        has_filter = "yes" if kind in filters_of(name) else ""
-        rows.append([kind, told["severity"], str(told["count"]), has_filter, told["examples"][0]["image_id"] or ""])
+    defects = found.to_dict()["defects"].items()
+    for kind, defect in sorted(defects, key=lambda item: SEVERITIES.index(item[1]["severity"])):
+        has_filter, example = "yes" if kind in filters_of(name) else "", defect["examples"][0]["image_id"] or ""
+        rows.append([kind, defect["severity"], str(defect["count"]), has_filter, example])
     typer.echo(format_columns(rows) if len(rows) > 1 else "No known defect was found.")
     typer.echo(f"\n{describe_errors(found, filters_of(name))}Open {directory / 'audit.html'} for pictures and texts.")
 
@@ -215,7 +220,7 @@ def audit(  # noqa: PLR0913 - options of a command
 @data_app.command()
 def sanitize(
     text: Annotated[str, typer.Argument(help="A caption.")],
-    mode: Annotated[str, typer.Option(help="remove sentences, mask words, or transform them.")] = "remove",
+    mode: Annotated[Caption, typer.Option(help="remove sentences, mask words, or transform them.")] = Caption.remove,
     flip_horizontal: Annotated[bool, typer.Option("--flip-horizontal", help="transform: left and right.")] = False,
     flip_vertical: Annotated[bool, typer.Option("--flip-vertical", help="transform: top and bottom.")] = False,
     rotate_deg: Annotated[float, typer.Option(help="transform: counter-clockwise.")] = 0.0,
@@ -229,17 +234,16 @@ def sanitize(
 
     from pemoe.datasets_scripts.augment.captions import transform_caption
     from pemoe.datasets_scripts.augment.pictures import Geometry
-    from pemoe.datasets_scripts.sanitize import MODES, find_directions, sanitize_caption
+    from pemoe.datasets_scripts.sanitize import find_directions, sanitize_caption
 
-    is_moved = flip_horizontal or flip_vertical or rotate_deg != 0
     if not -360 <= rotate_deg <= 360:
         raise typer.BadParameter(f"--rotate-deg is {rotate_deg}; give degrees from -360 to 360")
-    if mode not in (*MODES, "transform"):
-        raise typer.BadParameter(f"--mode is {mode!r}; use {', '.join(MODES)} or transform")
-    if is_moved != (mode == "transform"):
+    if (flip_horizontal or flip_vertical or rotate_deg != 0) != (mode is Caption.transform):
         raise typer.BadParameter("--mode transform goes with --flip-horizontal, --flip-vertical or --rotate-deg")
-    geometry = Geometry(flip_horizontal, flip_vertical, rotate_deg)
-    left = transform_caption(text, geometry) if mode == "transform" else sanitize_caption(text, mode).text
+    if mode is Caption.transform:
+        left = transform_caption(text, Geometry(flip_horizontal, flip_vertical, rotate_deg))
+    else:
+        left = sanitize_caption(text, mode.value).text
     found = [asdict(direction) for direction in find_directions(text)]
     if as_json:
         print_json({"text": left, "directions": found})
@@ -281,86 +285,56 @@ def publish(  # noqa: PLR0913 - options of a command
     typer.echo(f"{result.url} ({'private' if result.private else 'public'}), commit {result.commit}")
 
 
-def _reader_options(root: str, source: str | None, **given: Any) -> tuple[str, dict[str, Any]]:
-    """The kind of a source and the options given for it; paths and lists as JSON knows them."""
-    from pemoe.datasets_scripts.sources.registry import detect_source, options_of
-
-    name = source or detect_source(root)
-    seed, places = given.pop("seed", 0), given.pop("places", None)
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    options = {key: value for key, value in options.items() if value not in (None, [])}
-    if options.get("classify") == "here":
-        options["classify"] = True
-    if name == "campus":
-        options["seed"] = seed
-    if places is not None:
-        options |= {"train_places": places - places * 3 // 11, "test_places": places * 3 // 11}
-    unknown = [option for option in options if option not in options_of(name)]
-    if unknown:
-        typed = TYPED.get(unknown[0], unknown[0].replace("_", "-"))
-        raise typer.BadParameter(f"{root} is a source of the kind {name}, which has no option --{typed}")
-    if "names" in options and "coordinates" not in options:
-        raise typer.BadParameter("--names goes with --coordinates")
-    return name, options
-
-
-def _plan(refiner: str | None, sanitize: str | None, name: str, options: dict[str, Any]):
-    from pemoe.datasets_scripts.builds.dataset import BuildPlan
-    from pemoe.datasets_scripts.sanitize import MODES
-
-    sanitize = sanitize or ("remove" if refiner else "keep")
-    if sanitize not in (*MODES, "keep"):
-        raise typer.BadParameter(f"--sanitize is {sanitize!r}; use {', '.join(MODES)} or keep")
-    told = tuple(sorted({**options, "kind": name}.items()))
-    return BuildPlan(refiner, None if sanitize == "keep" else sanitize, options=told)
-
-
 def _build(
-    source: tuple[str, str, dict[str, Any]], output: Path, plan: Any, seed: int, as_json: bool, **options: Any
+    source: tuple[str, str, dict[str, Any]], output: Path, plan: BuildPlan, seed: int, as_json: bool, **options: bool
 ) -> None:
-    """Build, write `metrics.json`, tell."""
+    """Build, write `metrics.json`, print what was built."""
     from pemoe import __version__
     from pemoe.common.runs import write_metrics
     from pemoe.datasets_scripts.builds.audited import audited_build, describe_build, loading_line
 
     started_s = time.monotonic()
     name, root, reader_options = source
-    told = audited_build(
+    report = audited_build(
         name, None if name == "campus" else root, reader_options, output, plan,
         version=__version__, show_progress=True, on_note=lambda note: typer.echo(note, err=True), **options,
     )  # fmt: skip
-    metrics = write_metrics(output, typed_command(), seed, started_s, told)
+    metrics = write_metrics(output, typed_command(), seed, started_s, report)
     if as_json:
         print_json(metrics)
         return
     rows = [["split", "platform", "images", "places", "captions", "refined"]]
-    for split, platforms in told["counts"].items():
-        rows += [
-            [split, platform, *(str(count) for count in counts.values())] for platform, counts in platforms.items()
-        ]
+    for split, platforms in report["counts"].items():
+        rows += [[split, platform, *map(str, counts.values())] for platform, counts in platforms.items()]
     typer.echo(format_columns(rows))
-    for note in describe_build(told):
+    for note in describe_build(report):
         typer.echo(note, err=True)
-    typer.echo(f"\n{loading_line(told['counts'], output)}\nreports: {output / 'reports'}")
+    typer.echo(f"\n{loading_line(report['counts'], output)}\nreports: {output / 'reports'}")
 
 
-def _print_figures(figures: dict[str, Any], as_json: bool) -> None:
+def _print_estimate(figures: dict[str, Any], as_json: bool) -> None:
+    """What refining would cost."""
     if as_json:
         print_json(figures)
-        return
-    for name, value in figures.items():
-        typer.echo(f"{name:24} {'unknown' if value is None else value}")
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name:24} {'unknown' if value is None else value}")
+    prices = "; --usd-per-million-in and --usd-per-million-out give the cost" if figures["cost_usd"] is None else ""
+    typer.echo(f"Nothing was asked{prices}.", err=True)
+    if not figures["requests"]:
+        typer.echo("There is no training caption of a known platform: see pemoe data build --help.", err=True)
 
 
-def _print_push(plan: Any, as_json: bool) -> None:
+def _print_push(plan: PushPlan, as_json: bool) -> None:
     """What a push would send, and the card it would write."""
-    files = [[file.path, f"{file.size_bytes:,}"] for file in plan.files]
     if as_json:
-        told = {"repo": plan.repo_id, "private": plan.private, "total_bytes": plan.total_bytes, "notes": plan.notes}
-        print_json({**told, "files": [file.path for file in plan.files], "card": plan.card})
+        sent = {"repo": plan.repo_id, "private": plan.private, "total_bytes": plan.total_bytes, "notes": plan.notes}
+        print_json({**sent, "files": [file.path for file in plan.files], "card": plan.card})
         return
     typer.echo(plan.card)
-    typer.echo(format_columns([["file", "bytes"], *files]), err=True)
+    typer.echo(
+        format_columns([["file", "bytes"], *([file.path, f"{file.size_bytes:,}"] for file in plan.files)]), err=True
+    )
     for note in plan.notes:
         typer.echo(note, err=True)
     typer.echo(f"{plan.total_bytes:,} bytes would go to {plan.repo_id}; nothing was sent", err=True)

@@ -109,7 +109,7 @@ _ALL = (
         "keep one of them; the filter keeps the first", filter="drop_record", only="tree"),
     Defect("unknown_platform", "warning", "record",
         "The file has a hashed name (image_<8 hex digits>), from which no platform can be inferred.",
-        "classify the image's content; the filter drops the image", filter="drop_image"),
+        "name the platform by folders, a table or --platform; the filter drops the image", filter="drop_image"),
     Defect("missing_coordinates", "note", "place",
         "A row, or a place in the table of coordinates that was given, has no latitude and longitude.",
         "give a table of coordinates when building, if places are to be found on a map", only="rows"),

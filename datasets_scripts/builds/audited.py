@@ -8,11 +8,11 @@ from typing import Any
 
 from pemoe.datasets_scripts.audit.audit import Audit, Watcher, audit_directory, audit_rows
 from pemoe.datasets_scripts.audit.report import write_audit_json, write_audit_report
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.builds.rows import filters_of, open_reader
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates
-from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.parquet import UNKNOWN
 from pemoe.datasets_scripts.sources.readers import Reader
 from pemoe.datasets_scripts.sources.registry import options_of, source_of
@@ -121,8 +121,7 @@ def describe_build(build: dict[str, Any]) -> list[str]:
         lines.append(f"{findings['warning']} warnings, {findings['note']} notes: see reports/audit.html")
     if unknown:
         lines.append(
-            f"{unknown} pictures have no known platform: they are in the config all alone, unrefined; "
-            "see --platform and --classify"
+            f"{unknown} pictures have no known platform: they are in the config all alone, unrefined; see --platform"
         )
     return lines
 
@@ -172,7 +171,7 @@ def audited_build(
     """
 
     reader = open_reader(name, root, **{**options, **(_undecoded(name) if audit else {})})
-    watcher = reader.filters if isinstance(reader, GeoTextReader) else None
+    watcher = reader.filters if source_of(name).audit == "tree" else None
 
     def look(reports: Path) -> dict[str, Any]:
         found = audit_source(name, root, options, watcher=watcher, show_progress=show_progress)

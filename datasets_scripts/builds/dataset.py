@@ -6,60 +6,30 @@ build that is killed goes on behind its last shard. The whole is built in `.<nam
 
 from __future__ import annotations
 
-import collections
 import errno
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from pemoe.common.files import write_json
-from pemoe.datasets_scripts.builds.reports import join_reports, subtract_report, text_lengths
+from pemoe.datasets_scripts.builds.plan import BuildPlan, prepare_rows
+from pemoe.datasets_scripts.builds.reports import describe_texts, join_reports, subtract_report
 from pemoe.datasets_scripts.builds.shards import ShardWriter, number_shards, write_readme
-from pemoe.datasets_scripts.refine import RefineReport, refine_rows, write_refine_report
-from pemoe.datasets_scripts.sanitize import SanitizeReport, sanitize_rows
+from pemoe.datasets_scripts.refine import write_refine_report
 from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, order_platforms
 from pemoe.datasets_scripts.sources.parquet import is_built
 from pemoe.datasets_scripts.sources.readers import Reader
 
 STATE = ".state"
-EARLIER = ("steps", "options", "reports", "built_from")  # told of the build that a build was made from
+EARLIER = ("steps", "options", "reports", "built_from")  # kept of the build that a build was made from
 COUNTED = ("images", "places", "captions", "refined_captions")
-
-
-@dataclass(frozen=True)
-class BuildPlan:
-    """What is done to the rows.
-
-    Args:
-        refiner: "rules", "llm" or None: what fills `refined_captions` of the train split.
-        sanitize: "remove", "mask" or None: what happens to directions in satellite texts of the train split.
-        places_per_shard: places of one Parquet file; 64 of GeoText-1652 take about 400 MB.
-        options: whatever else of the call belongs into `build.json`.
-    """
-
-    refiner: str | None = "rules"
-    sanitize: str | None = "remove"
-    places_per_shard: int = 64
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def steps(self) -> list[str]:
-        """The steps in order, in words.
-
-        Example:
-            >>> BuildPlan(sanitize=None).steps()
-            ['stratify by platform', 'split into sentences', 'refine by rules', 'write Parquet']
-        """
-        filters = dict(self.options).get("filters")
-        chosen = [f"filter {', '.join(filters)}"] if filters else []
-        refine = ["split into sentences", f"refine by {self.refiner}"] if self.refiner else []
-        sanitize = [f"sanitize satellite texts ({self.sanitize})"] if self.sanitize else []
-        return [*chosen, "stratify by platform", *refine, *sanitize, "write Parquet"]
+TEXTS = ("captions", "refined_captions")
 
 
 def partial_of(output: Path) -> Path:
@@ -77,7 +47,6 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
     output: str | Path,
     plan: BuildPlan,
     *,
-    refiner: Any = None,
     audit: Callable[[Path], dict[str, Any]] | None = None,
     version: str = "",
     resume: bool = False,
@@ -91,7 +60,6 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
         reader: the source.
         output: directory to make.
         plan: what is done to the rows.
-        refiner: with `refine(caption, platform)` (see `refine`); None when the plan has none.
         audit: looks over the source first, writes its reports into the directory it is given, and returns what it
             found for `build.json`; raises where the build must not begin. Called once for all goes of a build.
         version: of the package, for `build.json`.
@@ -112,7 +80,7 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
         {'satellite': {'images': 701, 'places': 701, 'captions': 2103, 'refined_captions': 3514}, ...}
     """
     output = check_target(output, resume, overwrite)
-    identity = {"fingerprint": reader.fingerprint(), "plan": _plan_dict(plan), "version": version}
+    identity = {"fingerprint": reader.fingerprint(), "plan": plan.to_dict(), "version": version}
     partial = _open_partial(partial_of(output), identity, overwrite and not resume)
     with _nothing_left_of_nothing(partial):
         audited = None if audit is None else _audit_once(audit, partial)
@@ -120,7 +88,7 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
             reader.place_ids(split)  # reads the records of both, so that what follows counts pictures alone
         filtered, written = reader.report(), 0
         for split in SPLITS:
-            for _ in _build_split(reader, split, partial, plan, refiner, show_progress):
+            for _ in _build_split(reader, split, partial, plan, show_progress):
                 written += 1
                 on_shard(written)
     if reader.fingerprint() != identity["fingerprint"]:
@@ -128,9 +96,9 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
     if not any(partial.glob("*/*.parquet")):
         shutil.rmtree(partial)
         raise DataError("no image is left, so nothing was built; see that the images are there, and what filters drop")
-    told = _finish(partial, reader, plan, {"audit": audited, "filters": filtered}, version)
+    report = _finish(partial, reader, plan, {"audit": audited, "filters": filtered}, version)
     _put_in_place(partial, output)
-    return told
+    return report
 
 
 def _put_in_place(partial: Path, output: Path) -> None:
@@ -169,10 +137,6 @@ def check_target(output: str | Path, resume: bool = False, overwrite: bool = Fal
     return output
 
 
-def _plan_dict(plan: BuildPlan) -> dict[str, Any]:
-    return json.loads(json.dumps({**asdict(plan), "options": dict(plan.options)}))
-
-
 def _open_partial(partial: Path, identity: dict[str, Any], anew: bool) -> Path:
     """The directory of an unfinished build: gone on with where it is of the same source and plan, else made anew."""
     path = partial / STATE / "identity.json"
@@ -205,125 +169,107 @@ def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
     except Exception as error:  # to clean up; it is raised again
         if not any((partial / STATE).glob("t*-*.json")):
             shutil.rmtree(partial)
-        if getattr(error, "errno", None) == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DataError(f"no space is left in {partial.parent}; make room, or use another --output") from error
         raise
 
 
-def _build_split(
-    reader: Reader, split: str, partial: Path, plan: BuildPlan, refiner: Any, show_progress: bool
-) -> Iterator[Path]:
+def _build_split(reader: Reader, split: str, partial: Path, plan: BuildPlan, show_progress: bool) -> Iterator[Path]:
     """Write all shards of a split that are not there yet; gives the record of each."""
     place_ids = reader.place_ids(split)
     runs = range(0, len(place_ids), plan.places_per_shard)
     with tqdm(total=len(place_ids), desc=f"build {split}", unit="place", disable=not show_progress) as bar:
         for number, start in enumerate(runs):
             chosen = place_ids[start : start + plan.places_per_shard]
-            record = partial / STATE / f"{split}-{number:05d}.json"
-            if not record.is_file():
-                before, rows = reader.report(), reader.rows(split, chosen)
-                told = _build_shard(rows, reader.platforms, partial, record.stem, plan, refiner, bar)
-                told["reports"]["filters"] = subtract_report(reader.report(), before)
-                write_json(record, told)
-                yield record
+            path = partial / STATE / f"{split}-{number:05d}.json"
+            if not path.is_file():
+                before, writer = reader.report(), ShardWriter(partial, path.stem, reader.platforms)
+                record = _build_shard(reader.rows(split, chosen), writer, plan, bar)
+                record["reports"]["filters"] = subtract_report(reader.report(), before)
+                write_json(path, record)
+                yield path
             bar.update(start + len(chosen) - bar.n)
 
 
-def _build_shard(
-    rows: Iterator[dict[str, Any]],
-    platforms: Sequence[str],
-    partial: Path,
-    name: str,
-    plan: BuildPlan,
-    refiner: Any,
-    bar: tqdm,
-) -> dict[str, Any]:
+def _build_shard(rows: Iterator[dict[str, Any]], writer: ShardWriter, plan: BuildPlan, bar: tqdm) -> dict[str, Any]:
     """Write one shard; the bar moves with the places.
 
     Returns:
-        Its counts per platform and the reports of its steps.
+        Its counts per platform, how many texts of each length it holds, and the reports of its steps.
     """
-    reports: dict[str, Any] = {}
-    if refiner is not None:
-        reports["refine"] = RefineReport(getattr(refiner, "budget", None))
-        rows = refine_rows(rows, refiner, report=reports["refine"])
-    if plan.sanitize is not None:
-        reports["sanitize"] = SanitizeReport()
-        rows = sanitize_rows(rows, plan.sanitize, report=reports["sanitize"])
-    counts: dict[str, collections.Counter] = {}
-    places: dict[str, set] = {}
+    reports = plan.new_reports()
+    counts: dict[str, Counter[str]] = {}
+    lengths: dict[str, Counter[int]] = {column: Counter() for column in TEXTS}
+    places: dict[str, set[str]] = {}
     seen, first = set(), bar.n
-    with ShardWriter(partial, name, platforms) as writer:
-        for row in rows:
+    with writer:
+        for row in prepare_rows(rows, plan, reports):
             platform = row["platform"] or UNKNOWN
-            texts = {key: len(row[key]) for key in ("captions", "refined_captions")}
-            counts.setdefault(platform, collections.Counter()).update(images=1, **texts)
+            counts.setdefault(platform, Counter()).update(images=1, **{column: len(row[column]) for column in TEXTS})
+            for column in TEXTS:
+                lengths[column].update(map(len, row[column]))
             places.setdefault(platform, set()).add(row["place_id"])
             seen.add(row["place_id"])
             writer.write(row)
             bar.update(first + len(seen) - 1 - bar.n)  # the last place may have more rows
     for platform, count in counts.items():
         count["places"] = len(places[platform])
-    return {"counts": counts, "reports": {step: report.to_dict() for step, report in reports.items()}}
+    return {
+        "counts": counts,
+        "lengths": lengths,
+        "reports": {step: report.to_dict() for step, report in reports.items()},
+    }
 
 
 def _finish(partial: Path, reader: Reader, plan: BuildPlan, known: dict[str, Any], version: str) -> dict[str, Any]:
     """Number the shards, join their records into `build.json`, write the README."""
-    records = {
+    shards = {
         split: [json.loads(path.read_text(encoding="utf-8")) for path in sorted((partial / STATE).glob(f"{split}-*"))]
         for split in SPLITS
     }
-    told = {
+    records = {split: join_reports(of_split) or {"counts": {}, "reports": {}} for split, of_split in shards.items()}
+    filtered = [record["reports"].get("filters", {}) for record in records.values()]
+    train = records["train"]["reports"]  # the test split is neither refined nor sanitized
+    report = {
         "version": version,
         "source": reader.source,
         "fingerprint": reader.fingerprint(),
-        "options": _plan_dict(plan),
+        "options": plan.to_dict(),
         "steps": (["audit"] if known["audit"] else []) + plan.steps(),
         **_built_from(reader),
-        "counts": {split: _sum_counts([record["counts"] for record in shards]) for split, shards in records.items()},
+        "counts": {split: _ordered(record["counts"]) for split, record in records.items()},
         "reports": {
             "audit": known["audit"],
-            "filters": join_reports([known["filters"], *_reports(records, "filters", SPLITS)]),
-            "refine": join_reports(_reports(records, "refine", ("train",))),
-            "sanitize": join_reports(_reports(records, "sanitize", ("train",))),
+            "filters": join_reports([known["filters"], *filtered]),
+            "refine": train.get("refine"),
+            "sanitize": train.get("sanitize"),
         },
     }
-    if told["reports"]["refine"] is not None:
-        told["reports"]["refine"]["length_chars"] = text_lengths(partial)
-        write_refine_report(told["reports"]["refine"], partial / "reports" / "refine.html")
+    if report["reports"]["refine"] is not None:
+        report["reports"]["refine"]["length_chars"] = describe_texts(*records["train"]["lengths"].values())
+        write_refine_report(report["reports"]["refine"], partial / "reports" / "refine.html")
     number_shards(partial)
-    write_readme(partial, "Pictures of places with captions", _describe(told))
-    write_json(partial / "build.json", told)
-    return told
+    write_readme(partial, "Pictures of places with captions", _describe(report))
+    write_json(partial / "build.json", report)
+    return report
 
 
 def _built_from(reader: Reader) -> dict[str, Any]:
     """What was done before, where the source is itself a build."""
-    earlier = getattr(reader, "earlier", None)
+    earlier = reader.earlier
     return {} if earlier is None else {"built_from": {part: earlier[part] for part in EARLIER if part in earlier}}
 
 
-def _reports(records: dict[str, list[dict]], step: str, splits: Sequence[str]) -> list[dict[str, Any]]:
-    """What a step told of every shard; refining and sanitizing leave the test split as it is."""
-    return [shard["reports"][step] for split in splits for shard in records[split] if step in shard["reports"]]
+def _ordered(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """Counts per platform, both in their fixed order."""
+    return {name: {kind: counts[name][kind] for kind in COUNTED} for name in order_platforms(counts)}
 
 
-def _sum_counts(shards: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
-    """Counts per platform over shards; a place lies in one shard, so places add up."""
-    total: dict[str, dict[str, int]] = {}
-    for shard in shards:
-        for platform, counts in shard.items():
-            sums = total.setdefault(platform, dict.fromkeys(COUNTED, 0))
-            for name in COUNTED:
-                sums[name] += counts.get(name, 0)
-    return {platform: total[platform] for platform in order_platforms(total)}
-
-
-def _describe(told: dict[str, Any]) -> str:
+def _describe(report: dict[str, Any]) -> str:
     """The body of the README: what was done, and how much there is."""
-    lines = [f"Built from the source `{told['source']}`: {', '.join(told['steps'])}.", ""]
+    lines = [f"Built from the source `{report['source']}`: {', '.join(report['steps'])}.", ""]
     lines += ["| split | platform | images | places | captions | refined |", "|---|---|---|---|---|---|"]
-    for split, platforms in told["counts"].items():
+    for split, platforms in report["counts"].items():
         lines += [
             f"| {split} | {name} | {' | '.join(str(n[key]) for key in COUNTED)} |" for name, n in platforms.items()
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pemoe.datasets_scripts.builds.dataset import check_target
 from pemoe.datasets_scripts.builds.rows import open_reader
 from pemoe.datasets_scripts.refine import EndpointBackend, LLMRefiner, LocalBackend, RefineRequest, row_requests
+from pemoe.datasets_scripts.refine.llm.calls import Backend
 from pemoe.datasets_scripts.schema import DataError
 
 PLACES_AT_ONCE = 64  # of a reader: each look at a built directory opens all its shards
@@ -58,26 +58,8 @@ def make_backend(
     return EndpointBackend(model, base_url, key, takes_images, timeout_s, structured)
 
 
-def make_refiner(
-    backend: Any, cache: Path, limits: dict[str, Any], output: Path, resume: bool, overwrite: bool
-) -> LLMRefiner:
-    """The refiner of a build; refuses an output that cannot be written before the cache is made.
-
-    Args:
-        backend: see `make_backend`.
-        cache: SQLite file of all answers.
-        limits: options of `LLMRefiner`.
-        output, resume, overwrite: see `build.check_target`.
-
-    Raises:
-        DataError: what `check_target` and `LLMRefiner` raise.
-    """
-    check_target(output, resume, overwrite)
-    return LLMRefiner(backend, cache, **limits)
-
-
 def estimate_refining(
-    backend: Any,
+    backend: Backend,
     cache: Path,
     limits: dict[str, Any],
     source: tuple[str, str, dict[str, Any]],
@@ -87,8 +69,9 @@ def estimate_refining(
     """What refining the training captions of a source would cost; nothing is sent, no file is made.
 
     Args:
-        backend, limits: see `make_refiner`.
-        cache: answers that are there already cost nothing; absent is empty.
+        backend: see `make_backend`.
+        cache: SQLite file of answers, which cost nothing again; absent is empty.
+        limits: options of `LLMRefiner`.
         source: name, root and options of a reader.
         show_progress: a bar over the places on stderr.
 
@@ -104,16 +87,17 @@ def estimate_refining(
     reader = open_reader(name, root, **options)
     place_ids = reader.place_ids("train")
 
-    def requests() -> Iterator[RefineRequest]:
+    def requests(platforms: Sequence[str]) -> Iterator[RefineRequest]:
         with tqdm(total=len(place_ids), desc="count", unit="place", disable=not show_progress) as bar:
             for start in range(0, len(place_ids), PLACES_AT_ONCE):
                 places = place_ids[start : start + PLACES_AT_ONCE]
                 for row in reader.rows("train", places):
-                    yield from row_requests(row, backend.takes_images)
+                    yield from row_requests(row, backend.takes_images) if row["platform"] in platforms else ()
                 bar.update(len(places))
 
     with _existing(cache) as path:
-        return asdict(LLMRefiner(backend, path, **limits).estimate(requests()))
+        refiner = LLMRefiner(backend, path, **limits)
+        return asdict(refiner.estimate(requests(refiner.platforms)))
 
 
 @contextmanager

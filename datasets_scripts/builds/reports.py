@@ -1,12 +1,10 @@
-"""Joins the reports of a build's shards, so that a build in several goes tells what one in a single go would."""
+"""Joins the reports of a build's shards, so that a build in several goes reports what one in a single go would."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from pemoe.datasets_scripts.refine.report import describe_lengths
 from pemoe.datasets_scripts.refine.rules import TARGET_CHARS
@@ -21,7 +19,7 @@ def join_reports(parts: list[dict[str, Any]]) -> dict[str, Any] | None:
         parts: reports of the same step, each of other rows.
 
     Returns:
-        A report of the same form; None without parts. Means and percentiles do not add up: see `text_lengths`.
+        A report of the same form; None without parts. Means and percentiles do not add up: see `describe_texts`.
 
     Example:
         >>> join_reports([{"rows": 2, "by": {"a": 1}}, {"rows": 3, "by": {"b": 4}, "cost_usd": None}])
@@ -59,18 +57,18 @@ def subtract_report(after: dict[str, Any], before: dict[str, Any]) -> dict[str, 
     }
 
 
-def text_lengths(directory: Path) -> dict[str, Any]:
-    """Lengths in characters of the captions of the train split and of their refined texts, from built shards.
+def describe_texts(before: Mapping[Any, int], after: Mapping[Any, int]) -> dict[str, Any]:
+    """The lengths of texts before and after refining, as a report of refining holds them.
+
+    Args:
+        before, after: characters -> number of texts; the keys may be text, as JSON makes them.
 
     Returns:
         `{"target", "before", "after"}`, the latter as `describe_lengths` gives them.
+
+    Example:
+        >>> describe_texts({"10": 2, "40": 1}, {})["before"]["mean"]
+        20.0
     """
-    lengths: dict[str, Counter[int]] = {"captions": Counter(), "refined_captions": Counter()}
-    for path in directory.glob("*/train-*.parquet"):
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=list(lengths))
-            for column, counter in lengths.items():
-                counter.update(len(text) for texts in table[column].to_pylist() for text in texts)
-    before, after = map(describe_lengths, lengths.values())
-    return {"target": TARGET_CHARS, "before": before, "after": after}
+    lengths = [Counter({int(length): number for length, number in counts.items()}) for counts in (before, after)]
+    return {"target": TARGET_CHARS, "before": describe_lengths(lengths[0]), "after": describe_lengths(lengths[1])}

@@ -46,8 +46,8 @@ def open_reader(name: str, root: str | Path | None = None, **options: object) ->
         ['0001']
     """
     _check_options(name, options_of(name), options)
-    if "filters" in options:
-        options["filters"] = _make_filters(name, options["filters"])
+    if filters_of(name):
+        options["filters"] = _make_filters(name, options.get("filters", ()))
     return source_of(name).reader(root, **options)
 
 

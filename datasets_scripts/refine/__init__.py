@@ -3,13 +3,14 @@
 from pemoe.datasets_scripts.refine.llm.backends import EndpointBackend, LocalBackend
 from pemoe.datasets_scripts.refine.llm.budget import BudgetError
 from pemoe.datasets_scripts.refine.llm.refiner import Estimate, LLMRefiner
-from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest, Rejection
+from pemoe.datasets_scripts.refine.outcome import Refinement, Refiner, RefineRequest, Rejection
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.report_html import write_refine_report
-from pemoe.datasets_scripts.refine.rows import refine_dataset, refine_rows, row_requests
+from pemoe.datasets_scripts.refine.rows import BatchRefiner, refine_dataset, refine_rows, row_requests
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 
 __all__ = [
+    "BatchRefiner",
     "BudgetError",
     "EndpointBackend",
     "Estimate",
@@ -18,6 +19,7 @@ __all__ = [
     "RefineReport",
     "RefineRequest",
     "Refinement",
+    "Refiner",
     "Rejection",
     "RuleRefiner",
     "refine_dataset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Refinement:
 
     Args:
         texts: distinct texts in order, at least one.
-        refiner: "llm", "rule_fallback" (a model was tried and nothing of it could be used) or "rules".
+        refiner: name of the refiner, or "rule_fallback" where a model was tried and nothing of it could be used.
         rejections: what was not used, in order.
         calls: answers received from the backend now.
         cached: answers taken from the cache.
@@ -77,3 +78,22 @@ class Refinement:
     cached: int = 0
     retries: int = 0
     tokens: Tokens = Tokens()
+
+
+class Refiner(Protocol):
+    """Rewrites captions one by one; `RuleRefiner` is one.
+
+    Attributes:
+        name: what a build and its report call it.
+
+    Example:
+        >>> class Shout:
+        ...     name = "shout"
+        ...     def refine(self, caption: str, platform: str) -> list[str]:
+        ...         return [caption.upper()]
+    """
+
+    name: str
+
+    def refine(self, caption: str, platform: str) -> list[str]:
+        """The texts of a caption that is not blank, at least one; `platform` is one of `schema.PLATFORMS`."""

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import datasets
 
+from pemoe.datasets_scripts.refine.llm.budget import Budget
 from pemoe.datasets_scripts.refine.llm.validation import say_the_same
-from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest
+from pemoe.datasets_scripts.refine.outcome import Refinement, Refiner, RefineRequest
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 from pemoe.datasets_scripts.schema import FEATURES, DataError
 from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import split_sentences
+
+
+@runtime_checkable
+class BatchRefiner(Refiner, Protocol):
+    """A refiner that works on several captions at a time, may look at pictures, and accounts for what it does.
+
+    Attributes:
+        budget: what it spent, and may spend.
+        platforms: the ones it can refine for; the rules speak for others.
+        takes_images: whether it wants the picture's bytes in every request.
+    """
+
+    budget: Budget
+    platforms: tuple[str, ...]
+    takes_images: bool
+
+    def refine_request(self, request: RefineRequest) -> Refinement:
+        """Refine one caption; called from several threads."""
+
+    def map_ordered(
+        self, function: Callable[[Any], Any], items: Iterable[Any], window: int | None = None
+    ) -> Iterator[Any]:
+        """`function` of each item in order, several at a time, at most `window` of them read ahead."""
 
 
 def merge_near_duplicates(texts: Iterable[str]) -> list[str]:
@@ -42,8 +66,8 @@ def without_refusals(texts: list[str]) -> list[str]:
     """
     refusal = refusal_words("train")
     sentences = [[part for part in split_sentences(text) if not refusal.search(part)] for text in texts]
-    told = [" ".join(parts) for parts in sentences if re.search(r"\w{2}", " ".join(parts))]
-    return list(dict.fromkeys(told)) or texts
+    left = [" ".join(parts) for parts in sentences if re.search(r"\w{2}", " ".join(parts))]
+    return list(dict.fromkeys(left)) or texts
 
 
 def row_requests(row: dict[str, Any], takes_images: bool = False) -> list[RefineRequest]:
@@ -63,30 +87,20 @@ def row_requests(row: dict[str, Any], takes_images: bool = False) -> list[Refine
     return [RefineRequest(caption, row["platform"], image) for caption in captions]
 
 
-def _refine_by(refiner: Any, requests: list[RefineRequest]) -> list[Refinement]:
-    """Refine the captions of one row with whatever refiner."""
-    by_request = getattr(refiner, "refine_request", None)
-    if by_request is not None:
-        return [by_request(request) for request in requests]
-    return [Refinement(refiner.refine(request.caption, request.platform), "rules") for request in requests]
-
-
 def refine_rows(
     rows: Iterable[dict[str, Any]],
-    refiner: Any = None,
+    refiner: Refiner | None = None,
     *,
     chunk: int | None = None,
     report: RefineReport | None = None,
-    on_progress: Callable[[RefineReport], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Fill `refined_captions` of train rows; rows of test pass as they are.
 
     Args:
         rows: with the keys of `schema.FEATURES`, `platform` a name; read lazily.
-        refiner: `RuleRefiner`, `LLMRefiner` or anything with `refine(caption, platform)`; None for the rules.
-        chunk: rows held at a time by a refiner that works on several; None for four for each of its threads.
+        refiner: any `Refiner`, as `RuleRefiner` and `LLMRefiner` are; None for the rules.
+        chunk: rows held at a time by a `BatchRefiner`; None for four for each of its threads.
         report: filled as rows pass; see `RefineReport`.
-        on_progress: called with the report after every row.
 
     Yields:
         New rows in the order given. A row of unknown platform, or without a caption, gets no refined caption.
@@ -99,34 +113,48 @@ def refine_rows(
         >>> next(refine_rows([row]))["refined_captions"]
         ['A pond.']
     """
-    refiner = refiner if refiner is not None else RuleRefiner()
-    report = report if report is not None else RefineReport()
-    takes_images = getattr(getattr(refiner, "backend", None), "takes_images", False)
-
-    def refine_row(row: dict[str, Any]) -> tuple[dict[str, Any], list[Refinement]]:
-        return row, _refine_by(refiner, row_requests(row, takes_images))
-
-    mapped = refiner.map_ordered(refine_row, rows, chunk) if hasattr(refiner, "map_ordered") else map(refine_row, rows)
-    for row, refinements in mapped:
-        refined = row
-        if row["split"] != "test":
-            texts = merge_near_duplicates(text for refinement in refinements for text in refinement.texts)
-            refined = {**row, "refined_captions": without_refusals(texts)}
-            report.add(refined, refinements)
-        if on_progress is not None:
-            on_progress(report)
+    refiner = RuleRefiner() if refiner is None else refiner
+    report = RefineReport() if report is None else report
+    for row, refinements in _refined(rows, refiner, chunk):
+        if row["split"] == "test":
+            yield row
+            continue
+        texts = merge_near_duplicates(text for refinement in refinements for text in refinement.texts)
+        refined = {**row, "refined_captions": without_refusals(texts)}
+        report.add(refined, refinements)
         yield refined
 
 
+def _refined(
+    rows: Iterable[dict[str, Any]], refiner: Refiner, chunk: int | None
+) -> Iterator[tuple[dict[str, Any], list[Refinement]]]:
+    """Each row with what the refiner made of its captions."""
+    if isinstance(refiner, BatchRefiner):
+
+        def refine_row(row: dict[str, Any]) -> tuple[dict[str, Any], list[Refinement]]:
+            requests = row_requests(row, refiner.takes_images)
+            if row["platform"] not in refiner.platforms:
+                return row, _one_by_one(RuleRefiner(), requests)
+            return row, [refiner.refine_request(request) for request in requests]
+
+        yield from refiner.map_ordered(refine_row, rows, chunk)
+    else:
+        for row in rows:
+            yield row, _one_by_one(refiner, row_requests(row))
+
+
+def _one_by_one(refiner: Refiner, requests: Iterable[RefineRequest]) -> list[Refinement]:
+    return [Refinement(refiner.refine(one.caption, one.platform), refiner.name) for one in requests]
+
+
 def refine_dataset(
-    dataset_dict: datasets.DatasetDict, refiner: Any = None, report: RefineReport | None = None
+    dataset_dict: datasets.DatasetDict, refiner: Refiner | None = None, report: RefineReport | None = None
 ) -> datasets.DatasetDict:
     """Fill `refined_captions` of the train split from its captions; all else stays as it is.
 
     Args:
         dataset_dict: splits with the columns of `schema.FEATURES`; must have `train`.
-        refiner: `RuleRefiner`, `LLMRefiner` or anything with `refine(caption, platform)`; None for the rules.
-        report: filled as rows pass.
+        refiner, report: see `refine_rows`.
 
     Returns:
         A new `datasets.DatasetDict`, same splits, rows, columns and order.
@@ -141,7 +169,8 @@ def refine_dataset(
     if "train" not in dataset_dict:
         raise DataError(f"there is no train split to refine, only {', '.join(dataset_dict) or 'no split at all'}")
     train = dataset_dict["train"]
-    refined = [row["refined_captions"] for row in refine_rows(_named_rows(train), refiner, report=report)]
+    rows = train_rows(train.cast_column("image", datasets.Image(decode=False)))
+    refined = [row["refined_captions"] for row in refine_rows(rows, refiner, report=report)]
     refined_train = (
         train.remove_columns("refined_captions")
         .add_column("refined_captions", refined, feature=FEATURES["refined_captions"])
@@ -150,9 +179,8 @@ def refine_dataset(
     return datasets.DatasetDict({**dataset_dict, "train": refined_train})
 
 
-def _named_rows(train: datasets.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows of a train split as rows of a source: platforms by name, images as bytes."""
+def train_rows(train: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a train split as a reader gives them, platforms by name; pictures as the data set gives them."""
     names = train.features["platform"].names
-    for row in train.cast_column("image", datasets.Image(decode=False)):
-        platform = None if row["platform"] is None else names[row["platform"]]
-        yield {**row, "platform": platform, "split": "train"}
+    for row in train:
+        yield {**row, "platform": None if row["platform"] is None else names[row["platform"]], "split": "train"}

@@ -14,8 +14,7 @@ from PIL import Image
 
 from pemoe.datasets_scripts import FEATURES, PLATFORMS, DataError, load_source, open_reader
 from pemoe.datasets_scripts.builds.audited import audited_build
-from pemoe.datasets_scripts.builds.dataset import BuildPlan
-from pemoe.datasets_scripts.refine import RuleRefiner
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.schema import PLATFORM_TRAITS, Platform, features_of
 from pemoe.datasets_scripts.sources import registry
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
@@ -24,7 +23,7 @@ from pemoe.hub_cards.dataset_card import render_dataset_card
 from pemoe.hub_cards.parquet_check import check_parquet
 from pemoe.trainers.pairs import PairDataset
 
-PLAN = BuildPlan(refiner="rules", places_per_shard=2)
+PLAN = BuildPlan(places_per_shard=2)
 NEW_SOURCE = '''
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -96,7 +95,7 @@ def test_a_new_source_is_a_class_and_an_entry(tmp_path: Path) -> None:
     assert registry.detect_source(root) == "notes" and registry.options_of("notes") == ["split"]
     with pytest.raises(DataError, match="'notes' has no option 'size': it has split, cache_dir, show_progress"):
         load_source("notes", root, size=3)
-    built = audited_build("notes", root, {}, tmp_path / "built", PLAN, refiner=RuleRefiner())
+    built = audited_build("notes", root, {}, tmp_path / "built", PLAN)
     assert built["source"] == "notes" and built["steps"][0] == "audit"
     loaded = datasets.load_dataset(str(tmp_path / "built"), "drone", cache_dir=str(tmp_path / "cache"))["train"]
     assert {row["place_id"]: row["captions"] for row in loaded} == {name: [text] for name, text in texts.items()}
@@ -116,7 +115,7 @@ def test_a_new_platform_is_a_name(tmp_path: Path) -> None:
     assert reader.platforms == (*PLATFORMS, "infrared")
     assert any("4 images are of the platform 'infrared'" in note for note in reader.notes())
 
-    built = audited_build("folder", root, options, tmp_path / "built", PLAN, refiner=RuleRefiner())
+    built = audited_build("folder", root, options, tmp_path / "built", PLAN)
     assert {name: count["images"] for name, count in built["counts"]["train"].items()} == {"drone": 1, "infrared": 4}
     configs = datasets.get_dataset_config_names(str(tmp_path / "built"))
     assert configs == ["all", "drone", "infrared"]

@@ -11,9 +11,9 @@ import pytest
 
 from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.campus.reader import CampusReader
-from pemoe.datasets_scripts.refine import RuleRefiner
 
 
 def found() -> dict:
@@ -26,10 +26,10 @@ def found() -> dict:
 
 
 def build_campus(root: Path, places_per_shard: int = 2) -> Path:
-    options = (("root", "/home/anna berg/geotext"), ("cache", f"{root}/cache"), ("filters", ["a", "b"]))
+    options = {"root": "/home/anna berg/geotext", "cache": f"{root}/cache", "filters": ["a", "b"]}
     plan = BuildPlan(places_per_shard=places_per_shard, options=options)
     reader = CampusReader(train_places=3, test_places=2)
-    build_dataset(reader, root, plan, refiner=RuleRefiner(), audit=lambda _: found(), version="0.1.0")
+    build_dataset(reader, root, plan, audit=lambda _: found(), version="0.1.0")
     (root / "reports").mkdir(exist_ok=True)
     page = f"<p>{root}/drone, /home/anna berg/geotext</p><img src='data:,/9j/'>"
     (root / "reports" / "audit.html").write_text(page)

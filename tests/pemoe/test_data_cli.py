@@ -80,6 +80,30 @@ def test_a_folder_of_photos_and_a_csv_becomes_parquet(monkeypatch, capsys, tmp_p
     assert "ground" in capsys.readouterr().out
 
 
+def test_a_platform_of_ones_own_goes_all_the_way(monkeypatch, capsys, tmp_path: Path, photos: Path) -> None:
+    built, output = tmp_path / "built", tmp_path / "out"
+    arguments = ["--platform", "infrared", "--test-share", "0.5", "--no-audit", "--output", str(built)]
+    (photos / "hall" / "drone_1.jpg").rename(photos / "hall" / "roof.jpg")
+    table = (photos / "captions.csv").read_text().replace("drone_1", "roof").replace("street", "front")
+    (photos / "captions.csv").write_text(table)
+    for place in ("hall", "pond"):
+        (photos / place / "street.jpg").rename(photos / place / "front.jpg")
+    assert run(monkeypatch, "data", "build", str(photos), *arguments) == 0
+    rows = datasets.load_dataset(str(built), "infrared", split="train", streaming=True)
+    assert rows.features["platform"].names == ["satellite", "drone", "ground", "infrared"]
+    assert all(row["platform"] == 3 and row["refined_captions"] for row in rows)
+    with ScriptedLLM(lambda body, times: Reply(statements("never"))) as server:
+        model = ["--model", "m", "--base-url", server.base_url, "--output", str(output)]
+        assert run(monkeypatch, "data", "refine", str(built), *model, "--dry-run") == 0
+        assert run(monkeypatch, "data", "refine", str(built), *model) == 0
+        assert server.log == []  # there is no prompt for it
+    report = json.loads((output / "build.json").read_text())
+    assert list(report["counts"]["train"]) == ["infrared"] and list(report["reports"]["refine"]["by_refiner"]) == [
+        "rules"
+    ]
+    assert "infrared" in (output / "README.md").read_text()
+
+
 def test_errors_stop_a_build_and_the_advice_mends_it(monkeypatch, capfd, tmp_path: Path) -> None:
     tree, output = tmp_path / "tree", tmp_path / "built"
     write_defect_tree(tree)

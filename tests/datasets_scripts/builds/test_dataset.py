@@ -18,9 +18,10 @@ import datasets
 import pytest
 
 from pemoe.datasets_scripts import load_source, open_reader
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset, partial_of
+from pemoe.datasets_scripts.builds.dataset import build_dataset, partial_of
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.campus.reader import CampusReader
-from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
+from pemoe.datasets_scripts.refine import refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
@@ -31,16 +32,16 @@ OPTIONS = {"train_places": 6, "test_places": 3, "size_px": 32}
 PLAN = BuildPlan(places_per_shard=2)
 BUILD = """
 import sys
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
-from pemoe.datasets_scripts.refine import RuleRefiner
 plan = BuildPlan(places_per_shard=2)
-build_dataset(GeoTextReader(sys.argv[1]), sys.argv[2], plan, refiner=RuleRefiner(), resume=True)
+build_dataset(GeoTextReader(sys.argv[1]), sys.argv[2], plan, resume=True)
 """
 
 
 def build(output: Path, plan: BuildPlan = PLAN, **options: object) -> dict:
-    return build_dataset(CampusReader(**OPTIONS), output, plan, refiner=RuleRefiner(), **options)
+    return build_dataset(CampusReader(**OPTIONS), output, plan, **options)
 
 
 def digest(directory: Path) -> dict[str, str]:
@@ -56,7 +57,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_build_is_the_source_refined(tmp_path):
-    told = build(tmp_path / "built")
+    report = build(tmp_path / "built")
     source = refine_dataset(load_source("campus", **OPTIONS))
     for split in ("train", "test"):
         rows = datasets.load_dataset(str(tmp_path / "built"), "all", split=split, cache_dir=str(tmp_path / "cache"))
@@ -70,9 +71,9 @@ def test_a_build_is_the_source_refined(tmp_path):
                 assert row["refined_captions"] == expected[name]["refined_captions"]
             elif any(not find_directions(text) for text in expected[name]["refined_captions"]):
                 assert not any(find_directions(text) for text in row["refined_captions"])
-        counts = {name: count["images"] for name, count in told["counts"][split].items()}
+        counts = {name: count["images"] for name, count in report["counts"][split].items()}
         assert sum(counts.values()) == rows.num_rows and list(counts) == list(PLATFORMS)
-    assert told == json.loads((tmp_path / "built/build.json").read_text(encoding="utf-8"))
+    assert report == json.loads((tmp_path / "built/build.json").read_text(encoding="utf-8"))
     assert not partial_of(tmp_path / "built").exists() and not (tmp_path / "built/.state").exists()
 
 
@@ -91,7 +92,7 @@ def test_counts_and_reports_add_up_over_shards(tmp_path):
 
 def test_a_killed_build_is_gone_on_with(tree, tmp_path):
     whole = tmp_path / "whole"
-    build_dataset(GeoTextReader(tree), whole, PLAN, refiner=RuleRefiner())
+    build_dataset(GeoTextReader(tree), whole, PLAN)
     rng, output = random.Random(0), tmp_path / "killed"
     command = [sys.executable, "-c", BUILD, str(tree), str(output)]
     kills = 0
@@ -121,7 +122,7 @@ def test_an_unfinished_build_needs_a_word(tree, tmp_path):
     with pytest.raises(DataError, match="--resume goes on with it, --overwrite starts anew"):
         build(output)
     with pytest.raises(DataError, match="other files or options"):
-        build_dataset(GeoTextReader(tree), output, PLAN, refiner=RuleRefiner(), resume=True)
+        build_dataset(GeoTextReader(tree), output, PLAN, resume=True)
     build(output, resume=True)
     assert digest(output) == digest_of_fresh(tmp_path)
 
@@ -156,11 +157,11 @@ def test_a_source_that_changes_is_not_gone_on_with(tree, tmp_path):
     copy, output = tmp_path / "copy", tmp_path / "built"
     write_geotext_layout(load_source("campus", **OPTIONS), copy, archives=False)
     with pytest.raises(KeyboardInterrupt):
-        build_dataset(GeoTextReader(copy), output, PLAN, refiner=RuleRefiner(), on_shard=_interrupt)
+        build_dataset(GeoTextReader(copy), output, PLAN, on_shard=_interrupt)
     picture = next((copy / "images/train").rglob("*.jpg"))
     os.utime(picture, ns=(0, 0))
     with pytest.raises(DataError, match="other files or options"):
-        build_dataset(GeoTextReader(copy), output, PLAN, refiner=RuleRefiner(), resume=True)
+        build_dataset(GeoTextReader(copy), output, PLAN, resume=True)
 
 
 def test_a_fault_in_the_source_leaves_no_data_set(tree, tmp_path):
@@ -168,7 +169,7 @@ def test_a_fault_in_the_source_leaves_no_data_set(tree, tmp_path):
     write_geotext_layout(load_source("campus", **OPTIONS), copy, archives=False)
     next((copy / "images/test").rglob("*.jpeg")).write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be decoded"):
-        build_dataset(GeoTextReader(copy), output, PLAN, refiner=RuleRefiner())
+        build_dataset(GeoTextReader(copy), output, PLAN)
     assert not output.exists()
 
 
@@ -176,7 +177,7 @@ def test_bad_input_before_the_first_shard_leaves_nothing(tmp_path):
     root = write_geotext_layout(load_source("campus", **OPTIONS), tmp_path / "tree", archives=False)
     next((root / "images" / "train").rglob("*.jpeg")).write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be decoded"):
-        build_dataset(GeoTextReader(root), tmp_path / "built", BuildPlan(), refiner=RuleRefiner())
+        build_dataset(GeoTextReader(root), tmp_path / "built", BuildPlan())
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
@@ -195,8 +196,8 @@ def test_an_audit_that_refuses_leaves_nothing_and_one_that_agrees_is_asked_once(
     assert not list(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "built", audit=agree, on_shard=_interrupt)
-    told = build(tmp_path / "built", audit=agree, resume=True)
-    assert told["reports"]["audit"] == {"defects": {}} and told["steps"][0] == "audit" and len(asked) == 1
+    report = build(tmp_path / "built", audit=agree, resume=True)
+    assert report["reports"]["audit"] == {"defects": {}} and report["steps"][0] == "audit" and len(asked) == 1
 
 
 def test_files_that_change_during_a_build_are_noticed(tmp_path):
@@ -235,9 +236,9 @@ def test_an_overwrite_that_is_killed_leaves_one_build_whole(tmp_path, monkeypatc
 def test_a_build_of_a_build_of_a_build_tells_all_that_was_done(tmp_path):
     build(tmp_path / "one")
     for source, output in (("one", "two"), ("two", "three")):
-        told = build_dataset(ParquetReader(tmp_path / source), tmp_path / output, PLAN)
+        report = build_dataset(ParquetReader(tmp_path / source), tmp_path / output, PLAN)
     first = json.loads((tmp_path / "one" / "build.json").read_text())
-    assert told["built_from"]["built_from"] == {part: first[part] for part in ("steps", "options", "reports")}
+    assert report["built_from"]["built_from"] == {part: first[part] for part in ("steps", "options", "reports")}
 
 
 def test_a_build_may_lie_inside_its_source(tmp_path):

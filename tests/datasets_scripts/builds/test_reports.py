@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 import statistics
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pemoe.datasets_scripts.builds.reports import EXAMPLES, join_reports, subtract_report, text_lengths
-from pemoe.datasets_scripts.builds.shards import ROWS_PER_GROUP, ShardWriter
+from pemoe.datasets_scripts.builds.reports import EXAMPLES, describe_texts, join_reports, subtract_report
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import RefineReport, RuleRefiner, refine_rows
 from pemoe.datasets_scripts.refine.outcome import Refinement, Rejection, Tokens
@@ -152,24 +151,22 @@ def check_lengths(told: dict[str, Any], texts: list[str]) -> None:
     assert bins == [sum(min(n // size, len(bins) - 1) == number for n in lengths) for number in range(len(bins))]
 
 
-def test_lengths_are_those_of_all_training_texts(rows: list[dict], tmp_path: Path) -> None:
+def test_lengths_are_those_of_all_training_texts(rows: list[dict]) -> None:
+    """Counted per shard, joined as JSON gives them back."""
     hidden = [{**row, "platform": None, "image_id": f"{row['image_id']}?"} for row in rows[:5]]
-    many = [row for row in rows if row["platform"] == "drone"] * 6
-    shards = [rows[:20], rows[20:], many, hidden]
-    for number, shard in enumerate(shards):
-        with ShardWriter(tmp_path, f"train-{number:05d}") as writer:
-            for row in shard:
-                writer.write(row)
-    with ShardWriter(tmp_path, "test-00000") as writer:
-        for row in READER.rows("test", READER.place_ids("test")):
-            writer.write(row)
-    assert len(many) > ROWS_PER_GROUP
-    told = text_lengths(tmp_path)
-    assert told["target"] == TARGET_CHARS
-    for name, column in (("before", "captions"), ("after", "refined_captions")):
-        check_lengths(told[name], [text for shard in shards for row in shard for text in row[column]])
+    shards = [rows[:20], rows[20:], [row for row in rows if row["platform"] == "drone"] * 6, hidden]
+    columns = ("captions", "refined_captions")
+    records = [
+        {column: Counter(len(text) for row in shard for text in row[column]) for column in columns} for shard in shards
+    ]
+    joined = join_reports(json.loads(json.dumps(records)))
+    lengths = describe_texts(*(joined[column] for column in columns))
+    assert lengths["target"] == TARGET_CHARS
+    for name, column in zip(("before", "after"), columns, strict=True):
+        check_lengths(lengths[name], [text for shard in shards for row in shard for text in row[column]])
 
 
-def test_no_shards_have_no_lengths(tmp_path: Path) -> None:
-    told = text_lengths(tmp_path)
-    assert (told["before"]["count"], told["after"]["mean"], sum(told["before"]["histogram"]["counts"])) == (0, None, 0)
+def test_no_texts_have_no_lengths() -> None:
+    lengths = describe_texts({}, {})
+    assert (lengths["before"]["count"], lengths["after"]["mean"]) == (0, None)
+    assert sum(lengths["before"]["histogram"]["counts"]) == 0

@@ -88,8 +88,8 @@ def test_a_question_takes_its_own_sentence_along_and_no_other() -> None:
     caption = "A red brick building with a flat roof. What could it be used for? A wide car park lies nearby."
     row = {"image": None, "image_id": "a", "split": "train", "platform": "drone", "captions": [caption, "A hall."]}
     [refined] = refine_rows([row])
-    told = " ".join(refined["refined_captions"])
-    assert "red brick" in told and "car park" in told and "?" not in told
+    found = " ".join(refined["refined_captions"])
+    assert "red brick" in found and "car park" in found and "?" not in found
 
 
 def test_near_duplicates_of_three_captions_are_merged() -> None:
@@ -135,37 +135,32 @@ def test_the_report_adds_up(tmp_path: Path) -> None:
     with ScriptedLLM(script) as server:
         refiner = llm_for(server, tmp_path, usd_per_million_in=1.0, usd_per_million_out=4.0)
         report = RefineReport(refiner.budget)
-        progress = []
-        rows = list(
-            refine_rows(
-                numbered_rows(30), refiner, report=report, on_progress=lambda r: progress.append(r.counts["rows"])
-            )
-        )
-    told = json.loads(json.dumps(report.to_dict()))
-    assert (told["rows"], told["captions"], told["captions_refined"]) == (27, 81, 81)
+        rows = list(refine_rows(numbered_rows(30), refiner, report=report))
+    found = json.loads(json.dumps(report.to_dict()))
+    assert (found["rows"], found["captions"], found["captions_refined"]) == (27, 81, 81)
     bad = sum(number % 4 == 0 and number // 3 % 10 != 9 for number in range(90))
-    assert told["by_refiner"] == {"llm": 81 - bad, "rule_fallback": bad}
-    assert told["rejections"]["chatter"]["count"] == 2 * bad
-    assert told["rejections"]["chatter"]["examples"] == [{"text": "Sure! Hall.", "detail": "'Sure!'"}]
-    assert (told["calls"], told["retries"], told["cached"]) == (81 + bad, bad, 0) and len(server.log) == 81 + bad
-    assert told["cost_usd"] == pytest.approx((told["prompt_tokens"] + 4 * told["completion_tokens"]) / 1e6)
-    assert told["prompt_tokens"] == refiner.budget.spent.prompt > 0
+    assert found["by_refiner"] == {"llm": 81 - bad, "rule_fallback": bad}
+    assert found["rejections"]["chatter"]["count"] == 2 * bad
+    assert found["rejections"]["chatter"]["examples"] == [{"text": "Sure! Hall.", "detail": "'Sure!'"}]
+    assert (found["calls"], found["retries"], found["cached"]) == (81 + bad, bad, 0) and len(server.log) == 81 + bad
+    assert found["cost_usd"] == pytest.approx((found["prompt_tokens"] + 4 * found["completion_tokens"]) / 1e6)
+    assert found["prompt_tokens"] == refiner.budget.spent.prompt > 0
     texts = [text for row in rows if row["split"] == "train" for text in row["refined_captions"]]
-    assert told["texts"] == told["length_chars"]["after"]["count"] == len(texts)
-    assert told["length_chars"]["after"]["mean"] == pytest.approx(np.mean([len(text) for text in texts]))
-    assert told["length_chars"]["target"] == 227 and progress[-1] == 27
-    assert len(told["examples"]) == EXAMPLES == len({pair["image_id"] for pair in told["examples"]})
+    assert found["texts"] == found["length_chars"]["after"]["count"] == len(texts)
+    assert found["length_chars"]["after"]["mean"] == pytest.approx(np.mean([len(text) for text in texts]))
+    assert found["length_chars"]["target"] == 227
+    assert len(found["examples"]) == EXAMPLES == len({pair["image_id"] for pair in found["examples"]})
 
 
 def test_lengths_agree_with_numpy() -> None:
     from collections import Counter
 
     lengths = np.random.default_rng(1).integers(1, 3000, 999)
-    told = describe_lengths(Counter(lengths.tolist()))
+    found = describe_lengths(Counter(lengths.tolist()))
     for name, share in (("median", 0.5), ("p10", 0.1), ("p90", 0.9)):
-        assert told[name] == np.quantile(lengths, share, method="inverted_cdf")
-    bins = [*range(0, BIN_CHARS * len(told["histogram"]["counts"]), BIN_CHARS), 10**9]
-    assert told["histogram"]["counts"] == np.histogram(lengths, bins)[0].tolist()
+        assert found[name] == np.quantile(lengths, share, method="inverted_cdf")
+    bins = [*range(0, BIN_CHARS * len(found["histogram"]["counts"]), BIN_CHARS), 10**9]
+    assert found["histogram"]["counts"] == np.histogram(lengths, bins)[0].tolist()
     assert describe_lengths(Counter())["mean"] is None
 
 

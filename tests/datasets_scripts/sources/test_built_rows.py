@@ -22,7 +22,8 @@ from pemoe.datasets_scripts import load_source, open_reader
 from pemoe.datasets_scripts.audit.audit import audit_rows
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
 from pemoe.datasets_scripts.audit.survey import Survey, survey_rows
-from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.filters.filters import filter_names
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
