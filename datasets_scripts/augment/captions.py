@@ -111,17 +111,17 @@ def direction_vector(direction: Direction) -> Vector | None:
 
 
 # reading the text ----------------------------------------------------------------------------------------------------
-_WAY = re.compile(r"(?:from )?(?:top to bottom|bottom to top)", re.IGNORECASE)
+_WAY = re.compile(r"(?i)(?:from )?(?:top to bottom|bottom to top)")  # "from top to bottom"
 _JOINT = r"(?: and| or|,)(?: and)? (?:the )?"
 _JOINED = r"((?:top|bottom|upper|lower)(?:most)?|(?:up|down)wards?)"  # left and right are found by themselves
-_JOINED_BEFORE = re.compile(rf"\b{_JOINED} (?:and|or) (?:the )?$", re.IGNORECASE)
-_JOINED_AFTER = re.compile(
-    rf" (?:and|or) (?:the )?{_JOINED}\b(?! (?:floor|level|stor|deck|window|roof|row|step)\w*)", re.IGNORECASE
+_JOINED_BEFORE = re.compile(rf"(?i)\b{_JOINED} (?:and|or) (?:the )?$")  # "upper and "
+_JOINED_AFTER = re.compile(  # " and lower"
+    rf"(?i) (?:and|or) (?:the )?{_JOINED}\b(?! (?:floor|level|stor|deck|window|roof|row|step)\w*)"
 )
-_TURNING = re.compile(
-    r"\b(?:turn|bend|curv|veer|swerv|swing|bear|fork|branch)(?:e?s|ed|ing|e)?(?: [a-z]+(?:ly|f|y))? $", re.IGNORECASE
+_TURNING = re.compile(  # "bends sharply "
+    r"(?i)\b(?:turn|bend|curv|veer|swerv|swing|bear|fork|branch)(?:e?s|ed|ing|e)?(?: [a-z]+(?:ly|f|y))? $"
 )
-_TURN = re.compile(r"(?:to (?:the|its) )?(?:left|right)(?:wards?)?", re.IGNORECASE)
+_TURN = re.compile(r"(?i)(?:to (?:the|its) )?(?:left|right)(?:wards?)?")  # "to the left", "leftwards"
 
 
 def _units(text: str) -> list[Direction]:

@@ -11,17 +11,16 @@ from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 _WINDS = ("E", "ENE", "NE", "NNE", "N", "NNW", "NW", "WNW", "W", "WSW", "SW", "SSW", "S", "SSE", "SE", "ESE")
 _NAMES = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _POINT = r"(?:north|south|east|west)"
-_WIND = re.compile(
-    r"\b(?:(?:north[ -]?)?north[ -]?(?:east|west)|(?:south[ -]?)?south[ -]?(?:east|west)|"
+_WIND = re.compile(  # "north-eastern", "west"
+    r"(?i)\b(?:(?:north[ -]?)?north[ -]?(?:east|west)|(?:south[ -]?)?south[ -]?(?:east|west)|"
     rf"east[ -]?(?:north|south)[ -]?east|west[ -]?(?:north|south)[ -]?west|{_POINT})"
-    r"(?=(?:ern(?:most)?|erly|wards?|bound|most)?s?\b)",
-    re.IGNORECASE,
+    r"(?=(?:ern(?:most)?|erly|wards?|bound|most)?s?\b)"
 )
-_AXIS = re.compile(r"\b(?:north([ -])south|south([ -])north|east([ -])west|west([ -])east)\b", re.IGNORECASE)
-ABBREVIATION = re.compile(r"\b(?:[NS][NS]?[EW]|[EW][NS][EW]|[NSEW]|[ns][ew])\b")
+_AXIS = re.compile(r"(?i)\b(?:north([ -])south|south([ -])north|east([ -])west|west([ -])east)\b")  # "north-south"
+ABBREVIATION = re.compile(r"\b(?:[NS][NS]?[EW]|[EW][NS][EW]|[NSEW]|[ns][ew])\b")  # "NNE", "sw"
 _HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
-_HOUR = re.compile(rf"\b(?:1[0-2]|[1-9]|{'|'.join(_HOURS)})\b", re.IGNORECASE)
-_SENSE = re.compile(r"\b(?:(counter|anti)([ -]?))?(clock[ -]?wise)\b", re.IGNORECASE)
+_HOUR = re.compile(rf"(?i)\b(?:1[0-2]|[1-9]|{'|'.join(_HOURS)})\b")  # "3", "twelve"
+_SENSE = re.compile(r"(?i)\b(?:(counter|anti)([ -]?))?(clock[ -]?wise)\b")  # "counter-clockwise"
 
 
 def compass_vector(text: str) -> Vector | None:

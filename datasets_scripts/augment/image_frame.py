@@ -10,7 +10,7 @@ from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 
 NEAR_DEG = 10.0  # half the picture turned by this still holds what is 8 % or more beyond its middle line
 SIDE_WORDS = r"(?:top|bottom|upper|lower|left|right)(?:most)?"
-_DEPTH = re.compile(r"\b(?:foreground|background|middle ground)\b", re.IGNORECASE)
+_DEPTH = re.compile(r"(?i)\b(?:foreground|background|middle ground)\b")  # "foreground"
 _SIGNS = {"top": -1, "upper": -1, "up": -1, "above": -1, "left": -1}
 _SIGNS |= {"bottom": 1, "lower": 1, "down": 1, "below": 1, "beneath": 1, "right": 1}
 _ACROSS = ("left", "right")  # words of the x axis; the others of `_SIGNS` are of the y axis
@@ -19,27 +19,25 @@ _OPPOSITE |= {new: old for old, new in _OPPOSITE.items()} | {"beneath": "above"}
 _MIDDLE = r"(?:middle|mid|cent(?:er|re)|central)"
 _POINTER = rf"\b(?:{SIDE_WORDS}|up|down)\b"
 _WORD = rf"(?:{SIDE_WORDS}|{_MIDDLE}|(?:up|down)(?=[ -](?:left|right)))"
-_SHAPE = re.compile(
-    r"(?:(?P<prep>on|to|at|in|into|along|across|near|from|towards?|over|through|beyond|past|"
+_SHAPE = re.compile(  # "on the far upper left-hand side of the image"
+    r"(?i)(?:(?P<prep>on|to|at|in|into|along|across|near|from|towards?|over|through|beyond|past|"
     r"(?:down|up)(?= (?:the|its|their)\b)) )?"
     r"(?:(?P<det>(?:the |this )?\w+['’]s|(?:the )?(?:image|picture|frame|photo|tile|scene)|the|its|their) )?"
     r"(?P<far>(?:(?:very|far|extreme|immediate|near|outer|slightly|just)[ -])*)"
     rf"(?P<core>{_WORD}(?:[ -]{_WORD})*)(?P<hand>[ -]?hand)?"
-    r"(?P<noun>(?:[ -](?!of\b|from\b)\w+){1,2})?(?P<tail> (?:of|from) .+)?",
-    re.IGNORECASE,
+    r"(?P<noun>(?:[ -](?!of\b|from\b)\w+){1,2})?(?P<tail> (?:of|from) .+)?"
 )
-_ABOVE = re.compile(
-    r"(?P<far>(?:just |directly |slightly )?)(?P<core>above|below|beneath)(?P<tail> .+)?", re.IGNORECASE
+_ABOVE = re.compile(  # "just above the center"
+    r"(?i)(?P<far>(?:just |directly |slightly )?)(?P<core>above|below|beneath)(?P<tail> .+)?"
 )
-_AXES = re.compile(r"\b(horizontal|vertical)(?=(?:ly)?\b)", re.IGNORECASE)
-_WARDS = re.compile(r"(?P<core>up|down|left|right)wards?", re.IGNORECASE)
-_FROM_MIDDLE = re.compile(rf" (?:of|from) ((?:the )?{_MIDDLE}\b.*)", re.IGNORECASE)
-_ENDS_PHRASE = re.compile(
-    r"\s*(?:$|[.,;:!?)]|(?:of|and|or|but|as|by|for|from|to|with|without|within|in|on|at|over|near|next|beside|behind|"
+_AXES = re.compile(r"(?i)\b(horizontal|vertical)(?=(?:ly)?\b)")  # "vertically"
+_WARDS = re.compile(r"(?i)(?P<core>up|down|left|right)wards?")  # "leftwards"
+_FROM_MIDDLE = re.compile(rf"(?i) (?:of|from) ((?:the )?{_MIDDLE}\b.*)")  # " of the center"
+_ENDS_PHRASE = re.compile(  # " lies a pond": no noun
+    r"(?i)\s*(?:$|[.,;:!?)]|(?:of|and|or|but|as|by|for|from|to|with|without|within|in|on|at|over|near|next|beside|behind|"
     r"between|among|amid|along|around|across|above|below|under|through|towards?|while|where|which|who|that|there|here|"
     r"is|are|was|were|has|have|can|could|we|you|an?|the|several|some|many|it|its|adjoins?|appears?|completes?|covers?|"
-    r"fills?|forms?|leads?|lies?|meets?|runs?|shows?|sits?|stands?|surrounds?)\b)",
-    re.IGNORECASE,
+    r"fills?|forms?|leads?|lies?|meets?|runs?|shows?|sits?|stands?|surrounds?)\b)"
 )
 
 
@@ -282,7 +280,7 @@ def _like_side(word: str, x: int, y: int) -> str:
     return word if wanted == sign else like_case(word, _OPPOSITE[stem] + word[len(stem) :])
 
 
-_RIGHT_THERE = re.compile(r"right (?:in front|ahead|behind)\b", re.IGNORECASE)  # "right" as in "right there"
+_RIGHT_THERE = re.compile(r"(?i)right (?:in front|ahead|behind)\b")  # "right in front"
 
 
 def write_viewer(text: str, geometry: Geometry) -> str | None:
