@@ -14,6 +14,7 @@ from itertools import dropwhile
 
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
+from pemoe.datasets_scripts.text.refusals import REFUSALS
 from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
 from pemoe.datasets_scripts.text.visibility import without_hidden
 
@@ -94,8 +95,8 @@ _EMPTY_WORD = re.compile(  # "campus": a statement of nothing but these says not
     r"place|landscape|surrounding|surroundings|overall|various|several|some|many|main|prominent|academic|open|"
     r"green|paths|appears|around|can|we|see|one"
 )
-_CHATTER = re.compile(  # "a peaceful atmosphere", "sorry"
-    r"(?i)\b(?:atmosphere|ambien(?:ce|t)|sorry|apologi[sz]e|as an ai|(?:a|an) (?:sense|feeling|impression) of|"
+_CHATTER = re.compile(  # "a peaceful atmosphere", "sorry", "www.example"
+    rf"(?i)\b(?:{REFUSALS}|atmosphere|ambien(?:ce|t)|(?:a|an) (?:sense|feeling|impression) of|"
     r"overall (?:impression|feel|mood)|www\.|peaceful|serene|tranquil(?:ity)?)\b"
 )
 _PREPOSITION = re.compile(  # "towards"

@@ -73,8 +73,10 @@ def _with_examples() -> Iterator[tuple[str, re.Pattern[str], list[str]]]:
             value = statement.value
             parts = [] if isinstance(value, ast.DictComp) else list(_parts(value))  # those are made of others
             if not parts and any(comments.get(line) for line in range(statement.lineno, statement.end_lineno + 1)):
-                fragments = value.values if isinstance(value, ast.Dict) else [statement]
-                parts = [(one.lineno, one.end_lineno) for one in fragments]
+                pairs = (
+                    zip(value.keys, value.values, strict=True) if isinstance(value, ast.Dict) else [(statement,) * 2]
+                )
+                parts = [(first.lineno, last.end_lineno) for first, last in pairs]
             patterns = _patterns(getattr(module, statement.targets[0].id)) if parts else []
             assert len(patterns) == len(parts), f"{name}:{statement.lineno}"
             for (first, last), pattern in zip(parts, patterns, strict=True):
