@@ -8,7 +8,7 @@ words are written for where it then points. What a word claims decides how exact
   corners, which leave the picture; "upper left" (a quarter of it) becomes the side its middle is nearest to, which it
   implies; "upper middle" (one of eight sectors) the sector it then lies in;
 - points of the compass and of the clock become the nearest one, when it is at least twice as near as the next. They
-  are read as told of a picture with north up: of one turned by 90 degrees, its north side is the west side;
+  are read as of a picture with north up: of one turned by 90 degrees, its north side is the west side;
 - sides of the viewer, foreground and background bear the flip of left and right only, as do turns ("bends left").
 
 Every text is read again after it was written; words that are then not found to point where they should are put back

@@ -94,9 +94,9 @@ def _wind_deg(letters: str) -> float:
 
 def _moved_wind(letters: str, geometry: Geometry) -> str | None:
     """The point of the compass after the move: of 8 points, or of 16 when it is one of the finer ones."""
-    step = 45.0 if len(letters) < 3 else 22.5
-    number = _nearest(_wind_deg(letters), step, geometry)
-    return None if number is None else _WINDS[int(number * step / 22.5) % 16]
+    points = 1 if len(letters) > 2 else 2  # of the 16
+    number = _nearest(_wind_deg(letters), 22.5 * points, geometry)
+    return None if number is None else _WINDS[number * points % 16]
 
 
 def _spelled(old: str, letters: str) -> str:
@@ -117,7 +117,11 @@ def write_clock(text: str, geometry: Geometry) -> str | None:
     """
     hour = _HOUR.search(text)
     if not hour:
-        turned = _SENSE.sub(_other_sense, text) if geometry.is_mirrored else text
+
+        def other_sense(match: re.Match[str]) -> str:
+            return like_case(match[0], match[3].lower() if match[1] else f"counter{match[3].lower()}")
+
+        turned = _SENSE.sub(other_sense, text) if geometry.is_mirrored else text
         return re.sub(r"\ban (?=clock|counter)", "a ", turned)
     number = _nearest(90.0 - 30 * _hour_number(hour[0]), 30.0, geometry)
     if number is None:
@@ -129,10 +133,6 @@ def write_clock(text: str, geometry: Geometry) -> str | None:
 
 def _hour_number(hour: str) -> int:
     return int(hour) if hour.isdigit() else _HOURS.index(hour.lower())
-
-
-def _other_sense(match: re.Match[str]) -> str:
-    return like_case(match[0], match[3].lower() if match[1] else f"counter{match[3].lower()}")
 
 
 def _nearest(angle_deg: float, step_deg: float, geometry: Geometry) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 
@@ -96,15 +97,14 @@ class Phrase:
     @classmethod
     def _read_height(cls, text: str) -> Phrase | None:
         """ "just above the center" and "upward", "leftwards"; `tail` is what lies below."""
-        match = _ABOVE.fullmatch(text) or _WARDS.fullmatch(text)
-        if not match:
+        height, way = _ABOVE.fullmatch(text), _WARDS.fullmatch(text)
+        if not (height or way):
             return None
-        parts = {"far": "", **match.groupdict()}
-        word = parts["core"].lower()
-        sign = _SIGNS[word]
-        sides = (sign, 0) if word in _ACROSS else (0, sign)
-        is_way = _WARDS.fullmatch(text) is not None
-        return cls("", "", parts["far"].strip(), parts["core"], "", "", parts.get("tail") or "", sides, is_way=is_way)
+        core = (height or way)["core"]
+        word = core.lower()
+        sides = (_SIGNS[word], 0) if word in _ACROSS else (0, _SIGNS[word])
+        far, tail = (height["far"].strip(), height["tail"] or "") if height else ("", "")
+        return cls("", "", far, core, "", "", tail, sides, is_way=way is not None)
 
     def with_core(self, core: str, **parts: str) -> str:
         """The phrase with another core, and other parts where given."""
@@ -197,11 +197,13 @@ def _write_aim(phrase: Phrase, aim: tuple[int, int], is_quarter: bool, context: 
         middle = re.search(_MIDDLE, phrase.core, re.IGNORECASE)[0]
         joint = re.search("[ -]", phrase.core)[0]
         return phrase.with_core(f"{middle}{joint}{across}" if x else f"{down}{joint}{middle}")
-    return _write_side(phrase, _Side.of(x, y, phrase), context)
+    side = _SIDES[(x > 0) - (x < 0), (y > 0) - (y < 0)]
+    if phrase.core.lower().endswith("most"):  # "leftmost" goes with "uppermost"
+        side = side._replace(adjective=f"{side.adjective}most")
+    return _write_side(phrase, side, context)
 
 
-@dataclass(frozen=True)
-class _Side:
+class _Side(NamedTuple):
     """Words of one side: "left" as adjective, "left" as noun, "left of" as preposition, "to the left" as a way."""
 
     is_across: bool
@@ -210,20 +212,17 @@ class _Side:
     beyond: str
     way: str
 
-    @classmethod
-    def of(cls, x: int, y: int, phrase: Phrase) -> _Side:
-        """The words of the side with signs (x, y), one of them 0; "leftmost" goes with "uppermost"."""
-        most = "most" if phrase.core.lower().endswith("most") else ""
-        if x:
-            word = _ACROSS[x > 0]
-            return cls(True, word + most, word, f"{word} of", f"to the {word}")
-        number = int(y > 0)
-        noun, adjective = (("top", "upper"), ("bottom", "lower"))[number]
-        return cls(False, adjective + most, noun, ("above", "below")[number], ("upward", "downward")[number])
+
+_SIDES = {  # signs (x, y) of where it lies
+    (-1, 0): _Side(True, "left", "left", "left of", "to the left"),
+    (1, 0): _Side(True, "right", "right", "right of", "to the right"),
+    (0, -1): _Side(False, "upper", "top", "above", "upward"),
+    (0, 1): _Side(False, "lower", "bottom", "below", "downward"),
+}
 
 
 def _write_side(phrase: Phrase, side: _Side, context: Context) -> str | None:
-    """The phrase for a side. None where it cannot be told whether a noun follows."""
+    """The phrase for a side. None where it is not clear whether a noun follows."""
     if phrase.noun:
         return phrase.with_core(side.adjective, hand="")
     middle = _FROM_MIDDLE.fullmatch(phrase.tail)

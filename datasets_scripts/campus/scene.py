@@ -2,7 +2,7 @@
 
 Axes: x east, y north, z up; the main building stands around the origin, the place reaches 80 m to each side.
 Around the building lie eight cells, one for each compass point; neighbours fill two or three of them, roads run
-along the outer sides. Everything that can be seen or told follows from the `Scene`.
+along the outer sides. Everything that can be seen or said follows from the `Scene`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from moved import moved_box, moved_point
 from PIL import Image
 
 from pemoe.datasets_scripts.augment.captions import transform_directions
@@ -202,14 +203,14 @@ def test_the_masks_are_those_of_the_pictures():
 def test_boxes_move_as_their_pixels(geometry):
     for index, name, _ in things()[:20]:
         mask = masks(index)[name]
-        assert box_of(moved_mask(mask, geometry)) == pytest.approx(geometry.apply_box(box_of(mask)), abs=1e-9)
+        assert box_of(moved_mask(mask, geometry)) == pytest.approx(moved_box(geometry, box_of(mask)), abs=1e-9)
 
 
 def positions(index: int, name: str, geometry: Geometry) -> list[tuple[tuple, tuple, tuple, tuple]]:
     """(thing before, building before, thing after, building after): by box, and by pixels alone."""
     thing, building = masks(index)[name], masks(index)["building"]
     boxes = [box_of(mask)[:2] for mask in (thing, building)]
-    by_box = (*boxes, *(geometry.apply_point(*box) for box in boxes))
+    by_box = (*boxes, *(moved_point(geometry, *box) for box in boxes))
     by_pixel = tuple(map(centre_of, (thing, building, moved_mask(thing, geometry), moved_mask(building, geometry))))
     return [by_box, by_pixel]
 
