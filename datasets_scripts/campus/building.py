@@ -213,9 +213,9 @@ def _draw_canopy(canvas: Canvas, wall: Wall, middle: float, height: float) -> No
 
 
 def _draw_archway(canvas: Canvas, wall: Wall, middle: float, height: float) -> None:
-    for width, colour, name in ((10.0, (232, 222, 200), "entrance"), (7.4, (34, 28, 26), "entrance")):
+    for width, colour in ((10.0, (232, 222, 200)), (7.4, (34, 28, 26))):
         outline = _arch(width, height + 1.4 - (10.0 - width) / 4)
-        canvas.polygon(wall.points(middle + outline[:, 0], outline[:, 1], 0.1), colour, name)
+        canvas.polygon(wall.points(middle + outline[:, 0], outline[:, 1], 0.1), colour, "entrance")
     canvas.polygon(wall.quad(middle - 1.5, middle + 1.5, 0, 2.8, 0.12), (226, 190, 110), "entrance")
 
 
@@ -228,7 +228,6 @@ def _draw_roof(canvas: Canvas, building: Building) -> None:
     for ring in rings:
         canvas.lines(flat(np.concatenate([ring, ring[:1]]), height)[None], shaded(colour, 0.72), 2)
     draw = {
-        "none": lambda *_: None,
         "solar panels": _draw_solar,
         "skylights": _draw_skylights,
         "vents": _draw_vents,
@@ -236,7 +235,8 @@ def _draw_roof(canvas: Canvas, building: Building) -> None:
         "helipad": _draw_helipad,
         "roof garden": _draw_garden,
     }
-    draw[building.roof_feature](canvas, building, height)
+    if building.roof_feature in draw:
+        draw[building.roof_feature](canvas, building, height)
 
 
 def _grid(part: tuple[float, float, float, float], step_x: float, step_y: float, margin: float) -> np.ndarray:

@@ -26,8 +26,9 @@ WHITE: Colour = (240, 240, 236)
 
 def draw_neighbour(canvas: Canvas, neighbour: Neighbour) -> None:
     """Draw what lies flat on its ground, and add its shadows."""
-    FLAT[neighbour.kind](canvas, neighbour)
-    if neighbour.kind == "annex":
+    if neighbour.kind in FLAT:
+        FLAT[neighbour.kind](canvas, neighbour)
+    else:  # an annex has no ground of its own
         canvas.cast_shadow(_box(neighbour, 5.0), 6.0)
     if neighbour.kind == "trees":
         for x, y, radius in tree_positions(neighbour):
@@ -227,10 +228,6 @@ def _annex(canvas: Canvas, neighbour: Neighbour) -> None:
     canvas.prism(ring, 5.2, 6.2, NEIGHBOUR_COLOURS[neighbour.kind][neighbour.colour], name)
 
 
-def _nothing(_canvas: Canvas, _neighbour: Neighbour) -> None:
-    """An annex has no ground of its own."""
-
-
 FLAT: dict[str, Callable[[Canvas, Neighbour], None]] = {
     "car park": _car_park,
     "pond": _pond,
@@ -241,5 +238,4 @@ FLAT: dict[str, Callable[[Canvas, Neighbour], None]] = {
     "tennis courts": _tennis_courts,
     "swimming pool": _swimming_pool,
     "flower garden": _flower_garden,
-    "annex": _nothing,
 }

@@ -64,7 +64,7 @@ def _search(text: str, rules: tuple[Rule, ...]) -> list[Direction]:
     return sorted(found, key=lambda direction: direction.start)
 
 
-@lru_cache(maxsize=1024)  # refining, sanitizing and their reports ask for the same sentences
+@lru_cache(maxsize=2**14)  # refining, sanitizing, reports and every epoch of augmentation ask for the same sentences
 def _found(text: str) -> tuple[Direction, ...]:
     """The directions of a text; only rules with a family of trigger words in it are tried, no other can match."""
     families = {match.lastgroup for match in FAMILIES.finditer(text)}
