@@ -8,7 +8,7 @@ words are written for where it then points. What a word claims decides how exact
   corners, which leave the picture; "upper left" (a quarter of it) becomes the side its middle is nearest to, which it
   implies; "upper middle" (one of eight sectors) the sector it then lies in;
 - points of the compass and of the clock become the nearest one, when it is at least twice as near as the next. They
-  are read as told of a picture with north up: of one turned by 90 degrees, its north side is the west side;
+  are read as of a picture with north up: of one turned by 90 degrees, its north side is the west side;
 - sides of the viewer, foreground and background bear the flip of left and right only, as do turns ("bends left").
 
 Every text is read again after it was written; words that are then not found to point where they should are put back
@@ -111,17 +111,17 @@ def direction_vector(direction: Direction) -> Vector | None:
 
 
 # reading the text ----------------------------------------------------------------------------------------------------
-_WAY = re.compile(r"(?:from )?(?:top to bottom|bottom to top)", re.IGNORECASE)
+_WAY = re.compile(r"(?i)(?:from )?(?:top to bottom|bottom to top)")  # "from top to bottom"
 _JOINT = r"(?: and| or|,)(?: and)? (?:the )?"
 _JOINED = r"((?:top|bottom|upper|lower)(?:most)?|(?:up|down)wards?)"  # left and right are found by themselves
-_JOINED_BEFORE = re.compile(rf"\b{_JOINED} (?:and|or) (?:the )?$", re.IGNORECASE)
-_JOINED_AFTER = re.compile(
-    rf" (?:and|or) (?:the )?{_JOINED}\b(?! (?:floor|level|stor|deck|window|roof|row|step)\w*)", re.IGNORECASE
+_JOINED_BEFORE = re.compile(rf"(?i)\b{_JOINED} (?:and|or) (?:the )?$")  # "upper and "
+_JOINED_AFTER = re.compile(  # " and lower"
+    rf"(?i) (?:and|or) (?:the )?{_JOINED}\b(?! (?:floor|level|stor|deck|window|roof|row|step)\w*)"
 )
-_TURNING = re.compile(
-    r"\b(?:turn|bend|curv|veer|swerv|swing|bear|fork|branch)(?:e?s|ed|ing|e)?(?: [a-z]+(?:ly|f|y))? $", re.IGNORECASE
+_TURNING = re.compile(  # "bends sharply "
+    r"(?i)\b(?:turn|bend|curv|veer|swerv|swing|bear|fork|branch)(?:e?s|ed|ing|e)?(?: [a-z]+(?:ly|f|y))? $"
 )
-_TURN = re.compile(r"(?:to (?:the|its) )?(?:left|right)(?:wards?)?", re.IGNORECASE)
+_TURN = re.compile(r"(?i)(?:to (?:the|its) )?(?:left|right)(?:wards?)?")  # "to the left", "leftwards"
 
 
 def _units(text: str) -> list[Direction]:

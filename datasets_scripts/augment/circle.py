@@ -11,17 +11,16 @@ from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 _WINDS = ("E", "ENE", "NE", "NNE", "N", "NNW", "NW", "WNW", "W", "WSW", "SW", "SSW", "S", "SSE", "SE", "ESE")
 _NAMES = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _POINT = r"(?:north|south|east|west)"
-_WIND = re.compile(
-    r"\b(?:(?:north[ -]?)?north[ -]?(?:east|west)|(?:south[ -]?)?south[ -]?(?:east|west)|"
+_WIND = re.compile(  # "north-eastern", "west"
+    r"(?i)\b(?:(?:north[ -]?)?north[ -]?(?:east|west)|(?:south[ -]?)?south[ -]?(?:east|west)|"
     rf"east[ -]?(?:north|south)[ -]?east|west[ -]?(?:north|south)[ -]?west|{_POINT})"
-    r"(?=(?:ern(?:most)?|erly|wards?|bound|most)?s?\b)",
-    re.IGNORECASE,
+    r"(?=(?:ern(?:most)?|erly|wards?|bound|most)?s?\b)"
 )
-_AXIS = re.compile(r"\b(?:north([ -])south|south([ -])north|east([ -])west|west([ -])east)\b", re.IGNORECASE)
-ABBREVIATION = re.compile(r"\b(?:[NS][NS]?[EW]|[EW][NS][EW]|[NSEW]|[ns][ew])\b")
+_AXIS = re.compile(r"(?i)\b(?:north([ -])south|south([ -])north|east([ -])west|west([ -])east)\b")  # "north-south"
+ABBREVIATION = re.compile(r"\b(?:[NS][NS]?[EW]|[EW][NS][EW]|[NSEW]|[ns][ew])\b")  # "NNE", "sw"
 _HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
-_HOUR = re.compile(rf"\b(?:1[0-2]|[1-9]|{'|'.join(_HOURS)})\b", re.IGNORECASE)
-_SENSE = re.compile(r"\b(?:(counter|anti)([ -]?))?(clock[ -]?wise)\b", re.IGNORECASE)
+_HOUR = re.compile(rf"(?i)\b(?:1[0-2]|[1-9]|{'|'.join(_HOURS)})\b")  # "3", "twelve"
+_SENSE = re.compile(r"(?i)\b(?:(counter|anti)([ -]?))?(clock[ -]?wise)\b")  # "counter-clockwise"
 
 
 def compass_vector(text: str) -> Vector | None:
@@ -95,9 +94,9 @@ def _wind_deg(letters: str) -> float:
 
 def _moved_wind(letters: str, geometry: Geometry) -> str | None:
     """The point of the compass after the move: of 8 points, or of 16 when it is one of the finer ones."""
-    step = 45.0 if len(letters) < 3 else 22.5
-    number = _nearest(_wind_deg(letters), step, geometry)
-    return None if number is None else _WINDS[int(number * step / 22.5) % 16]
+    points = 1 if len(letters) > 2 else 2  # of the 16
+    number = _nearest(_wind_deg(letters), 22.5 * points, geometry)
+    return None if number is None else _WINDS[number * points % 16]
 
 
 def _spelled(old: str, letters: str) -> str:
@@ -118,7 +117,11 @@ def write_clock(text: str, geometry: Geometry) -> str | None:
     """
     hour = _HOUR.search(text)
     if not hour:
-        turned = _SENSE.sub(_other_sense, text) if geometry.is_mirrored else text
+
+        def other_sense(match: re.Match[str]) -> str:
+            return like_case(match[0], match[3].lower() if match[1] else f"counter{match[3].lower()}")
+
+        turned = _SENSE.sub(other_sense, text) if geometry.is_mirrored else text
         return re.sub(r"\ban (?=clock|counter)", "a ", turned)
     number = _nearest(90.0 - 30 * _hour_number(hour[0]), 30.0, geometry)
     if number is None:
@@ -130,10 +133,6 @@ def write_clock(text: str, geometry: Geometry) -> str | None:
 
 def _hour_number(hour: str) -> int:
     return int(hour) if hour.isdigit() else _HOURS.index(hour.lower())
-
-
-def _other_sense(match: re.Match[str]) -> str:
-    return like_case(match[0], match[3].lower() if match[1] else f"counter{match[3].lower()}")
 
 
 def _nearest(angle_deg: float, step_deg: float, geometry: Geometry) -> int | None:

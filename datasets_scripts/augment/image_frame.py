@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 
 NEAR_DEG = 10.0  # half the picture turned by this still holds what is 8 % or more beyond its middle line
 SIDE_WORDS = r"(?:top|bottom|upper|lower|left|right)(?:most)?"
-_DEPTH = re.compile(r"\b(?:foreground|background|middle ground)\b", re.IGNORECASE)
+_DEPTH = re.compile(r"(?i)\b(?:foreground|background|middle ground)\b")  # "foreground"
 _SIGNS = {"top": -1, "upper": -1, "up": -1, "above": -1, "left": -1}
 _SIGNS |= {"bottom": 1, "lower": 1, "down": 1, "below": 1, "beneath": 1, "right": 1}
 _ACROSS = ("left", "right")  # words of the x axis; the others of `_SIGNS` are of the y axis
@@ -19,27 +20,25 @@ _OPPOSITE |= {new: old for old, new in _OPPOSITE.items()} | {"beneath": "above"}
 _MIDDLE = r"(?:middle|mid|cent(?:er|re)|central)"
 _POINTER = rf"\b(?:{SIDE_WORDS}|up|down)\b"
 _WORD = rf"(?:{SIDE_WORDS}|{_MIDDLE}|(?:up|down)(?=[ -](?:left|right)))"
-_SHAPE = re.compile(
-    r"(?:(?P<prep>on|to|at|in|into|along|across|near|from|towards?|over|through|beyond|past|"
+_SHAPE = re.compile(  # "on the far upper left-hand side of the image"
+    r"(?i)(?:(?P<prep>on|to|at|in|into|along|across|near|from|towards?|over|through|beyond|past|"
     r"(?:down|up)(?= (?:the|its|their)\b)) )?"
     r"(?:(?P<det>(?:the |this )?\w+['’]s|(?:the )?(?:image|picture|frame|photo|tile|scene)|the|its|their) )?"
     r"(?P<far>(?:(?:very|far|extreme|immediate|near|outer|slightly|just)[ -])*)"
     rf"(?P<core>{_WORD}(?:[ -]{_WORD})*)(?P<hand>[ -]?hand)?"
-    r"(?P<noun>(?:[ -](?!of\b|from\b)\w+){1,2})?(?P<tail> (?:of|from) .+)?",
-    re.IGNORECASE,
+    r"(?P<noun>(?:[ -](?!of\b|from\b)\w+){1,2})?(?P<tail> (?:of|from) .+)?"
 )
-_ABOVE = re.compile(
-    r"(?P<far>(?:just |directly |slightly )?)(?P<core>above|below|beneath)(?P<tail> .+)?", re.IGNORECASE
+_ABOVE = re.compile(  # "just above the center"
+    r"(?i)(?P<far>(?:just |directly |slightly )?)(?P<core>above|below|beneath)(?P<tail> .+)?"
 )
-_AXES = re.compile(r"\b(horizontal|vertical)(?=(?:ly)?\b)", re.IGNORECASE)
-_WARDS = re.compile(r"(?P<core>up|down|left|right)wards?", re.IGNORECASE)
-_FROM_MIDDLE = re.compile(rf" (?:of|from) ((?:the )?{_MIDDLE}\b.*)", re.IGNORECASE)
-_ENDS_PHRASE = re.compile(
-    r"\s*(?:$|[.,;:!?)]|(?:of|and|or|but|as|by|for|from|to|with|without|within|in|on|at|over|near|next|beside|behind|"
+_AXES = re.compile(r"(?i)\b(horizontal|vertical)(?=(?:ly)?\b)")  # "vertically"
+_WARDS = re.compile(r"(?i)(?P<core>up|down|left|right)wards?")  # "leftwards"
+_FROM_MIDDLE = re.compile(rf"(?i) (?:of|from) ((?:the )?{_MIDDLE}\b.*)")  # " of the center"
+_ENDS_PHRASE = re.compile(  # " lies a pond": no noun
+    r"(?i)\s*(?:$|[.,;:!?)]|(?:of|and|or|but|as|by|for|from|to|with|without|within|in|on|at|over|near|next|beside|behind|"
     r"between|among|amid|along|around|across|above|below|under|through|towards?|while|where|which|who|that|there|here|"
     r"is|are|was|were|has|have|can|could|we|you|an?|the|several|some|many|it|its|adjoins?|appears?|completes?|covers?|"
-    r"fills?|forms?|leads?|lies?|meets?|runs?|shows?|sits?|stands?|surrounds?)\b)",
-    re.IGNORECASE,
+    r"fills?|forms?|leads?|lies?|meets?|runs?|shows?|sits?|stands?|surrounds?)\b)"
 )
 
 
@@ -98,15 +97,14 @@ class Phrase:
     @classmethod
     def _read_height(cls, text: str) -> Phrase | None:
         """ "just above the center" and "upward", "leftwards"; `tail` is what lies below."""
-        match = _ABOVE.fullmatch(text) or _WARDS.fullmatch(text)
-        if not match:
+        height, way = _ABOVE.fullmatch(text), _WARDS.fullmatch(text)
+        if not (height or way):
             return None
-        parts = {"far": "", **match.groupdict()}
-        word = parts["core"].lower()
-        sign = _SIGNS[word]
-        sides = (sign, 0) if word in _ACROSS else (0, sign)
-        is_way = _WARDS.fullmatch(text) is not None
-        return cls("", "", parts["far"].strip(), parts["core"], "", "", parts.get("tail") or "", sides, is_way=is_way)
+        core = (height or way)["core"]
+        word = core.lower()
+        sides = (_SIGNS[word], 0) if word in _ACROSS else (0, _SIGNS[word])
+        far, tail = (height["far"].strip(), height["tail"] or "") if height else ("", "")
+        return cls("", "", far, core, "", "", tail, sides, is_way=way is not None)
 
     def with_core(self, core: str, **parts: str) -> str:
         """The phrase with another core, and other parts where given."""
@@ -199,11 +197,13 @@ def _write_aim(phrase: Phrase, aim: tuple[int, int], is_quarter: bool, context: 
         middle = re.search(_MIDDLE, phrase.core, re.IGNORECASE)[0]
         joint = re.search("[ -]", phrase.core)[0]
         return phrase.with_core(f"{middle}{joint}{across}" if x else f"{down}{joint}{middle}")
-    return _write_side(phrase, _Side.of(x, y, phrase), context)
+    side = _SIDES[(x > 0) - (x < 0), (y > 0) - (y < 0)]
+    if phrase.core.lower().endswith("most"):  # "leftmost" goes with "uppermost"
+        side = side._replace(adjective=f"{side.adjective}most")
+    return _write_side(phrase, side, context)
 
 
-@dataclass(frozen=True)
-class _Side:
+class _Side(NamedTuple):
     """Words of one side: "left" as adjective, "left" as noun, "left of" as preposition, "to the left" as a way."""
 
     is_across: bool
@@ -212,20 +212,17 @@ class _Side:
     beyond: str
     way: str
 
-    @classmethod
-    def of(cls, x: int, y: int, phrase: Phrase) -> _Side:
-        """The words of the side with signs (x, y), one of them 0; "leftmost" goes with "uppermost"."""
-        most = "most" if phrase.core.lower().endswith("most") else ""
-        if x:
-            word = _ACROSS[x > 0]
-            return cls(True, word + most, word, f"{word} of", f"to the {word}")
-        number = int(y > 0)
-        noun, adjective = (("top", "upper"), ("bottom", "lower"))[number]
-        return cls(False, adjective + most, noun, ("above", "below")[number], ("upward", "downward")[number])
+
+_SIDES = {  # signs (x, y) of where it lies
+    (-1, 0): _Side(True, "left", "left", "left of", "to the left"),
+    (1, 0): _Side(True, "right", "right", "right of", "to the right"),
+    (0, -1): _Side(False, "upper", "top", "above", "upward"),
+    (0, 1): _Side(False, "lower", "bottom", "below", "downward"),
+}
 
 
 def _write_side(phrase: Phrase, side: _Side, context: Context) -> str | None:
-    """The phrase for a side. None where it cannot be told whether a noun follows."""
+    """The phrase for a side. None where it is not clear whether a noun follows."""
     if phrase.noun:
         return phrase.with_core(side.adjective, hand="")
     middle = _FROM_MIDDLE.fullmatch(phrase.tail)
@@ -282,7 +279,7 @@ def _like_side(word: str, x: int, y: int) -> str:
     return word if wanted == sign else like_case(word, _OPPOSITE[stem] + word[len(stem) :])
 
 
-_RIGHT_THERE = re.compile(r"right (?:in front|ahead|behind)\b", re.IGNORECASE)  # "right" as in "right there"
+_RIGHT_THERE = re.compile(r"(?i)right (?:in front|ahead|behind)\b")  # "right in front"
 
 
 def write_viewer(text: str, geometry: Geometry) -> str | None:

@@ -37,8 +37,8 @@ class Geometry:
         rotation_deg: counter-clockwise as seen; at 90, what was on the right is at the top.
 
     Example:
-        >>> Geometry(rotation_deg=90).apply_point(1.0, 0.5)
-        (0.5, 0.0)
+        >>> Geometry(rotation_deg=90).apply_vector(1.0, 0.0)
+        (0.0, -1.0)
     """
 
     flip_horizontal: bool = False
@@ -60,26 +60,12 @@ class Geometry:
         xx, xy, yx, yy = self._matrix()
         return xx * dx + xy * dy, yx * dx + yy * dy
 
-    def apply_point(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point is afterwards, in fractions of the picture (x right, y down, the middle at 0.5, 0.5)."""
-        u, v = self.apply_vector(x - 0.5, y - 0.5)
-        return u + 0.5, v + 0.5
-
-    def apply_box(self, box: list[float]) -> list[float]:
-        """The upright box around a box [cx, cy, w, h] (fractions) afterwards; it may reach out of the picture."""
-        xx, xy, yx, yy = (abs(value) for value in self._matrix())
-        cx, cy, width, height = box
-        return [*self.apply_point(cx, cy), xx * width + xy * height, yx * width + yy * height]
-
     def _matrix(self) -> tuple[float, float, float, float]:
         """(xx, xy, yx, yy) of the map of (u, v)."""
         quarters, rest = divmod(self.rotation_deg % 360, 90)
         angle = math.radians(self.rotation_deg)
-        cos, sin = (
-            (math.cos(angle), math.sin(angle))
-            if rest
-            else ((1, 0, -1, 0)[int(quarters)], (0, 1, 0, -1)[int(quarters)])
-        )
+        exact = ((1, 0), (0, 1), (-1, 0), (0, -1))[int(quarters)]
+        cos, sin = (math.cos(angle), math.sin(angle)) if rest else exact
         mirror_u, mirror_v = -1 if self.flip_horizontal else 1, -1 if self.flip_vertical else 1
         return cos * mirror_u + 0.0, sin * mirror_v + 0.0, -sin * mirror_u + 0.0, cos * mirror_v + 0.0
 

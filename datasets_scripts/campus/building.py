@@ -9,7 +9,9 @@ import numpy as np
 
 from pemoe.datasets_scripts.campus.drawing import Canvas, Colour, ellipse, flat, rectangle, shaded, sunlight
 from pemoe.datasets_scripts.campus.scene import (
+    FACADES,
     FLOOR_HEIGHT_M,
+    ROOF_COLOURS,
     Building,
     Scene,
     footprint_rings,
@@ -17,21 +19,6 @@ from pemoe.datasets_scripts.campus.scene import (
     turned,
 )
 
-FACADE_COLOURS: dict[str, Colour] = {
-    "brick": (176, 84, 64),
-    "concrete": (164, 164, 160),
-    "glass": (120, 176, 206),
-    "sandstone": (214, 184, 130),
-    "plaster": (240, 238, 230),
-}
-ROOF_COLOURS: dict[str, Colour] = {
-    "red": (190, 62, 48),
-    "grey": (136, 138, 142),
-    "white": (238, 238, 236),
-    "brown": (126, 84, 56),
-    "green": (70, 142, 112),
-    "blue": (62, 104, 176),
-}
 WINDOW_COLOUR: Colour = (46, 60, 82)
 WINDOW_ON_GLASS: Colour = (34, 84, 128)
 WINDOW_GRID = {"square": (2.1, 2.0, 4.2), "tall": (1.2, 3.0, 2.9), "arched": (2.0, 2.9, 4.2), "round": (2.4, 2.4, 4.4)}
@@ -104,7 +91,7 @@ def _door_wall(walls: list[Wall], direction_deg: float) -> Wall:
 
 def _draw_wall(canvas: Canvas, wall: Wall, building: Building, close: bool) -> None:
     light = sunlight(wall.normal)
-    base = shaded(FACADE_COLOURS[building.facade], light)
+    base = shaded(FACADES[building.facade], light)
     canvas.polygon(wall.quad(0, wall.length_m, 0, building.height_m), base, "building")
     _draw_texture(canvas, wall, building, base, close)
     pane = shaded(WINDOW_ON_GLASS if building.facade == "glass" else WINDOW_COLOUR, 0.7 + 0.4 * light)
@@ -226,9 +213,9 @@ def _draw_canopy(canvas: Canvas, wall: Wall, middle: float, height: float) -> No
 
 
 def _draw_archway(canvas: Canvas, wall: Wall, middle: float, height: float) -> None:
-    for width, colour, name in ((10.0, (232, 222, 200), "entrance"), (7.4, (34, 28, 26), "entrance")):
+    for width, colour in ((10.0, (232, 222, 200)), (7.4, (34, 28, 26))):
         outline = _arch(width, height + 1.4 - (10.0 - width) / 4)
-        canvas.polygon(wall.points(middle + outline[:, 0], outline[:, 1], 0.1), colour, name)
+        canvas.polygon(wall.points(middle + outline[:, 0], outline[:, 1], 0.1), colour, "entrance")
     canvas.polygon(wall.quad(middle - 1.5, middle + 1.5, 0, 2.8, 0.12), (226, 190, 110), "entrance")
 
 
@@ -237,11 +224,10 @@ def _draw_roof(canvas: Canvas, building: Building) -> None:
     colour, height = ROOF_COLOURS[building.roof_colour], building.height_m
     rings = footprint_rings(building)
     keyhole = np.concatenate([*[np.concatenate([ring, ring[:1]]) for ring in rings], rings[0][:1]])
-    canvas.polygon(flat(keyhole, height), colour, "building")
+    canvas.plan(keyhole, colour, "building", z_m=height)
     for ring in rings:
         canvas.lines(flat(np.concatenate([ring, ring[:1]]), height)[None], shaded(colour, 0.72), 2)
     draw = {
-        "none": lambda *_: None,
         "solar panels": _draw_solar,
         "skylights": _draw_skylights,
         "vents": _draw_vents,
@@ -249,7 +235,8 @@ def _draw_roof(canvas: Canvas, building: Building) -> None:
         "helipad": _draw_helipad,
         "roof garden": _draw_garden,
     }
-    draw[building.roof_feature](canvas, building, height)
+    if building.roof_feature in draw:
+        draw[building.roof_feature](canvas, building, height)
 
 
 def _grid(part: tuple[float, float, float, float], step_x: float, step_y: float, margin: float) -> np.ndarray:
@@ -268,25 +255,25 @@ def _roof_rectangles(building: Building, centres: np.ndarray, width: float, dept
 def _draw_solar(canvas: Canvas, building: Building, height: float) -> None:
     for part in roof_parts(building):
         for ring in _roof_rectangles(building, _grid(part, 7.6, 5.4, 1.8), 6.0, 3.2):
-            canvas.polygon(flat(ring, height), (24, 36, 96), "roof feature")
+            canvas.plan(ring, (24, 36, 96), "roof feature", z_m=height)
             canvas.lines(flat(ring[[0, 1, 2, 3, 0]], height)[None], (150, 170, 220))
 
 
 def _draw_skylights(canvas: Canvas, building: Building, height: float) -> None:
     for part in roof_parts(building):
         for ring in _roof_rectangles(building, _grid(part, 6.5, 8.0, 1.5), 3.6, 3.6):
-            canvas.polygon(flat(ring, height), (60, 66, 74), "roof feature")
+            canvas.plan(ring, (60, 66, 74), "roof feature", z_m=height)
             inner = ring.mean(axis=0) + (ring - ring.mean(axis=0)) * 0.72
-            canvas.polygon(flat(inner, height), (168, 236, 250), "roof feature")
+            canvas.plan(inner, (168, 236, 250), "roof feature", z_m=height)
 
 
 def _draw_vents(canvas: Canvas, building: Building, height: float) -> None:
     for part in roof_parts(building)[:2]:
         for ring in _roof_rectangles(building, _grid(part, 9.0, 6.5, 2.0), 3.4, 2.8):
-            canvas.polygon(flat(ring + np.array([1.2, 1.0]), height), (40, 42, 46), "")
+            canvas.plan(ring + np.array([1.2, 1.0]), (40, 42, 46), "", z_m=height)
             canvas.prism(ring, height, height + 2.0, (206, 208, 208), "roof feature")
             centre = ring.mean(axis=0)
-            canvas.polygon(flat(ellipse(*centre, 1.0, 1.0, 10), height + 2.0), (60, 62, 66), "")
+            canvas.plan(ellipse(*centre, 1.0, 1.0, 10), (60, 62, 66), "", z_m=height + 2.0)
 
 
 def _draw_dome(canvas: Canvas, building: Building, height: float) -> None:
@@ -299,7 +286,7 @@ def _draw_dome(canvas: Canvas, building: Building, height: float) -> None:
         z = height + 0.9 * radius * level
         middle = centre - np.array([0.3, 0.28]) * radius * level * 0.4
         tone = shaded(bright, 0.62 + 0.5 * level)
-        canvas.polygon(flat(ellipse(*middle, ring_radius, ring_radius), z), tone, "roof feature")
+        canvas.plan(ellipse(*middle, ring_radius, ring_radius), tone, "roof feature", z_m=z)
 
 
 def _draw_helipad(canvas: Canvas, building: Building, height: float) -> None:
@@ -307,16 +294,16 @@ def _draw_helipad(canvas: Canvas, building: Building, height: float) -> None:
     radius = min(width, depth, 22.0) * 0.45
     for share, colour in ((1.0, (250, 214, 40)), (0.84, (70, 72, 78))):
         ring = turned(ellipse(x, y, radius * share, radius * share), building.yaw_deg)
-        canvas.polygon(flat(ring, height), colour, "roof feature")
+        canvas.plan(ring, colour, "roof feature", z_m=height)
     for dx, dy, w, d in ((-0.3, 0, 0.16, 0.9), (0.3, 0, 0.16, 0.9), (0, 0, 0.6, 0.16)):
         bar = rectangle(x + dx * radius, y + dy * radius, w * radius, d * radius)
-        canvas.polygon(flat(turned(bar, building.yaw_deg), height), (250, 250, 250), "roof feature")
+        canvas.plan(turned(bar, building.yaw_deg), (250, 250, 250), "roof feature", z_m=height)
 
 
 def _draw_garden(canvas: Canvas, building: Building, height: float) -> None:
     for x, y, width, depth in roof_parts(building):
         ring = turned(rectangle(x, y, width - 6.0, depth - 6.0), building.yaw_deg)
-        canvas.polygon(flat(ring, height), (96, 172, 62), "roof feature")
+        canvas.plan(ring, (96, 172, 62), "roof feature", z_m=height)
         for px, py in turned(_grid((x, y, width, depth), 6.0, 5.0, 3.6), building.yaw_deg):
             canvas.ball(np.array([px, py, height + 0.8]), 1.5, (34, 98, 38), "roof feature")
             canvas.ball(np.array([px - 0.3, py + 0.3, height + 1.2]), 0.8, (70, 140, 60), "roof feature")

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pemoe.datasets_scripts.campus.scene import Colour
+
 SUPERSAMPLE = 2
 NEAR_M = 2.0
 SUN = np.array([-0.55, -0.5, 0.67])  # unit vector towards the sun: afternoon, from the south-west
-Colour = tuple[int, int, int]
 Upright = tuple[float, float, Callable[[], None]]  # plan position (x, y) for the order from far to near; what draws it
 CAR_COLOURS: tuple[Colour, ...] = (
     (226, 226, 228),
@@ -48,11 +49,6 @@ class Camera:
     focal: float
     centre: tuple[float, float] = (0.5, 0.5)
     orthographic: bool = False
-
-    @property
-    def right(self) -> np.ndarray:
-        """Unit vector (3,) to the right of the picture."""
-        return self.axes[:, 0]
 
     @property
     def forward(self) -> np.ndarray:
@@ -155,7 +151,14 @@ class Canvas:
         """Fill a polygon (N, 3); with a `name`, its pixels belong to that object from now on."""
         points = self._clipped(points_m)
         if len(points) >= 3:
-            self._fill(self.camera.project(points), colour, name)
+            fractions = self.camera.project(points)
+            self.draw.polygon((fractions * self.scale).ravel().tolist(), fill=colour)
+            if name:
+                self.map_draw.polygon((fractions * self.size_px).ravel().tolist(), fill=self._number(name))
+
+    def plan(self, points_m: np.ndarray, colour: Colour, name: str = "", z_m: float = 0.0) -> None:
+        """Fill a polygon (N, 2) of the plan that lies level at height `z_m`."""
+        self.polygon(flat(points_m, z_m), colour, name)
 
     def polygons(self, points_m: np.ndarray, colour: Colour) -> None:
         """Fill many unnamed polygons (K, N, 3) of one colour; those reaching behind the camera are left out."""
@@ -231,11 +234,6 @@ class Canvas:
             self.names.append(name)
         return self.names.index(name)
 
-    def _fill(self, points: np.ndarray, colour: Colour, name: str) -> None:
-        self.draw.polygon((points * self.scale).ravel().tolist(), fill=colour)
-        if name:
-            self.map_draw.polygon((points * self.size_px).ravel().tolist(), fill=self._number(name))
-
     def _clipped(self, points_m: np.ndarray) -> np.ndarray:
         """The part of a polygon (N, 3) before the near plane (Sutherland-Hodgman): (M, 3), M may be 0."""
         if self.camera.orthographic:
@@ -244,13 +242,12 @@ class Canvas:
         if (depth > 0).all():
             return points_m
         kept = []
-        for i in range(len(points_m)):
-            j = (i + 1) % len(points_m)
-            if depth[i] > 0:
-                kept.append(points_m[i])
-            if depth[i] * depth[j] < 0:
-                share = depth[i] / (depth[i] - depth[j])
-                kept.append(points_m[i] + share * (points_m[j] - points_m[i]))
+        following = zip(np.roll(points_m, -1, axis=0), np.roll(depth, -1), strict=True)
+        for point, here, (after, there) in zip(points_m, depth, following, strict=True):
+            if here > 0:
+                kept.append(point)
+            if here * there < 0:
+                kept.append(point + here / (here - there) * (after - point))
         return np.array(kept)
 
 
@@ -264,7 +261,7 @@ def draw_car(canvas: Canvas, x: float, y: float, along_y: bool, colour: Colour, 
     width, depth = (2.1, 4.6) if along_y else (4.6, 2.1)
     canvas.prism(rectangle(x, y, width, depth), 0.25, 1.0, colour, name)
     canvas.prism(rectangle(x, y, width * 0.8, depth * 0.58), 1.0, 1.6, (48, 56, 68), name)
-    canvas.polygon(flat(rectangle(x, y, width * 0.72, depth * 0.4), 1.62), colour, name)
+    canvas.plan(rectangle(x, y, width * 0.72, depth * 0.4), colour, name, 1.62)
 
 
 def photograph(image: Image.Image, rng: np.random.Generator, haze: float) -> Image.Image:

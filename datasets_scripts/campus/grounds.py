@@ -32,11 +32,6 @@ PAVEMENT: Colour = (190, 188, 180)
 PATH: Colour = (204, 198, 186)
 
 
-def road_name(road: Road) -> str:
-    """The name a road has in boxes."""
-    return f"road {road.side}"
-
-
 def draw_flat(canvas: Canvas, scene: Scene) -> None:
     """Draw everything that lies on the ground, and all shadows."""
     _draw_paths(canvas, scene)
@@ -65,18 +60,18 @@ def _road_centre(road: Road, along_m: np.ndarray) -> np.ndarray:
 
 def _draw_road(canvas: Canvas, road: Road) -> None:
     along = np.linspace(-150, 150, 61)
-    centre, name = _road_centre(road, along), road_name(road)
+    centre, name = _road_centre(road, along), road.name
     step = np.gradient(centre, axis=0)
     across = np.stack([-step[:, 1], step[:, 0]], axis=1) / np.hypot(*step.T)[:, None]  # (61, 2)
     for half, colour in ((ROAD_WIDTH_M / 2 + 1.6, PAVEMENT), (ROAD_WIDTH_M / 2, ASPHALT)):
         band = np.concatenate([centre - half * across, (centre + half * across)[::-1]])
-        canvas.polygon(flat(band), colour, name)
+        canvas.plan(band, colour, name)
     dashes = np.stack([flat(centre[:-1:2]), flat(centre[1::2])], axis=1)
     canvas.lines(dashes, (244, 240, 210), 2)
     if road.shape == "roundabout":
         hub = np.array(COMPASS[road.side]) * (ROAD_OFFSET_M - 12.0)
         for radius, colour in ((17.0, PAVEMENT), (15.5, ASPHALT), (6.5, PAVEMENT), (5.5, (84, 150, 64))):
-            canvas.polygon(flat(ellipse(*hub, radius, radius)), colour, name)
+            canvas.plan(ellipse(*hub, radius, radius), colour, name)
 
 
 def _road_cars(canvas: Canvas, road: Road) -> list[Upright]:
@@ -86,7 +81,7 @@ def _road_cars(canvas: Canvas, road: Road) -> list[Upright]:
     for along in rng.uniform(10, 45, size=2) * [1, -1]:
         x, y = _road_centre(road, np.array([along]))[0]
         x, y = (x + 2.2 * np.sign(along), y) if along_y else (x, y + 2.2 * np.sign(along))
-        draw = partial(draw_car, canvas, x, y, along_y, CAR_COLOURS[rng.integers(len(CAR_COLOURS))], road_name(road))
+        draw = partial(draw_car, canvas, x, y, along_y, CAR_COLOURS[rng.integers(len(CAR_COLOURS))], road.name)
         items.append((x, y, draw))
     return items
 
@@ -94,10 +89,10 @@ def _road_cars(canvas: Canvas, road: Road) -> list[Upright]:
 def _draw_paths(canvas: Canvas, scene: Scene) -> None:
     """Paved paths from both entrances outward."""
     yaw = scene.building.yaw_deg
-    canvas.polygon(flat(turned(rectangle(0, 0, 5.0, 132.0), yaw)), PATH)
+    canvas.plan(turned(rectangle(0, 0, 5.0, 132.0), yaw), PATH)
     for sign in (-1, 1):
         apron = rectangle(0, sign * (scene.building.depth_m / 2 + 2.5), 26.0, 6.0)
-        canvas.polygon(flat(turned(apron, yaw)), PATH)
+        canvas.plan(turned(apron, yaw), PATH)
 
 
 def _details(canvas: Canvas, scene: Scene) -> list[Upright]:
@@ -135,7 +130,7 @@ def _bench(canvas: Canvas, foot: np.ndarray, yaw: float) -> None:
 def _flag(canvas: Canvas, foot: np.ndarray, yaw: float) -> None:
     _block(canvas, foot, yaw, (0.45, 0.45, 12.0), 0.0, (230, 230, 232), "flag")
     cloth = np.array([(0.2, 8.4), (5.2, 8.0), (5.2, 11.2), (0.2, 11.8)])
-    side = canvas.camera.right * [1, 1, 0]
+    side = canvas.camera.axes[:, 0] * [1, 1, 0]
     points = foot + cloth[:, :1] * side + cloth[:, 1:] * np.array([0.0, 0.0, 1.0])
     canvas.polygon(points, (214, 38, 44), "flag")
     canvas.polygon(points * 0.5 + np.roll(points, -1, axis=0) * 0.5, (250, 220, 70), "flag")

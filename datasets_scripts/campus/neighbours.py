@@ -18,28 +18,17 @@ from pemoe.datasets_scripts.campus.drawing import (
     rectangle,
     shaded,
 )
-from pemoe.datasets_scripts.campus.scene import Neighbour
+from pemoe.datasets_scripts.campus.scene import NEIGHBOUR_COLOURS, Neighbour
 
 ASPHALT: Colour = (98, 98, 104)
 WHITE: Colour = (240, 240, 236)
-COURT_COLOURS: dict[str, Colour] = {"blue": (44, 96, 190), "green": (40, 130, 84), "orange": (214, 112, 52)}
-ANNEX_COLOURS: dict[str, Colour] = {
-    "red": (184, 66, 52),
-    "grey": (138, 140, 144),
-    "white": (236, 236, 234),
-    "brown": (122, 84, 58),
-}
-
-
-def neighbour_name(neighbour: Neighbour) -> str:
-    """The name a neighbour has in boxes: its compass point, unique within a scene."""
-    return f"neighbour {neighbour.compass}"
 
 
 def draw_neighbour(canvas: Canvas, neighbour: Neighbour) -> None:
     """Draw what lies flat on its ground, and add its shadows."""
-    FLAT[neighbour.kind](canvas, neighbour)
-    if neighbour.kind == "annex":
+    if neighbour.kind in FLAT:
+        FLAT[neighbour.kind](canvas, neighbour)
+    else:  # an annex has no ground of its own
         canvas.cast_shadow(_box(neighbour, 5.0), 6.0)
     if neighbour.kind == "trees":
         for x, y, radius in tree_positions(neighbour):
@@ -88,14 +77,14 @@ def _draw_lines(canvas: Canvas, neighbour: Neighbour, polylines: list, colour: C
 
 
 def _car_park(canvas: Canvas, neighbour: Neighbour) -> None:
-    canvas.polygon(flat(_box(neighbour)), ASPHALT, neighbour_name(neighbour))
+    canvas.plan(_box(neighbour), ASPHALT, neighbour.name)
     for x, y in _bays(neighbour):
         _draw_lines(canvas, neighbour, [[(x - 1.55, y - 2.7), (x - 1.55, y + 2.7)]], (214, 214, 208))
 
 
 def _bays(neighbour: Neighbour) -> np.ndarray:
     """Centres (K, 2) of parking bays, long axis first, around the park's centre."""
-    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    long_m, short_m = neighbour.sides_m
     x = np.arange(-long_m / 2 + 2.6, long_m / 2 - 1.8, 3.1)
     y = np.array([-short_m / 2 + 3.4, -2.8, 2.8, short_m / 2 - 3.4])
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
@@ -108,7 +97,7 @@ def _parked_cars(canvas: Canvas, neighbour: Neighbour) -> list[Upright]:
     along_y = neighbour.depth_m <= neighbour.width_m
     items = []
     for (x, y), colour in zip(_local(neighbour, bays), colours, strict=True):
-        draw = partial(draw_car, canvas, x, y, along_y, CAR_COLOURS[colour], neighbour_name(neighbour))
+        draw = partial(draw_car, canvas, x, y, along_y, CAR_COLOURS[colour], neighbour.name)
         items.append((x, y, draw))
     return items
 
@@ -121,13 +110,13 @@ def _pond(canvas: Canvas, neighbour: Neighbour) -> None:
     half = np.array([neighbour.width_m, neighbour.depth_m]) / 2
     centre = np.array([neighbour.x_m, neighbour.y_m])
     for share, colour in ((1.0, (196, 182, 140)), (0.93, (52, 112, 160)), (0.6, (66, 130, 178))):
-        canvas.polygon(flat(centre + outline * half * share), colour, neighbour_name(neighbour))
+        canvas.plan(centre + outline * half * share, colour, neighbour.name)
 
 
 def _running_track(canvas: Canvas, neighbour: Neighbour) -> None:
-    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    long_m, short_m = neighbour.sides_m
     for inset, colour in ((0.0, (186, 74, 50)), (8.0, (92, 160, 66))):
-        canvas.polygon(flat(_local(neighbour, _stadium(long_m, short_m, inset))), colour, neighbour_name(neighbour))
+        canvas.plan(_local(neighbour, _stadium(long_m, short_m, inset)), colour, neighbour.name)
     for inset in (0.4, 2.6, 4.9, 7.6):
         ring = _stadium(long_m, short_m, inset)
         _draw_lines(canvas, neighbour, [np.concatenate([ring, ring[:1]])], (244, 226, 216))
@@ -143,12 +132,12 @@ def _stadium(long_m: float, short_m: float, inset_m: float) -> np.ndarray:
 
 
 def _football_field(canvas: Canvas, neighbour: Neighbour) -> None:
-    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
-    canvas.polygon(flat(_box(neighbour)), (58, 138, 52), neighbour_name(neighbour))
+    long_m, short_m = neighbour.sides_m
+    canvas.plan(_box(neighbour), (58, 138, 52), neighbour.name)
     edges = np.linspace(-long_m / 2, long_m / 2, 9)
     for low, high in zip(edges[:-1:2], edges[1::2], strict=True):
         stripe = rectangle((low + high) / 2, 0, high - low, short_m)
-        canvas.polygon(flat(_local(neighbour, stripe)), (84, 164, 66), neighbour_name(neighbour))
+        canvas.plan(_local(neighbour, stripe), (84, 164, 66), neighbour.name)
     a, b = long_m / 2 - 1.5, short_m / 2 - 1.5
     lines = [[(-a, -b), (a, -b), (a, b), (-a, b), (-a, -b)], [(0, -b), (0, b)], ellipse(0, 0, 4.5, 4.5)]
     lines += [[(s * a, -6), (s * (a - 7), -6), (s * (a - 7), 6), (s * a, 6)] for s in (-1, 1)]
@@ -156,7 +145,7 @@ def _football_field(canvas: Canvas, neighbour: Neighbour) -> None:
 
 
 def _goals(canvas: Canvas, neighbour: Neighbour) -> list[Upright]:
-    half = max(neighbour.width_m, neighbour.depth_m) / 2 - 1.5
+    half = neighbour.sides_m[0] / 2 - 1.5
     items = []
     for end in (-half, half):
         feet = _local(neighbour, np.array([(end, -3.6), (end, 3.6)]))
@@ -167,67 +156,67 @@ def _goals(canvas: Canvas, neighbour: Neighbour) -> list[Upright]:
 
 def _trees(canvas: Canvas, neighbour: Neighbour) -> None:
     for x, y, radius in tree_positions(neighbour):
-        canvas.polygon(flat(ellipse(x, y, radius * 0.5, radius * 0.5, 8)), (88, 104, 52))
+        canvas.plan(ellipse(x, y, radius * 0.5, radius * 0.5, 8), (88, 104, 52))
 
 
 def _tree(canvas: Canvas, neighbour: Neighbour, x: float, y: float, radius: float) -> None:
-    name, base = neighbour_name(neighbour), np.array([x, y, 0.0])
-    side = canvas.camera.right * 0.4
+    name, base = neighbour.name, np.array([x, y, 0.0])
+    side = canvas.camera.axes[:, 0] * 0.4
     top = np.array([0, 0, 4.0])
     canvas.polygon(np.array([base - side, base + side, base + side + top, base - side + top]), (92, 66, 42))
     crown = base + np.array([0, 0, 3.4 + radius])
-    light = -canvas.camera.right * 0.25 * radius + np.array([0, 0, 0.25 * radius])
+    light = -canvas.camera.axes[:, 0] * 0.25 * radius + np.array([0, 0, 0.25 * radius])
     for share, shift, colour in ((1.0, 0.0, (26, 74, 34)), (0.78, 0.8, (40, 98, 44)), (0.42, 1.7, (72, 134, 60))):
         canvas.ball(crown + light * shift, radius * share, colour, name)
 
 
 def _plaza(canvas: Canvas, neighbour: Neighbour) -> None:
-    canvas.polygon(flat(_box(neighbour)), (216, 196, 170), neighbour_name(neighbour))
+    canvas.plan(_box(neighbour), (216, 196, 170), neighbour.name)
     w, d = neighbour.width_m / 2, neighbour.depth_m / 2
     for t in np.linspace(-1, 1, 9):
         lines = np.array([[(t * w, -d), (t * w, d)], [(-w, t * d), (w, t * d)]])
         lines += np.array([neighbour.x_m, neighbour.y_m])
         canvas.lines(flat(lines), (178, 152, 124))
     for radius, colour in ((8.0, (168, 120, 96)), (6.0, (228, 212, 190)), (3.0, (168, 120, 96))):
-        canvas.polygon(flat(ellipse(neighbour.x_m, neighbour.y_m, radius, radius)), colour, neighbour_name(neighbour))
+        canvas.plan(ellipse(neighbour.x_m, neighbour.y_m, radius, radius), colour, neighbour.name)
 
 
 def _tennis_courts(canvas: Canvas, neighbour: Neighbour) -> None:
-    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    long_m, short_m = neighbour.sides_m
     pitch = long_m / 3.0 if long_m > short_m + 0.1 else short_m / 3.0
-    colour, name = COURT_COLOURS[neighbour.colour], neighbour_name(neighbour)
+    colour, name = NEIGHBOUR_COLOURS[neighbour.kind][neighbour.colour], neighbour.name
     for i in range(neighbour.count):
         x = (i - (neighbour.count - 1) / 2) * pitch
         court = rectangle(x, 0, pitch - 0.8, short_m)
-        canvas.polygon(flat(_local(neighbour, court)), shaded(colour, 0.7), name)
+        canvas.plan(_local(neighbour, court), shaded(colour, 0.7), name)
         w, d = pitch / 2 - 1.7, short_m / 2 - 3.0
         inner = rectangle(x, 0, 2 * w, 2 * d)
-        canvas.polygon(flat(_local(neighbour, inner)), colour, name)
+        canvas.plan(_local(neighbour, inner), colour, name)
         lines = [[*inner, inner[0]], [(x - w, 0), (x + w, 0)], [(x, -d / 2), (x, d / 2)]]
         lines += [[(x - w, s * d / 2), (x + w, s * d / 2)] for s in (-1, 1)]
         _draw_lines(canvas, neighbour, lines)
 
 
 def _swimming_pool(canvas: Canvas, neighbour: Neighbour) -> None:
-    canvas.polygon(flat(_box(neighbour)), (226, 222, 212), neighbour_name(neighbour))
-    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    canvas.plan(_box(neighbour), (226, 222, 212), neighbour.name)
+    long_m, short_m = neighbour.sides_m
     a, b = long_m / 2 - 5, short_m / 2 - 5
     pool = _local(neighbour, rectangle(0, 0, 2 * a, 2 * b))
-    canvas.polygon(flat(pool), (40, 200, 226), neighbour_name(neighbour))
+    canvas.plan(pool, (40, 200, 226), neighbour.name)
     _draw_lines(canvas, neighbour, [[(-a, y), (a, y)] for y in np.linspace(-b, b, 6)[1:-1]], (224, 250, 252))
 
 
 def _flower_garden(canvas: Canvas, neighbour: Neighbour) -> None:
-    canvas.polygon(flat(_box(neighbour)), (112, 168, 78), neighbour_name(neighbour))
-    long_m, short_m = max(neighbour.width_m, neighbour.depth_m), min(neighbour.width_m, neighbour.depth_m)
+    canvas.plan(_box(neighbour), (112, 168, 78), neighbour.name)
+    long_m, short_m = neighbour.sides_m
     colours = ((232, 84, 140), (250, 214, 60), (156, 84, 190), (236, 96, 60), (250, 240, 246))
     for i, x in enumerate(np.linspace(-long_m / 2 + 3.5, long_m / 2 - 3.5, 7)):
         bed = rectangle(x, 0, long_m / 7 * 0.6, short_m - 4)
-        canvas.polygon(flat(_local(neighbour, bed), 0.4), colours[i % 5], neighbour_name(neighbour))
+        canvas.plan(_local(neighbour, bed), colours[i % 5], neighbour.name, z_m=0.4)
 
 
 def _annex(canvas: Canvas, neighbour: Neighbour) -> None:
-    ring, name = _box(neighbour, 5.0), neighbour_name(neighbour)
+    ring, name = _box(neighbour, 5.0), neighbour.name
     canvas.prism(ring, 0.0, 6.0, (232, 220, 196), name)
     for start, end in zip(ring, np.roll(ring, -1, axis=0), strict=True):
         edge = (end - start) / np.hypot(*(end - start))
@@ -236,11 +225,7 @@ def _annex(canvas: Canvas, neighbour: Neighbour) -> None:
             sill, head = flat(feet, 1.6), flat(feet, 3.8)
             far = np.array([*(edge * 2.0), 0.0])
             canvas.polygons(np.stack([sill, sill + far, head + far, head], axis=1), (70, 80, 96))
-    canvas.prism(ring, 5.2, 6.2, ANNEX_COLOURS[neighbour.colour], name)
-
-
-def _nothing(_canvas: Canvas, _neighbour: Neighbour) -> None:
-    """An annex has no ground of its own."""
+    canvas.prism(ring, 5.2, 6.2, NEIGHBOUR_COLOURS[neighbour.kind][neighbour.colour], name)
 
 
 FLAT: dict[str, Callable[[Canvas, Neighbour], None]] = {
@@ -253,5 +238,4 @@ FLAT: dict[str, Callable[[Canvas, Neighbour], None]] = {
     "tennis courts": _tennis_courts,
     "swimming pool": _swimming_pool,
     "flower garden": _flower_garden,
-    "annex": _nothing,
 }

@@ -1,6 +1,6 @@
-"""Renders one scene for the three platforms: satellite (straight down), drone (oblique), ground (a façade).
+"""Draws one scene for the three platforms: satellite (straight down), drone (oblique), ground (a façade).
 
-`draw_*` give the picture with the boxes of what is seen in it; `render_*` only the picture.
+Each drawing comes with the boxes of what is seen in it; `rng` varies light, zoom and place of the camera.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pemoe.datasets_scripts.campus.drawing import (
     SUPERSAMPLE,
     Canvas,
     Rendering,
-    flat,
     level,
     look_at,
     photograph,
@@ -21,38 +20,13 @@ from pemoe.datasets_scripts.campus.drawing import (
     top_down,
 )
 from pemoe.datasets_scripts.campus.grounds import draw_flat, uprights
-from pemoe.datasets_scripts.campus.scene import EXTENT_M, SIDES, Scene, footprint_rings
+from pemoe.datasets_scripts.campus.scene import EXTENT_M, Scene, footprint_rings
 
 FACADE_SIDES = ("front", "back", "left", "right")  # as seen from before the main entrance
 
 
-def render_satellite(scene: Scene, size_px: int = 160, rng: np.random.Generator | None = None) -> Image.Image:
-    """The place from straight above, north up: RGB, `size_px` square. `rng` varies light, zoom and offset.
-
-    Example:
-        >>> from pemoe.datasets_scripts.campus.scene import sample_scene
-        >>> render_satellite(sample_scene(np.random.default_rng(0))).size
-        (160, 160)
-    """
-    return draw_satellite(scene, size_px, rng or np.random.default_rng(0)).image
-
-
-def render_drone(
-    scene: Scene, heading_deg: float, size_px: int = 160, rng: np.random.Generator | None = None
-) -> Image.Image:
-    """The place from the air, looking towards `heading_deg` (clockwise from north), 38 to 48 degrees down."""
-    return draw_drone(scene, heading_deg, size_px, rng or np.random.default_rng(0)).image
-
-
-def render_ground(
-    scene: Scene, side: str = "front", size_px: int = 160, rng: np.random.Generator | None = None
-) -> Image.Image:
-    """One façade (`side` in `FACADE_SIDES`) from street level; the entrances are in front and back."""
-    return draw_ground(scene, side, size_px, rng or np.random.default_rng(0)).image
-
-
 def draw_satellite(scene: Scene, size_px: int, rng: np.random.Generator) -> Rendering:
-    """As `render_satellite`, with boxes."""
+    """The place from straight above, north up, `size_px` square."""
     offset = tuple(rng.uniform(-3, 3, size=2))
     canvas = Canvas(top_down(EXTENT_M * rng.uniform(0.96, 1.02), offset), size_px, _lawn(size_px, rng))
     _draw_place(canvas, scene, close=False)
@@ -60,7 +34,7 @@ def draw_satellite(scene: Scene, size_px: int, rng: np.random.Generator) -> Rend
 
 
 def draw_drone(scene: Scene, heading_deg: float, size_px: int, rng: np.random.Generator) -> Rendering:
-    """As `render_drone`, with boxes."""
+    """The place from the air, looking towards `heading_deg` (clockwise from north), 38 to 48 degrees down."""
     pitch, distance_m = np.deg2rad(rng.uniform(38, 48)), rng.uniform(136, 150)
     azimuth = np.deg2rad(heading_deg)
     back = -np.array([np.sin(azimuth) * np.cos(pitch), np.cos(azimuth) * np.cos(pitch), -np.sin(pitch)])
@@ -71,7 +45,7 @@ def draw_drone(scene: Scene, heading_deg: float, size_px: int, rng: np.random.Ge
 
 
 def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator) -> Rendering:
-    """As `render_ground`, with boxes. The camera stands 4.2 m high, so that no roof is ever seen."""
+    """One façade (of `FACADE_SIDES`) from street level; the camera stands 4.2 m high, so that no roof is ever seen."""
     turn = {"front": 0.0, "right": 90.0, "back": 180.0, "left": 270.0}[side]
     bearing = scene.building.yaw_deg - 90.0 + turn + rng.uniform(-9, 9)  # counter-clockwise from east
     outward = np.array([np.cos(np.deg2rad(bearing)), np.sin(np.deg2rad(bearing))])
@@ -85,7 +59,7 @@ def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator)
     camera = level(position, 270.0 - bearing, focal, centre)
     canvas = Canvas(camera, size_px, _sky(size_px, rng))
     far_m = 4000.0
-    canvas.polygon(flat(rectangle(0, 0, far_m, far_m)), (106, 146, 78))
+    canvas.plan(rectangle(0, 0, far_m, far_m), (106, 146, 78))
     _draw_place(canvas, scene, close=True)
     return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.0, 0.06)))
 
@@ -114,8 +88,3 @@ def _sky(size_px: int, rng: np.random.Generator) -> Image.Image:
     clouds = np.clip(rng.normal(-0.1, 0.35, size=(16, 5, 1)), 0, 0.5)
     small = Image.fromarray((colours * (1 - clouds) + 248.0 * clouds).astype(np.uint8))
     return small.resize((side, side), Image.Resampling.BICUBIC)
-
-
-def side_compass(scene: Scene, side: str) -> str:
-    """The compass side a façade faces: "front" -> `scene.front`."""
-    return SIDES[(SIDES.index(scene.front) + {"front": 0, "right": 1, "back": 2, "left": 3}[side]) % 4]

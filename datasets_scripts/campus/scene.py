@@ -2,7 +2,7 @@
 
 Axes: x east, y north, z up; the main building stands around the origin, the place reaches 80 m to each side.
 Around the building lie eight cells, one for each compass point; neighbours fill two or three of them, roads run
-along the outer sides. Everything that can be seen or told follows from the `Scene`.
+along the outer sides. Everything that can be seen or said follows from the `Scene`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,28 @@ ROAD_OFFSET_M = 71.0
 ROAD_WIDTH_M = 9.0
 CELL_CENTRE_M = 48.0
 
+Colour = tuple[int, int, int]
+ROOF_COLOURS: dict[str, Colour] = {
+    "red": (190, 62, 48),
+    "grey": (136, 138, 142),
+    "white": (238, 238, 236),
+    "brown": (126, 84, 56),
+    "green": (70, 142, 112),
+    "blue": (62, 104, 176),
+}
+FACADES: dict[str, Colour] = {
+    "brick": (176, 84, 64),
+    "concrete": (164, 164, 160),
+    "glass": (120, 176, 206),
+    "sandstone": (214, 184, 130),
+    "plaster": (240, 238, 230),
+}
+NEIGHBOUR_COLOURS: dict[str, dict[str, Colour]] = {  # of courts, and of an annex's roof
+    "tennis courts": {"blue": (44, 96, 190), "green": (40, 130, 84), "orange": (214, 112, 52)},
+    "annex": {"red": (184, 66, 52), "grey": (138, 140, 144), "white": (236, 236, 234), "brown": (122, 84, 58)},
+}
 FOOTPRINTS = ("rectangle", "L", "U", "T", "cross", "round", "courtyard")
-ROOF_COLOURS = ("red", "grey", "white", "brown", "green", "blue")
 ROOF_FEATURES = ("none", "solar panels", "skylights", "vents", "dome", "helipad", "roof garden")
-FACADES = ("brick", "concrete", "glass", "sandstone", "plaster")
 WINDOWS = ("square", "tall", "arched", "ribbon", "round")
 ENTRANCES = ("columns", "glass porch", "stairs", "canopy", "archway")
 SIDES = ("south", "east", "north", "west")  # in this order each is the one before turned by 90 degrees to the left
@@ -38,18 +56,7 @@ COMPASS = {
 DETAILS = ("bench", "flag", "statue", "bicycle rack", "lamp posts", "hedge")
 LONG_KINDS = ("running track", "football field")  # need a side cell
 TALL_KINDS = ("trees", "annex")  # would hide an entrance
-KINDS = (
-    "car park",
-    "pond",
-    "trees",
-    "plaza",
-    "tennis courts",
-    "swimming pool",
-    "flower garden",
-    "annex",
-    *LONG_KINDS,
-)
-COURT_COLOURS = ("blue", "green", "orange")
+KINDS = ("car park", "pond", "trees", "plaza", "tennis courts", "swimming pool", "flower garden", "annex", *LONG_KINDS)
 COUNTS = {"car park": (5, 27), "trees": (5, 19), "tennis courts": (1, 4)}  # [low, high) of what is counted
 
 
@@ -93,6 +100,16 @@ class Neighbour:
     colour: str
     layout_seed: int
 
+    @property
+    def name(self) -> str:
+        """Its name in boxes, unique within a scene."""
+        return f"neighbour {self.compass}"
+
+    @property
+    def sides_m(self) -> tuple[float, float]:
+        """Its longer and its shorter side, in metres."""
+        return max(self.width_m, self.depth_m), min(self.width_m, self.depth_m)
+
 
 @dataclass(frozen=True)
 class Road:
@@ -101,6 +118,11 @@ class Road:
     side: str
     shape: str
     layout_seed: int
+
+    @property
+    def name(self) -> str:
+        """Its name in boxes."""
+        return f"road {self.side}"
 
 
 @dataclass(frozen=True)
@@ -137,15 +159,6 @@ def sample_scene(rng: np.random.Generator) -> Scene:
         roads=_sample_roads(rng, {neighbour.compass for neighbour in neighbours}),
         details=tuple(str(name) for name in rng.choice(DETAILS, size=2, replace=False)),
     )
-
-
-def attributes(scene: Scene) -> tuple:
-    """The nameable attributes of a scene, hashable: two scenes with equal ones cannot be told apart by words."""
-    building = scene.building
-    plan = (building.footprint, building.roof_colour, building.roof_feature, building.facade)
-    looks = (building.floors, building.windows, building.entrance, scene.front, tuple(sorted(scene.details)))
-    around = tuple(sorted((n.kind, n.compass, n.colour) for n in scene.neighbours))
-    return plan, looks, around, tuple(sorted((road.side, road.shape) for road in scene.roads))
 
 
 def turned(points_m: np.ndarray, yaw_deg: float) -> np.ndarray:
@@ -211,9 +224,9 @@ def _sample_building(rng: np.random.Generator, front: str) -> Building:
         depth_m=depth_m,
         wing_m=float(rng.uniform(13, 16)),
         yaw_deg=90.0 * SIDES.index(front) + float(rng.uniform(-6, 6)),
-        roof_colour=str(rng.choice(ROOF_COLOURS)),
+        roof_colour=str(rng.choice(list(ROOF_COLOURS))),
         roof_feature=str(rng.choice(ROOF_FEATURES)),
-        facade=str(rng.choice(FACADES)),
+        facade=str(rng.choice(list(FACADES))),
         floors=int(rng.integers(1, 9)),
         windows=str(rng.choice(WINDOWS)),
         entrance=str(rng.choice(ENTRANCES)),
@@ -240,7 +253,6 @@ def _sample_neighbour(rng: np.random.Generator, kind: str, cell: str) -> Neighbo
     long_m = float(rng.uniform(46, 58)) if kind in LONG_KINDS else float(rng.uniform(32, 44))
     corner = east != 0 and north != 0
     width_m, depth_m = (short_m, short_m) if corner else (long_m, short_m) if east == 0 else (short_m, long_m)
-    colours = {"tennis courts": COURT_COLOURS, "annex": ("red", "grey", "white", "brown")}
     return Neighbour(
         kind=kind,
         compass=cell,
@@ -249,7 +261,7 @@ def _sample_neighbour(rng: np.random.Generator, kind: str, cell: str) -> Neighbo
         width_m=width_m,
         depth_m=depth_m,
         count=int(rng.integers(*COUNTS.get(kind, (1, 2)))),
-        colour=str(rng.choice(colours.get(kind, ("",)))),
+        colour=str(rng.choice(list(NEIGHBOUR_COLOURS.get(kind, ("",))))),
         layout_seed=int(rng.integers(2**31)),
     )
 

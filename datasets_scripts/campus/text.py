@@ -8,12 +8,12 @@ Directions are true: those of the image come from the boxes of the drawn picture
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pemoe.datasets_scripts.campus import words
-from pemoe.datasets_scripts.campus.grounds import road_name
-from pemoe.datasets_scripts.campus.neighbours import neighbour_name
-from pemoe.datasets_scripts.campus.scene import Building, Neighbour, Road, Scene
+from pemoe.datasets_scripts.campus.scene import Neighbour, Road, Scene
 from pemoe.datasets_scripts.campus.words import pick
 
 Boxes = dict[str, list[float]]
@@ -39,13 +39,12 @@ def raw_captions(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[s
 
 def caption_sentences(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[str]:
     """The undamaged sentences of one long caption; the first is the boilerplate opening."""
-    told = [_main_sentence(scene.building, rng), _walls_sentence(scene.building, rng)]
-    told.append(_entrance_sentence(scene, rng))
-    told += [_neighbour_sentence(neighbour, boxes, rng) for neighbour in scene.neighbours]
-    told.append(_roads_sentence(scene, rng))
+    sentences = [make(scene, rng) for make in (_main_sentence, _walls_sentence, _entrance_sentence)]
+    sentences += [_neighbour_sentence(neighbour, boxes, rng) for neighbour in scene.neighbours]
+    sentences.append(_roads_sentence(scene, rng))
     if len(scene.neighbours) < 3:
-        told.append(pick(rng, FILLERS))
-    return [pick(rng, OPENINGS), *(told[i] for i in rng.permutation(len(told)))]
+        sentences.append(pick(rng, *FILLERS))
+    return [pick(rng, *OPENINGS), *(sentences[i] for i in rng.permutation(len(sentences)))]
 
 
 def queries(
@@ -61,7 +60,7 @@ def queries(
         rng: chooses attributes, synonyms and order.
     """
     make = {"satellite": _satellite_parts, "drone": _drone_parts, "ground": _ground_parts}[platform]
-    return [_query(*make(scene, boxes, shares, rng), rng) for _ in range(QUERIES_PER_IMAGE)]
+    return [_query(*make(_Shown(scene, boxes, shares), rng), rng) for _ in range(QUERIES_PER_IMAGE)]
 
 
 def regions(scene: Scene, platform: str, boxes: Boxes, rng: np.random.Generator) -> list[dict]:
@@ -71,18 +70,18 @@ def regions(scene: Scene, platform: str, boxes: Boxes, rng: np.random.Generator)
         up to three {"text", "bbox"}; bbox [cx, cy, w, h] as fractions of the image, None for the building when
         nothing of it is seen. A side without a visible neighbour has no region.
     """
-    adjectives = words.with_article(pick(rng, words.FOOTPRINT[scene.building.footprint]))
+    adjectives = words.with_article(pick(rng, *words.FOOTPRINT[scene.building.footprint]))
     looks = f"a {scene.building.roof_colour} roof"
     if platform == "ground":
-        adjectives = words.with_article(pick(rng, words.FACADE[scene.building.facade]))
-        looks = pick(rng, words.WINDOWS[scene.building.windows])
+        adjectives = words.with_article(pick(rng, *words.FACADE[scene.building.facade]))
+        looks = pick(rng, *words.WINDOWS[scene.building.windows])
     text = f"The main object in the center of the image is {adjectives} building with {looks}."
     found = [{"text": text, "bbox": building_box(boxes)}]
-    seen = [neighbour for neighbour in scene.neighbours if neighbour_name(neighbour) in boxes]
-    ordered = sorted(seen, key=lambda neighbour: boxes[neighbour_name(neighbour)][0])
+    seen = [neighbour for neighbour in scene.neighbours if neighbour.name in boxes]
+    ordered = sorted(seen, key=lambda neighbour: boxes[neighbour.name][0])
     for side, candidates in (("left", ordered[:1]), ("right", ordered[-1:])):
         for neighbour in candidates:
-            box = boxes[neighbour_name(neighbour)]
+            box = boxes[neighbour.name]
             if horizontal(box) == side:
                 phrase = words.neighbour_phrase(neighbour, rng, from_above=platform != "ground")
                 found.append({"text": f"On the {side} side of the image, {words.there(phrase)}.", "bbox": box})
@@ -123,72 +122,68 @@ FILLERS = (
 )
 
 
-def _main_sentence(building: Building, rng: np.random.Generator) -> str:
-    footprint = pick(rng, words.FOOTPRINT[building.footprint])
-    feature = pick(rng, words.ROOF_FEATURE[building.roof_feature])
+def _main_sentence(scene: Scene, rng: np.random.Generator) -> str:
+    building = scene.building
+    footprint = pick(rng, *words.FOOTPRINT[building.footprint])
+    feature = pick(rng, *words.ROOF_FEATURE[building.roof_feature])
     colour = building.roof_colour
     return pick(
         rng,
-        (
-            f"The main object in the center of the image is a large {footprint} building with a {colour} roof, "
-            f"and the roof has {feature}.",
-            f"In the center is {words.with_article(footprint)} building with a {colour} roof that has {feature}.",
-            f"The main building has {words.with_article(footprint)} plan, and its {colour} roof has {feature} on top.",
-        ),
+        f"The main object in the center of the image is a large {footprint} building with a {colour} roof, "
+        f"and the roof has {feature}.",
+        f"In the center is {words.with_article(footprint)} building with a {colour} roof that has {feature}.",
+        f"The main building has {words.with_article(footprint)} plan, and its {colour} roof has {feature} on top.",
     )
 
 
-def _walls_sentence(building: Building, rng: np.random.Generator) -> str:
-    facade, windows = pick(rng, words.FACADE[building.facade]), pick(rng, words.WINDOWS[building.windows])
+def _walls_sentence(scene: Scene, rng: np.random.Generator) -> str:
+    building = scene.building
+    facade, windows = pick(rng, *words.FACADE[building.facade]), pick(rng, *words.WINDOWS[building.windows])
     count, adjective = words.floors_count(building.floors, rng), words.floors_adjective(building.floors, rng)
     return pick(
         rng,
-        (
-            f"The building is made of {facade} and it appears to have {count} with {windows} along its walls.",
-            f"It is {words.with_article(adjective)} building with {words.with_article(facade)} facade and {windows}.",
-            f"The walls are {facade}, and there are {windows} on {words.with_article(adjective)} facade.",
-        ),
+        f"The building is made of {facade} and it appears to have {count} with {windows} along its walls.",
+        f"It is {words.with_article(adjective)} building with {words.with_article(facade)} facade and {windows}.",
+        f"The walls are {facade}, and there are {windows} on {words.with_article(adjective)} facade.",
     )
 
 
 def _entrance_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    entrance = pick(rng, words.ENTRANCE[scene.building.entrance])
-    first, second = (pick(rng, words.DETAIL[name]) for name in rng.permutation(list(scene.details)))
+    entrance = pick(rng, *words.ENTRANCE[scene.building.entrance])
+    first, second = (pick(rng, *words.DETAIL[name]) for name in rng.permutation(list(scene.details)))
     return pick(
         rng,
-        (
-            f"The building has {entrance}, and near the door there are {first} and {second}.",
-            f"At the {scene.front} side people enter through {entrance}, with {first} and {second} nearby.",
-            f"{words.there(entrance).capitalize()} on its {scene.front} side, with {first} and {second} close by.",
-        ),
+        f"The building has {entrance}, and near the door there are {first} and {second}.",
+        f"At the {scene.front} side people enter through {entrance}, with {first} and {second} nearby.",
+        f"{words.there(entrance).capitalize()} on its {scene.front} side, with {first} and {second} close by.",
     )
 
 
 def _neighbour_sentence(neighbour: Neighbour, boxes: Boxes, rng: np.random.Generator) -> str:
     """Where a neighbour is, by the image when it is seen there, else by the compass."""
     phrase = words.neighbour_phrase(neighbour, rng, from_above=True)
-    told = [
+    wordings = [
         f"{words.there(phrase).capitalize()} to the {neighbour.compass} of the main building.",
         f"To the {neighbour.compass} of the building one can see {phrase} surrounded by grass.",
     ]
-    box = boxes.get(neighbour_name(neighbour))
+    box = boxes.get(neighbour.name)
     side = horizontal(box) if box else ""
     if side:
-        told = [
+        wordings = [
             f"On the {side} side of the image, {words.there(phrase)}.",
             f"On the {side} side of the image, {words.there(phrase)}, to the {neighbour.compass} of the building.",
         ]
     elif box and vertical(box):
-        told.append(f"In the {vertical(box)} middle part of the image, {words.there(phrase)}.")
-    return pick(rng, told)
+        wordings.append(f"In the {vertical(box)} middle part of the image, {words.there(phrase)}.")
+    return pick(rng, *wordings)
 
 
 def _roads_sentence(scene: Scene, rng: np.random.Generator) -> str:
     runs = [f"{words.road_phrase(road, rng)} on the {road.side} side" for road in scene.roads]
     verb = "There is" if len(runs) == 1 else "There are"
-    return f"{verb} {' and '.join(runs)} of the {pick(rng, ('campus', 'place', 'area'))}" + pick(
-        rng, (", with a few vehicles on it.", ".", ", which leads past the building.")
-    )
+    place = pick(rng, "campus", "place", "area")
+    end = pick(rng, ", with a few vehicles on it.", ".", ", which leads past the building.")
+    return f"{verb} {' and '.join(runs)} of the {place}{end}"
 
 
 def _damaged(sentences: list[str], rng: np.random.Generator) -> str:
@@ -203,16 +198,22 @@ def _damaged(sentences: list[str], rng: np.random.Generator) -> str:
     return text
 
 
-def _is_seen(name: str, kind: str, shares: dict[str, float]) -> bool:
-    return shares.get(name, 0.0) >= SEEN_SHARE[kind]
+@dataclass(frozen=True)
+class _Shown:
+    """What a picture shows of a scene: boxes and shares of pixels by name; a thing under `SEEN_SHARE` is not named."""
 
+    scene: Scene
+    boxes: Boxes
+    shares: dict[str, float]
 
-def _seen_neighbours(scene: Scene, shares: dict[str, float]) -> list[Neighbour]:
-    return [one for one in scene.neighbours if _is_seen(neighbour_name(one), "neighbour", shares)]
+    def has(self, name: str, kind: str) -> bool:
+        return self.shares.get(name, 0.0) >= SEEN_SHARE[kind]
 
+    def neighbours(self) -> list[Neighbour]:
+        return [one for one in self.scene.neighbours if self.has(one.name, "neighbour")]
 
-def _seen_roads(scene: Scene, shares: dict[str, float]) -> list[Road]:
-    return [road for road in scene.roads if _is_seen(road_name(road), "road", shares)]
+    def roads(self) -> list[Road]:
+        return [road for road in self.scene.roads if self.has(road.name, "road")]
 
 
 def _query(lead: str, parts: list[str], rng: np.random.Generator) -> str:
@@ -220,114 +221,95 @@ def _query(lead: str, parts: list[str], rng: np.random.Generator) -> str:
     wanted = int(rng.integers(1, 3)) + (len(lead.split()) <= SHORT_LEAD_WORDS)
     chosen = [lead]
     for i in rng.permutation(len(parts)):
-        words_now, words_then = (len(" ".join(told).split()) for told in (chosen, [*chosen, parts[i]]))
+        words_now = len(" ".join(chosen).split())
+        words_then = words_now + len(parts[i].split())
         if words_then <= QUERY_WORDS[1] and (len(chosen) <= wanted or words_now < QUERY_WORDS[0]):
             chosen.append(parts[i])
     if len(" ".join(chosen).split()) < QUERY_WORDS[0]:
         chosen.append("surrounded by green lawns")
-    return pick(rng, (", ", "; ")).join(chosen)
+    return pick(rng, ", ", "; ").join(chosen)
 
 
-def _where(neighbour: Neighbour, phrase: str, box: list[float], north_up: bool, rng: np.random.Generator) -> str:
-    """`phrase` of a neighbour seen from above, alone or with its direction: by compass only where north is up."""
-    told = [f"{pick(rng, words.ADJACENT)} {phrase}"]
-    if north_up:
-        told.append(f"with {phrase} to the {neighbour.compass}")
-    if horizontal(box):
-        side = " ".join(part for part in (vertical(box), horizontal(box)) if part)
-        told.append(f"with {phrase} on the {side} side")
-    return pick(rng, told)
-
-
-def _around(
-    scene: Scene, boxes: Boxes, shares: dict[str, float], north_up: bool, rng: np.random.Generator
-) -> list[str]:
-    """Neighbours and roads seen from above."""
+def _around(shown: _Shown, north_up: bool, rng: np.random.Generator) -> list[str]:
+    """Neighbours and roads seen from above, alone or with their direction: by compass only where north is up."""
     parts = []
-    for neighbour in _seen_neighbours(scene, shares):
-        phrase = words.neighbour_phrase(neighbour, rng, from_above=True)
-        parts.append(_where(neighbour, phrase, boxes[neighbour_name(neighbour)], north_up, rng))
-    for road in _seen_roads(scene, shares):
+    for neighbour in shown.neighbours():
+        phrase, box = words.neighbour_phrase(neighbour, rng, from_above=True), shown.boxes[neighbour.name]
+        wordings = [f"{pick(rng, *words.ADJACENT)} {phrase}"]
+        if north_up:
+            wordings.append(f"with {phrase} to the {neighbour.compass}")
+        if horizontal(box):
+            wordings.append(f"with {phrase} on the {' '.join(filter(None, (vertical(box), horizontal(box))))} side")
+        parts.append(pick(rng, *wordings))
+    for road in shown.roads():
         phrase = words.road_phrase(road, rng)
-        told = [f"{pick(rng, words.ADJACENT)} {phrase}", f"{phrase} along the {road.side} side"]
-        parts.append(pick(rng, told[: 1 + north_up]))
+        wordings = [f"{pick(rng, *words.ADJACENT)} {phrase}", f"{phrase} along the {road.side} side"]
+        parts.append(pick(rng, *wordings[: 1 + north_up]))
     return parts
 
 
-def _roof_part(scene: Scene, shares: dict[str, float], rng: np.random.Generator) -> list[str]:
-    feature = scene.building.roof_feature
-    if feature == "none" or not _is_seen("roof feature", "roof feature", shares):
+def _roof_part(shown: _Shown, rng: np.random.Generator) -> list[str]:
+    feature = shown.scene.building.roof_feature
+    if feature == "none" or not shown.has("roof feature", "roof feature"):
         return []
-    phrase = pick(rng, words.ROOF_FEATURE[feature])
-    return [pick(rng, (f"{phrase} on the roof", f"with {phrase} on top"))]
+    phrase = pick(rng, *words.ROOF_FEATURE[feature])
+    return [pick(rng, f"{phrase} on the roof", f"with {phrase} on top")]
 
 
-def _satellite_parts(
-    scene: Scene, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
-) -> tuple[str, list[str]]:
-    footprint, colour = pick(rng, words.FOOTPRINT[scene.building.footprint]), scene.building.roof_colour
+def _satellite_parts(shown: _Shown, rng: np.random.Generator) -> tuple[str, list[str]]:
+    footprint, colour = pick(rng, *words.FOOTPRINT[shown.scene.building.footprint]), shown.scene.building.roof_colour
     lead = pick(
         rng,
-        (
-            f"{footprint} building with a {colour} roof",
-            f"{colour}-roofed {footprint} building",
-            f"{colour} roof of {words.with_article(footprint)} building",
-        ),
+        f"{footprint} building with a {colour} roof",
+        f"{colour}-roofed {footprint} building",
+        f"{colour} roof of {words.with_article(footprint)} building",
     )
-    return lead, _roof_part(scene, shares, rng) + _around(scene, boxes, shares, True, rng)
+    return lead, _roof_part(shown, rng) + _around(shown, True, rng)
 
 
-def _drone_parts(
-    scene: Scene, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
-) -> tuple[str, list[str]]:
-    building = scene.building
-    facade, floors = pick(rng, words.FACADE[building.facade]), words.floors_adjective(building.floors, rng)
-    footprint = pick(rng, words.FOOTPRINT[building.footprint])
+def _drone_parts(shown: _Shown, rng: np.random.Generator) -> tuple[str, list[str]]:
+    building = shown.scene.building
+    facade, floors = pick(rng, *words.FACADE[building.facade]), words.floors_adjective(building.floors, rng)
+    footprint = pick(rng, *words.FOOTPRINT[building.footprint])
     lead = pick(
         rng,
-        (
-            f"{floors} {facade} building with a {building.roof_colour} roof",
-            f"{footprint} {facade} building with a {building.roof_colour} roof",
-            f"{floors} {footprint} building with {facade} walls and a {building.roof_colour} roof",
-        ),
+        f"{floors} {facade} building with a {building.roof_colour} roof",
+        f"{footprint} {facade} building with a {building.roof_colour} roof",
+        f"{floors} {footprint} building with {facade} walls and a {building.roof_colour} roof",
     )
-    parts = _roof_part(scene, shares, rng) + _around(scene, boxes, shares, False, rng)
-    if _is_seen("entrance", "entrance", shares):
-        parts.append(f"with {pick(rng, words.ENTRANCE[building.entrance])}")
+    parts = _roof_part(shown, rng) + _around(shown, False, rng)
+    if shown.has("entrance", "entrance"):
+        parts.append(f"with {pick(rng, *words.ENTRANCE[building.entrance])}")
     return lead, parts
 
 
-def _ground_parts(
-    scene: Scene, boxes: Boxes, shares: dict[str, float], rng: np.random.Generator
-) -> tuple[str, list[str]]:
-    building = scene.building
-    facade, windows = pick(rng, words.FACADE[building.facade]), pick(rng, words.WINDOWS[building.windows])
+def _ground_parts(shown: _Shown, rng: np.random.Generator) -> tuple[str, list[str]]:
+    building = shown.scene.building
+    facade, windows = pick(rng, *words.FACADE[building.facade]), pick(rng, *words.WINDOWS[building.windows])
     floors = words.floors_adjective(building.floors, rng)
     lead = pick(
         rng,
-        (
-            f"{floors} {facade} facade with {windows}",
-            f"{facade} building of {words.floors_count(building.floors, rng)} with {windows}",
-            f"{windows} on {words.with_article(floors)} {facade} facade",
-        ),
+        f"{floors} {facade} facade with {windows}",
+        f"{facade} building of {words.floors_count(building.floors, rng)} with {windows}",
+        f"{windows} on {words.with_article(floors)} {facade} facade",
     )
-    parts, facing = [], _is_seen("entrance", "entrance", shares)
+    parts, facing = [], shown.has("entrance", "entrance")
     if facing:
-        parts.append(f"with {pick(rng, words.ENTRANCE[building.entrance])}")
-    for detail in scene.details:
-        if _is_seen(detail, "detail", shares):
-            phrase, side = pick(rng, words.DETAIL[detail]), horizontal(boxes[detail])
-            told = [f"with {phrase} on the {side}" if side else f"with {phrase}", f"{phrase} in front"]
-            parts.append(pick(rng, told[: 1 + facing]))
-    for neighbour in _seen_neighbours(scene, shares):
+        parts.append(f"with {pick(rng, *words.ENTRANCE[building.entrance])}")
+    for detail in shown.scene.details:
+        if shown.has(detail, "detail"):
+            phrase, side = pick(rng, *words.DETAIL[detail]), horizontal(shown.boxes[detail])
+            wordings = [f"with {phrase} on the {side}" if side else f"with {phrase}", f"{phrase} in front"]
+            parts.append(pick(rng, *wordings[: 1 + facing]))
+    for neighbour in shown.neighbours():
         phrase = words.neighbour_phrase(neighbour, rng, from_above=False)
-        parts.append(_street_level(phrase, boxes[neighbour_name(neighbour)], rng))
-    if _seen_roads(scene, shares):
-        parts.append(pick(rng, ("a street in view", "beside a road")))
+        parts.append(_street_level(phrase, shown.boxes[neighbour.name], rng))
+    if shown.roads():
+        parts.append(pick(rng, "a street in view", "beside a road"))
     return lead, parts
 
 
 def _street_level(phrase: str, box: list[float], rng: np.random.Generator) -> str:
     if horizontal(box):
-        return pick(rng, (f"with {phrase} on the {horizontal(box)}", f"{pick(rng, words.ADJACENT)} {phrase}"))
+        return pick(rng, f"with {phrase} on the {horizontal(box)}", f"{pick(rng, *words.ADJACENT)} {phrase}")
     return f"with {phrase} in view"

@@ -70,7 +70,7 @@ ROAD = {
 ADJACENT = ("beside", "next to", "near", "close to")
 
 
-def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
+def pick(rng: np.random.Generator, *options: str) -> str:
     """One of `options`."""
     return options[int(rng.integers(len(options)))]
 
@@ -78,35 +78,36 @@ def pick(rng: np.random.Generator, options: tuple[str, ...] | list[str]) -> str:
 def neighbour_phrase(neighbour: Neighbour, rng: np.random.Generator, from_above: bool) -> str:
     """A noun phrase with an article; `from_above` allows the colour of an annex's roof."""
     if neighbour.kind == "car park":
-        noun = pick(rng, ("car park", "parking lot"))
-        return f"a {noun} with {pick(rng, _amount(neighbour.count, (9, 18)))} cars"
+        noun = pick(rng, "car park", "parking lot")
+        return f"a {noun} with {pick(rng, *_amount(neighbour.count))} cars"
     if neighbour.kind == "trees":
-        return pick(rng, ("a small group of trees", "a few trees") if neighbour.count < 10 else _GROVE)
+        size = ("a small group of", "a few") if neighbour.count < 10 else ("a large group of", "many")
+        return f"{pick(rng, *size)} trees"
     if neighbour.kind == "tennis courts":
         number = "a" if neighbour.count == 1 else NUMBERS[neighbour.count]
         article = "an" if neighbour.count == 1 and neighbour.colour == "orange" else number
         return f"{article} {neighbour.colour} tennis court{'s' if neighbour.count > 1 else ''}"
     if neighbour.kind == "annex":
-        noun = pick(rng, ("annex", "outbuilding"))
+        noun = pick(rng, "annex", "outbuilding")
         return f"a small {noun}" + (f" with a {neighbour.colour} roof" if from_above else "")
-    return pick(rng, PLACE[neighbour.kind])
+    return pick(rng, *PLACE[neighbour.kind])
 
 
 def road_phrase(road: Road, rng: np.random.Generator) -> str:
     """A noun phrase with an article."""
-    return pick(rng, ROAD[road.shape])
+    return pick(rng, *ROAD[road.shape])
 
 
 def floors_adjective(floors: int, rng: np.random.Generator) -> str:
     """For example "three-storey" or "three-floor"."""
     if floors == 1:
-        return pick(rng, ("single-storey", "one-storey"))
-    return f"{NUMBERS[floors]}-{pick(rng, ('storey', 'floor'))}"
+        return pick(rng, "single-storey", "one-storey")
+    return f"{NUMBERS[floors]}-{pick(rng, 'storey', 'floor')}"
 
 
 def floors_count(floors: int, rng: np.random.Generator) -> str:
     """For example "three floors" or "three storeys"."""
-    noun = pick(rng, ("floor", "level") if floors == 1 else ("floors", "storeys"))
+    noun = pick(rng, *(("floor", "level") if floors == 1 else ("floors", "storeys")))
     return f"{NUMBERS[floors]} {noun}"
 
 
@@ -122,10 +123,7 @@ def with_article(phrase: str) -> str:
     return f"{'an' if vowel else 'a'} {phrase}"
 
 
-_GROVE = ("a large group of trees", "many trees")
-
-
-def _amount(count: int, limits: tuple[int, int]) -> tuple[str, ...]:
-    if count < limits[0]:
+def _amount(cars: int) -> tuple[str, ...]:
+    if cars < 9:
         return ("a few", "some")
-    return ("many", "lots of") if count >= limits[1] else ("about a dozen", "several")
+    return ("many", "lots of") if cars >= 18 else ("about a dozen", "several")

@@ -14,34 +14,31 @@ from itertools import dropwhile
 
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import DataError, check_platform
+from pemoe.datasets_scripts.text.refusals import REFUSALS
 from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
 from pemoe.datasets_scripts.text.visibility import HIDDEN_NOUNS, without_hidden
 
-RULES_VERSION = 4  # another number where the same caption gives other texts: caches of refined rows are named by it
+RULES_VERSION = 5  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
 LEAD_SHARE = 0.7  # of that length, for the statements about the building itself
 
-# building blocks -----------------------------------------------------------------------------------------------------
-_IMAGE = r"(?:image|picture|photo|photograph|frame|view|scene|shot|tile)"
-_ANY_CASE = re.IGNORECASE
-_OBJECT = (
+# building blocks; the comment at a pattern's line is an example it matches -------------------------------------------
+_IMAGE = r"(?:image|picture|photo|photograph|frame|view|scene|shot|tile)"  # "picture"
+_OBJECT = (  # what follows is a thing: "several trees"
     r"(?=(?:an?|the|two|three|four|several|some|many|one|another|both|rows?|more|large|small|\w+ (?:\w+ )?\w+s)\b)"
 )
-_BE = r"(?:is|are|was|were)"
-_STAND = r"(?:stands?|lies?|sits?|is|are|runs?|rises?|extends?|stretch(?:es)?|appears?|follows?|spreads?)"
-_ADVERB = r"(?:(?:also|clearly|partly|only|just|dimly|now) )*"
-_SEEN = r"(?:visible|seen|located|situated|placed|found|positioned|shown|noticeable)"
-_FILL = r"(?:fills?|occup(?:y|ies)|takes? up|clos(?:e|es)|dominates?|cross(?:es)?|lines?|borders?|covers?)"
-
-_CENTRE = r"(?:cent(?:er|re)|middle)"
+_STAND = r"(?:stands?|lies?|sits?|is|are|runs?|rises?|extends?|stretch(?:es)?|appears?|follows?|spreads?)"  # "runs"
+_ADVERB = r"(?:(?:also|clearly|partly|only|just|dimly|now) )*"  # "also clearly "
+_SEEN = r"(?:visible|seen|located|situated|placed|found|positioned|shown|noticeable)"  # "visible"
+_FILL = r"(?:fills?|occup(?:y|ies)|takes? up|clos(?:e|es)|dominates?|cross(?:es)?|lines?|borders?|covers?)"  # "covers"
+_CENTRE = r"(?:cent(?:er|re)|middle)"  # "middle"
 _ADJECTIVES = r"(?:[\w'’-]+ ){0,3}?"
-_SHOWS = (
+_SHOWS = (  # "appears to show", "is an old image of"
     r"(?:(?:appears?|seems?) to show|shows?|features?|depicts?|presents?|contains?|displays?|captures?|portrays?|"
     r"provides?|offers?|includes?|reveals?|(?:we|you|one) (?:can )?(?:also )?sees?|there (?:is|are)|is of|"
     rf"is (?:an? )?{_ADJECTIVES}{_IMAGE} of)"
 )
-_DOMINATES = r"(?:dominates?|occup(?:y|ies)|fills?|takes? up|forms?)"
-_AN_IMAGE = rf"(?:the |this )(?:whole |entire )?{_IMAGE}"
+_AN_IMAGE = rf"(?:the |this )(?:whole |entire )?{_IMAGE}"  # "the whole picture"
 
 
 def _frame(pattern: str, replacement: str = "") -> tuple[re.Pattern[str], str]:
@@ -50,112 +47,117 @@ def _frame(pattern: str, replacement: str = "") -> tuple[re.Pattern[str], str]:
 
 
 _FRAMES = (
-    _frame(rf"^(?:in |on )?(?:the|this) {_ADJECTIVES}{_IMAGE},? (?:also |mainly |clearly |here )?{_SHOWS}\s+"),
-    _frame(rf"^(?:(?:this|it) is )?(?:an?|the) {_ADJECTIVES}{_IMAGE} (?:of|over|from above of) "),
-    _frame(rf"^the (?:main|central) object,?(?: (?:in|at) the {_CENTRE}(?: of {_AN_IMAGE})?,?)? is "),
+    _frame(  # "In this aerial image we can see a pond", "The image also shows a pond"
+        rf"^(?:in |on )?(?:the|this) {_ADJECTIVES}{_IMAGE},? (?:also |mainly |clearly |here )?{_SHOWS}\s+"
+    ),
     _frame(
+        rf"^(?:(?:this|it) is )?(?:an?|the) {_ADJECTIVES}{_IMAGE} (?:of|over|from above of) "
+    ),  # "A view of a pond"
+    _frame(  # "The main object in the center of the image is a pond"
+        rf"^the (?:main|central) object,?(?: (?:in|at) the {_CENTRE}(?: of {_AN_IMAGE})?,?)? is "
+    ),
+    _frame(  # "In the center of the image there is a pond"
         rf"^(?:in|at|near) the (?:very )?{_CENTRE}(?: of {_AN_IMAGE})?,? "
         rf"(?=there (?:is|are)\b|{_STAND} |(?:we|you|one) )"
     ),
-    _frame(r"^(?:also|additionally|furthermore|moreover|overall|in addition|finally),? "),
-    _frame(r"^(?:there|here) (?:is|are|stands?|lies?)(?: also)? "),
-    _frame(r"^(?:we|you|one) (?:can )?(?:also |clearly )?sees? "),
-    _frame(rf"^{_STAND} {_OBJECT}"),
+    _frame(r"^(?:also|additionally|furthermore|moreover|overall|in addition|finally),? "),  # "Additionally, a pond"
+    _frame(r"^(?:there|here) (?:is|are|stands?|lies?)(?: also)? "),  # "There is also a pond"
+    _frame(r"^(?:we|you|one) (?:can )?(?:also |clearly )?sees? "),  # "We can see a pond"
+    _frame(rf"^{_STAND} {_OBJECT}"),  # "stand several trees"
     _frame(  # "a path runs here and a pond is visible": a clause of its own, so that the two do not run together
         rf"((?:^|[,;] )[^,;]*? (?:{_STAND}|{_FILL}|meets?|forms?|has|have|leads?|curves?|passes)\b[^,;]*?) and "
         rf"(?=(?:an?|another|the) [^,;]*? (?:is|was) {_ADVERB}{_SEEN}\b)",
         r"\1, and ",
     ),
-    _frame(
+    _frame(  # "a pond, which can be seen"
         r",? (?:which |that )?(?:can|could|may) (?:also |clearly |just )?be "
         r"(?:seen|found|observed|spotted|made out)\b"
     ),
-    _frame(r",? (?:we|you|one) can (?:also |clearly )?see (?=\w)", ", "),
-    _frame(rf",? (?:which|that) {_STAND} (?=(?:also )?(?:next|to|near|beside|close|behind|in|on|at)\b)", " "),
-    _frame(rf"(?:,? (?:which|that))? {_BE} {_ADVERB}{_SEEN}\b(?! by\b)"),
-    _frame(
-        rf" {_DOMINATES} (?:most of |much of |a large part of )?"
+    _frame(r",? (?:we|you|one) can (?:also |clearly )?see (?=\w)", ", "),  # "behind it we can see a pond"
+    _frame(  # "a pond that lies next to a road"
+        rf",? (?:which|that) {_STAND} (?=(?:also )?(?:next|to|near|beside|close|behind|in|on|at)\b)", " "
+    ),
+    _frame(rf"(?:,? (?:which|that))? (?:is|are|was|were) {_ADVERB}{_SEEN}\b(?! by\b)"),  # "a pond is clearly visible"
+    _frame(  # "a pond takes up most of the middle of the image"
+        r" (?:dominates?|occup(?:y|ies)|fills?|takes? up|forms?) (?:most of |much of |a large part of )?"
         rf"(?:(?:the |this )(?:{_CENTRE}|rest) of )?{_AN_IMAGE}\b"
     ),
-    _frame(rf"(?: (?:in|near|at|around|of) (?:the )?(?:very )?{_CENTRE})? (?:in|of|on|across|within) {_AN_IMAGE}\b"),
+    _frame(  # "a pond near the center of the picture"
+        rf"(?: (?:in|near|at|around|of) (?:the )?(?:very )?{_CENTRE})? (?:in|of|on|across|within) {_AN_IMAGE}\b"
+    ),
 )
 
-_EMPTY_WORD = re.compile(  # a statement of nothing but these says nothing
-    r"the|this|that|a|an|of|in|on|at|by|from|with|and|is|are|it|its|to|image|picture|photo|photograph|view|"
+_EMPTY_WORD = re.compile(  # "campus": a statement of nothing but these says nothing
+    r"(?i)the|this|that|a|an|of|in|on|at|by|from|with|and|is|are|it|its|to|image|picture|photo|photograph|view|"
     r"scene|shot|tile|shows|show|showing|depicts|presents|features|taken|seen|captured|above|aerial|satellite|"
     r"drone|ground|street|level|eye|bird|bird's|top|down|high|angle|large|big|modern|typical|general|"
     r"university|college|campus|urban|city|town|area|areas|setting|environment|building|buildings|complex|"
     r"place|landscape|surrounding|surroundings|overall|various|several|some|many|main|prominent|academic|open|"
-    r"green|paths|appears|around|can|we|see|one",
-    _ANY_CASE,
+    r"green|paths|appears|around|can|we|see|one"
 )
-_CHATTER = re.compile(
-    r"\b(?:atmosphere|ambien(?:ce|t)|sorry|apologi[sz]e|as an ai|(?:a|an) (?:sense|feeling|impression) of|"
-    r"overall (?:impression|feel|mood)|www\.|peaceful|serene|tranquil(?:ity)?)\b",
-    _ANY_CASE,
+_CHATTER = re.compile(  # "a peaceful atmosphere", "sorry", "www.example"
+    rf"(?i)\b(?:{REFUSALS}|atmosphere|ambien(?:ce|t)|(?:a|an) (?:sense|feeling|impression) of|"
+    r"overall (?:impression|feel|mood)|www\.|peaceful|serene|tranquil(?:ity)?)\b"
 )
-_PREPOSITION = re.compile(
-    r"(?:on|to|at|in|into|along|across|near|from|towards?|toward|over|through|down|up|beyond)\b", _ANY_CASE
+_PREPOSITION = re.compile(  # "towards"
+    r"(?i)(?:on|to|at|in|into|along|across|near|from|towards?|toward|over|through|down|up|beyond)\b"
 )
-_AFTER_POSITION = re.compile(
-    r"\s*(?:[,.;:!?]|$)|\s+(?:and|but|while|with|where|which|there|next|beside|behind|in|near|among|between|around|"
-    rf"under|at|on|to|from|along|by|before|beyond|across|above|below|surrounded|an?|the|two|three|several|"
-    rf"some|another|we|you|one|{_STAND}|can|has|have)\b",
-    _ANY_CASE,
+_AFTER_POSITION = re.compile(  # ", with", " there is"
+    r"(?i)\s*(?:[,.;:!?]|$)|\s+(?:and|but|while|with|where|which|there|next|beside|behind|in|near|among|between|"
+    rf"around|under|at|on|to|from|along|by|before|beyond|across|above|below|surrounded|an?|the|two|three|several|"
+    rf"some|another|we|you|one|{_STAND}|can|has|have)\b"
 )
-_PARTICIPLE = re.compile(
-    r" (?:running|lying|sweeping|standing|stretching|extending|rising|facing|crossing|covering|filling|passing|"
-    r"leading|going|curving|looking|sitting)(?=\s*$)",
-    _ANY_CASE,
+_PARTICIPLE = re.compile(  # "a road running"
+    r"(?i) (?:running|lying|sweeping|standing|stretching|extending|rising|facing|crossing|covering|filling|passing|"
+    r"leading|going|curving|looking|sitting)(?=\s*$)"
 )
-_LOOSE_END = re.compile(
-    r",? (?:and|but|while|with|which|that|where|whose|of|in|on|at|to|from|(?<!close )by|near|along|next to|behind|"
+_LOOSE_END = re.compile(  # "a hall, with", "a lawn covers"
+    r"(?i),? (?:and|but|while|with|which|that|where|whose|of|in|on|at|to|from|(?<!close )by|near|along|next to|behind|"
     r"above|below|beneath|between|a|an|the|its|their|has|have|also|just|only|partly|attached|pass(?:es)?|leads?|"
-    rf"{_SEEN}|(?P<verb>{_STAND}|{_FILL}))(?=\s*$)",
-    _ANY_CASE,
+    rf"{_SEEN}|(?P<verb>{_STAND}|{_FILL}))(?=\s*$)"
 )
-_BEFORE_NOUN = re.compile(  # "behind the stands", "with white lines": what follows is no verb
-    r"\b(?:an?|the|its|their|this|these|of|with|by|and|behind|two|three|four|several|many|some|few|small|large|big|long|"
-    r"short|wide|narrow|high|low|tall|white|black|gr[ae]y|red|blue|green|yellow|brown|orange|pink|dark|light|pale|"
-    r"bright|(?!attached)\b\w+ed)$",
-    _ANY_CASE,
+_BEFORE_NOUN = re.compile(  # "behind the": what follows is no verb (stands)
+    r"(?i)\b(?:an?|the|its|their|this|these|of|with|by|and|behind|two|three|four|several|many|some|few|small|large|big|"
+    r"long|short|wide|narrow|high|low|tall|white|black|gr[ae]y|red|blue|green|yellow|brown|orange|pink|dark|light|pale|"
+    r"bright|(?!attached)\b\w+ed)$"
 )
-_BROKEN = re.compile(  # no statement: it opens with a bare verb, or stops before what a word asks for
-    rf"(?:{_STAND}|{_FILL}) (?!(?:of|with|for|and)\b)|"
-    r".* (?:an?|the|its|their|of|at|to|from|with|and|or|but|while|which|that|where|whose|into|next|only|partly)$",
-    _ANY_CASE,
+_BROKEN = re.compile(  # "lies here", "A hall beside a": a bare verb first, or a last word that asks for more
+    rf"(?i)(?:{_STAND}|{_FILL}) (?!(?:of|with|for|and)\b)|"
+    r".* (?:an?|the|its|their|of|at|to|from|with|and|or|but|while|which|that|where|whose|into|next|only|partly)$"
 )
-_ABOVE = re.compile(
-    r"(?<!from )\b(?:(?:just|directly|right|slightly) )?(?:above|below|beneath) "
-    r"(?=(?:it|them|this|that|the|an?|its)\b)",
-    _ANY_CASE,
+_ABOVE = re.compile(  # "just above the hall"
+    r"(?i)(?<!from )\b(?:(?:just|directly|right|slightly) )?(?:above|below|beneath) "
+    r"(?=(?:it|them|this|that|the|an?|its)\b)"
 )
-_BARE_ABOVE = re.compile(r"(?: and)? (?:above|below|beneath)(?=\s*(?:[,;.]|$))", _ANY_CASE)
-_ONE_THING = re.compile(r"\bthere are (?=an? (?:(?! and )[^,;])*(?:[,;]|$))", _ANY_CASE)  # the other one is gone
-_DOUBLE_COMMA = re.compile(r"(?:,\s*)+(?=,)")
+_BARE_ABOVE = re.compile(r"(?i)(?: and)? (?:above|below|beneath)(?=\s*(?:[,;.]|$))")  # " and below."
+_ONE_THING = re.compile(  # "there are a pond": the other one is gone
+    r"(?i)\bthere are (?=an? (?:(?! and )[^,;])*(?:[,;]|$))"
+)
+_DOUBLE_COMMA = re.compile(r"(?:,\s*)+(?=,)")  # ", ,"
 _NO_RELATIVE = r"(?!(?:where|which|that|who)\b)[^,; ]+"
-_IDLE_VERB = re.compile(
-    rf"((?:^|[,;] )(?:{_NO_RELATIVE} )*?{_NO_RELATIVE}) (?:lies?|stands?|sits?|is|are|appears?|extends?|runs?)"
-    r"(?=\s*(?:,|;)| and (?:an?|the|two|several|some|another)\b)",
-    _ANY_CASE,
+_IDLE_VERB = re.compile(  # "A pond lies, a road"
+    rf"(?i)((?:^|[,;] )(?:{_NO_RELATIVE} )*?{_NO_RELATIVE}) (?:lies?|stands?|sits?|is|are|appears?|extends?|runs?)"
+    r"(?=\s*(?:,|;)| and (?:an?|the|two|several|some|another)\b)"
 )
-_MORE_POSITION = re.compile(  # "on the right [and below]", "the right side [and bottom]"
-    r"(?:(?:,|,? and) (?:(?:at|on|along|in|to) )?(?:the )?(?:upper|lower|left|right|top|bottom)"
-    r"(?:[- ](?:left|right|side|edge|corner|part))*(?=[,.;]|$| and\b))+",
-    _ANY_CASE,
+_MORE_POSITION = re.compile(  # ", and the lower right"
+    r"(?i)(?:(?:,|,? and) (?:(?:at|on|along|in|to) )?(?:the )?(?:upper|lower|left|right|top|bottom)"
+    r"(?:[- ](?:left|right|side|edge|corner|part))*(?=[,.;]|$| and\b))+"
 )
-_WHOLE = re.compile(rf" of (?:the|this|that) (?:[\w'’-]+ )?(?:{_IMAGE}|campus|area|place|site)\b", _ANY_CASE)
-_ITS_OWN = re.compile(r"\bwith [^,;]*$", _ANY_CASE)  # "with a bay on its left": the bay is a part of it
-_PART = re.compile(r"\b(?:end|half|part|corner|edge|roof)s?$", _ANY_CASE)
-_BARE_SIDE = re.compile(r"(?:left|right|north|south|east|west)\b", _ANY_CASE)
-_ORIENTED = re.compile(  # how a thing lies, which is all that such a direction says: it goes, the thing stays
-    rf"(?:horizontal|vertical|diagonal)(?P<adverb>ly)?(?: across (?:the|this) {_IMAGE})?|"
-    rf"(?P<below>(?:just |right |directly )?(?:below|above) the {_CENTRE})",
-    _ANY_CASE,
+_WHOLE = re.compile(  # " of the image"
+    rf"(?i) of (?:the|this|that) (?:[\w'’-]+ )?(?:{_IMAGE}|campus|area|place|site)\b"
 )
-_TWO_CLAUSES = re.compile(r"([^,;:]+), (?:and|while|but) (?!its\b|their\b|with\b|is\b|are\b)([^;:]+)", _ANY_CASE)
-_INVERTED = re.compile(rf"^{_STAND} (?!(?:of|with|for|and)\b)", _ANY_CASE)  # "On the left stand tall trees"
-_LEADING = re.compile(r"^(?:[\s,.;:]+|(?:and|but|while|with)\s+)+", _ANY_CASE)
+_ITS_OWN = re.compile(r"(?i)\bwith [^,;]*$")  # "with a bay": a bay on its left is a part of it
+_PART = re.compile(r"(?i)\b(?:end|half|part|corner|edge|roof)s?$")  # "the roof"
+_BARE_SIDE = re.compile(r"(?i)(?:left|right|north|south|east|west)\b")  # "left of it"
+_ORIENTED = re.compile(  # "vertical", "just below the center": how a thing lies, no more
+    rf"(?i)(?:horizontal|vertical|diagonal)(?P<adverb>ly)?(?: across (?:the|this) {_IMAGE})?|"
+    rf"(?P<below>(?:just |right |directly )?(?:below|above) the {_CENTRE})"
+)
+_TWO_CLAUSES = re.compile(  # "A pond, and a road runs"
+    r"(?i)([^,;:]+), (?:and|while|but) (?!its\b|their\b|with\b|is\b|are\b)([^;:]+)"
+)
+_INVERTED = re.compile(rf"(?i)^{_STAND} (?!(?:of|with|for|and)\b)")  # "stand tall trees"
+_LEADING = re.compile(r"(?i)^(?:[\s,.;:]+|(?:and|but|while|with)\s+)+")  # ", and "
 
 
 def _shorten(sentence: str) -> str:
@@ -186,7 +188,7 @@ def _without_position(text: str, start: int, end: int) -> str:
         before = before.rstrip()
         return (_PARTICIPLE.sub("", before) if _AFTER_POSITION.match(after) else before) + after
     is_place = _PREPOSITION.match(found) is not None
-    possessive = re.search(r"\b(its|their) ", found, _ANY_CASE)
+    possessive = re.search(r"(?i)\b(its|their) ", found)
     if possessive and is_place and not _PART.search(found) and not _ITS_OWN.search(before):
         pronoun = "it" if possessive[1].lower() == "its" else "them"
         return f"{before}next to {pronoun}{after}" if _AFTER_POSITION.match(after) else text
@@ -253,38 +255,32 @@ def _statement(sentence: str, platform: str) -> str:
     return " ".join(left)
 
 
-_OF_THE_BUILDING = re.compile(  # what a query names first: shape, roof, walls, windows, height
-    r"\b(?:roofs?|rooftops?|plan|footprint|[\w-]*-shaped|rectangular|circular|round|oblong|courtyard|wings?|fa[cç]ades?|"
-    r"walls?|windows?|[\w-]*-?(?:store?y(?:ed)?|floor)|store?ys?|stories|floors|domes?|towers?|columns|"
-    r"made of|clad in|brick|concrete|glass)\b",
-    _ANY_CASE,
+_OF_THE_BUILDING = re.compile(  # "a flat roof", "three-storey": what a query names first
+    r"(?i)\b(?:roofs?|rooftops?|plan|footprint|[\w-]*-shaped|rectangular|circular|round|oblong|courtyard|wings?|"
+    r"fa[cç]ades?|walls?|windows?|[\w-]*-?(?:store?y(?:ed)?|floor)|store?ys?|stories|floors|domes?|towers?|columns|"
+    r"made of|clad in|brick|concrete|glass)\b"
 )
-_ABOUT_ELSEWHERE = re.compile(  # where it lies comes first, or it is the entrance or a thing beside the building
-    r"(?:to|at|on|in|next to|near|beside|along|behind|around|across|opposite|north|south|east|west)\b|"
+_ABOUT_ELSEWHERE = re.compile(  # "next to a road", "A porch": where it lies, its entrance, a thing beside it
+    r"(?i)(?:to|at|on|in|next to|near|beside|along|behind|around|across|opposite|north|south|east|west)\b|"
     r".*\b(?:next to|near|beside) the (?:main )?building\W*$|"
     r"(?!.*(?:roof|stor(?:e?y|ies)|floor|\bwalls?|fa[cç]ade|-shaped|\bplan|\bhouse|\bhall))"
-    r".*\b(?:entrance|doors?|doorway|porch|portico)\b",
-    _ANY_CASE,
+    r".*\b(?:entrance|doors?|doorway|porch|portico)\b"
 )
-
-
-_NAMES_A_BUILDING = re.compile(  # at the head: "A college campus with a hall" does not, "A path to the hall" neither
-    r"(?:(?:an?|the|two|three|four|several|some) )?"
+_NAMES_A_BUILDING = re.compile(  # "A large white hall": not a campus with a hall, nor a path to one
+    r"(?i)(?:(?:an?|the|two|three|four|several|some) )?"
     r"(?:(?!(?:with|of|and|in|on|at|by|to|from|between|beside|next|near|all|up|around|along|above|behind|through|is|"
     r"has|the|an?|leads?|runs?|lies?|stands?|shows?|pass(?:es)?|cross(?:es)?|surrounds?)\b)[\w'’-]+ ){0,6}?"
-    r"(?:building|house|hall|complex|tower|block|church|stadium|quadrangle|villa|skyscraper)s?\b",
-    _ANY_CASE,
+    r"(?:building|house|hall|complex|tower|block|church|stadium|quadrangle|villa|skyscraper)s?\b"
 )
-_REFERS_BACK = re.compile(
-    r"(?:its?|they|their|them|this (?!is\b)|these|both|each|the \w+ ones?|other|another|more|further|"
+_REFERS_BACK = re.compile(  # "Its wings", "one of them"
+    r"(?i)(?:its?|they|their|them|this (?!is\b)|these|both|each|the \w+ ones?|other|another|more|further|"
     r"(?:one|two|some|most|both|part) (?:[\w-]+ )?of (?:it|them|its)|"
-    r"(?:the|an?) (?:other|second|third|similar|further) \w+)\b",
-    _ANY_CASE,
+    r"(?:the|an?) (?:other|second|third|similar|further) \w+)\b"
 )
-_ONE_MORE = re.compile(  # "one" begins as "won" does
-    r"(?:it is an?|another|an?(?: second| third| further)) (?=(?P<next>[aeio](?!ne\b))?)", _ANY_CASE
+_ONE_MORE = re.compile(  # "Another pond", "It is a hall"
+    r"(?i)(?:it is an?|another|an?(?: second| third| further)) (?=(?P<next>[aeio](?!ne\b))?)"
 )
-_OF_IT = re.compile(r"(?:its|their) ", _ANY_CASE)
+_OF_IT = re.compile(r"(?i)(?:its|their) ")  # "Its wings"
 
 
 def _plain(statement: str) -> str:

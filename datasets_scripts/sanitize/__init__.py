@@ -1,16 +1,13 @@
 """Directions in captions: found, removed with their sentences, or masked."""
 
-from pemoe.datasets_scripts.sanitize.captions import (
-    MODES,
-    Sanitized,
-    SanitizeReport,
+from pemoe.datasets_scripts.sanitize.directions import (
+    Direction,
+    find_directions,
     is_direction_free,
     remove_directional_sentences,
-    sanitize_caption,
-    sanitize_rows,
 )
-from pemoe.datasets_scripts.sanitize.directions import Direction, find_directions
 from pemoe.datasets_scripts.sanitize.masking import mask_directions
+from pemoe.datasets_scripts.sanitize.rows import MODES, Sanitized, SanitizeReport, sanitize_caption, sanitize_rows
 
 __all__ = [
     "MODES",

@@ -5,16 +5,18 @@ and background count: in a picture taken from above nothing is nearer than anyth
 where in the frame a thing is seen (the foreground lies at the bottom), and that a flip changes; "against a background
 of trees" does not. "Top", "lower part", "above it" and "vertical" count where they mean the layout of the image ("a
 road runs above it"), not where they mean height ("top floor", "a sign above the door"). Names in lower case ("at left
-bank cafe") cannot be told from directions and count.
+bank cafe") cannot be distinguished from directions and count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from pemoe.datasets_scripts.sanitize.lookalikes import LOOKALIKES
 from pemoe.datasets_scripts.sanitize.rules import FAMILIES, FIRM_RULES, RULES, Rule
+from pemoe.datasets_scripts.text.sentences import split_sentences
 
 FRAMES = ("image", "compass", "clock", "viewer")
 _ALL_RULES = (*FIRM_RULES, *LOOKALIKES, *RULES)
@@ -36,11 +38,6 @@ class Direction:
     text: str
     frame: str
     reason: str
-
-
-def _families(text: str) -> set[str]:
-    """The families of trigger words in a text; a rule of another family cannot match."""
-    return {match.lastgroup for match in FAMILIES.finditer(text)}
 
 
 def _spans(rule: Rule, text: str) -> list[tuple[int, int]]:
@@ -67,10 +64,10 @@ def _search(text: str, rules: tuple[Rule, ...]) -> list[Direction]:
     return sorted(found, key=lambda direction: direction.start)
 
 
-@lru_cache(maxsize=1024)  # refining, sanitizing and their reports ask for the same sentences
+@lru_cache(maxsize=2**14)  # refining, sanitizing, reports and every epoch of augmentation ask for the same sentences
 def _found(text: str) -> tuple[Direction, ...]:
-    """The directions of a text; of the rules those that can match it are tried."""
-    families = _families(text)
+    """The directions of a text; only rules with a family of trigger words in it are tried, no other can match."""
+    families = {match.lastgroup for match in FAMILIES.finditer(text)}
     return tuple(_search(text, tuple(rule for rule in _ALL_RULES if rule.family in families)))
 
 
@@ -88,3 +85,29 @@ def find_directions(text: str) -> list[Direction]:
         [('to the right', 'image'), ('south', 'compass')]
     """
     return list(_found(text))
+
+
+def remove_directional_sentences(text: str) -> str:
+    """A text without its sentences that hold a direction; "" when nothing is left.
+
+    Args:
+        text: a caption; may be empty.
+
+    Returns:
+        The other sentences, unchanged but for white space, joined by blanks.
+
+    Example:
+        >>> remove_directional_sentences("A round pond. On the left side there is a road. It is right next to a hall.")
+        'A round pond. It is right next to a hall.'
+    """
+    return " ".join(sentence for sentence in split_sentences(text) if not find_directions(sentence))
+
+
+def is_direction_free(texts: Sequence[str]) -> bool:
+    """Whether there are texts and none holds a direction, so that their picture may be flipped and rotated.
+
+    Example:
+        >>> is_direction_free(["A round pond."]), is_direction_free(["A pond on the left."]), is_direction_free([])
+        (True, False, False)
+    """
+    return bool(texts) and not any(find_directions(text) for text in texts)

@@ -15,68 +15,65 @@ from pemoe.datasets_scripts.sanitize.rules import IMAGE, NOUN
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.text.sentences import keep_clauses, normalize_space, split_sentences
 
-_PREPOSITION = re.compile(
-    r"(?:on|to|at|in|into|along|across|near|from|towards?|over|through|down|up|beyond|around|between|past|in front|"
-    r"behind|ahead|just|above|below|beneath|facing|nearest|closest|away|horizontally|vertically|straight)\b",
-    re.IGNORECASE,
+_PREPOSITION = re.compile(  # "towards"
+    r"(?i)(?:on|to|at|in|into|along|across|near|from|towards?|over|through|down|up|beyond|around|between|past|"
+    r"in front|behind|ahead|just|above|below|beneath|facing|nearest|closest|away|horizontally|vertically|straight)\b"
 )
-_DETERMINER = re.compile(r"\b(?:the|its|their|your|our|my)\b", re.IGNORECASE)
-_PART = re.compile(rf"\b(?P<noun>{NOUN}|wing)(?P<image> of (?:the |this |an? )?{IMAGE})?$", re.IGNORECASE)
-_END = re.compile(r"\b(?:top|bottom)$", re.IGNORECASE)
-_OF_IMAGE = re.compile(rf" of (?:the |this |an? )?{IMAGE}$", re.IGNORECASE)
-_JOIN = re.compile(r"[,/–-]?(?: (?:and|or|to|and to|or to|and on|and at))?(?: (?:the|both))? ?", re.IGNORECASE)
-_AND_OVER = re.compile(r"(?: and (?:just )?(?:above|below|beneath)(?=\s*(?:[,.;]|$)))?")
+_DETERMINER = re.compile(r"(?i)\b(?:the|its|their|your|our|my)\b")  # "on the left"
+_PART = re.compile(  # "in the left corner of the image"
+    rf"(?i)\b(?P<noun>{NOUN}|wing)(?P<image> of (?:the |this |an? )?{IMAGE})?$"
+)
+_END = re.compile(r"(?i)\b(?:top|bottom)$")  # "at the top"
+_OF_IMAGE = re.compile(rf"(?i) of (?:the |this |an? )?{IMAGE}$")  # "the left of the image"
+_JOIN = re.compile(r"(?i)[,/–-]?(?: (?:and|or|to|and to|or to|and on|and at))?(?: (?:the|both))? ?")  # " and ", ", "
+_AND_OVER = re.compile(r"(?: and (?:just )?(?:above|below|beneath)(?=\s*(?:[,.;]|$)))?")  # " and below."
 _POSITION_VERB = (
     r"(?:lies?|lay|stands?|sits?|runs?|extends?|stretch(?:es)?|pass(?:es)?|appears?|rises?|spreads?|grows?|sweeps?|"
     r"leads|goes|continues?|leaves|enters?|occurs|falls?|starts|curves?|follows|remains?)"
 )
-_BARE_VERB = re.compile(
-    rf" (?:(?:is|are|was|were)(?: (?:located|situated|placed|positioned|arranged|parked|found))?|{_POSITION_VERB})$",
-    re.IGNORECASE,
+_BARE_VERB = re.compile(  # "a pond is located", "a road runs"
+    r"(?i) (?:(?:is|are|was|were)(?: (?:located|situated|placed|positioned|arranged|parked|found))?|"
+    rf"{_POSITION_VERB})$"
 )
-_BARE_PARTICIPLE = re.compile(
-    r",?(?: |^)(?<!\bis )(?<!\bare )(?<!\bbe )(?:located|situated|placed|positioned|lying|standing|facing|looking|"
-    r"heading|going|moving|followed|running|extending|pointing|oriented|seen|sweeping)$",
-    re.IGNORECASE,
+_BARE_PARTICIPLE = re.compile(  # "a hall, located"
+    r"(?i),?(?: |^)(?<!\bis )(?<!\bare )(?<!\bbe )(?:located|situated|placed|positioned|lying|standing|facing|looking|"
+    r"heading|going|moving|followed|running|extending|pointing|oriented|seen|sweeping)$"
 )
-_BARE_ADVERB = re.compile(
-    r"(?:(?:^|,? )(?:a (?:little|bit|few \w+)|slightly|just|directly|immediately|partly|far|further|about|due|only|"
-    r"diagonally|(?<!\bthe )(?:second|third|fourth))"
-    r"|,? (?:some |about )?[\d.]+ ?(?:k?m|met(?:er|re)s|kilomet(?:er|re)s|miles?|feet|ft|yards))$",
-    re.IGNORECASE,
+_BARE_ADVERB = re.compile(  # "a road slightly", "a road, about 20 m"
+    r"(?i)(?:(?:^|,? )(?:a (?:little|bit|few \w+)|slightly|just|directly|immediately|partly|far|further|about|due|"
+    r"only|diagonally|(?<!\bthe )(?:second|third|fourth))"
+    r"|,? (?:some |about )?[\d.]+ ?(?:k?m|met(?:er|re)s|kilomet(?:er|re)s|miles?|feet|ft|yards))$"
 )
-_INVERTED = re.compile(
-    rf",? (?P<verb>is|are|{_POSITION_VERB}) (?=(?:an?|the|one|two|three|four|five|several|some|many|\w+) )",
-    re.IGNORECASE,
+_INVERTED = re.compile(  # " stands a tower"
+    rf"(?i),? (?P<verb>is|are|{_POSITION_VERB}) (?=(?:an?|the|one|two|three|four|five|several|some|many|\w+) )"
 )
-_CLAUSE_END = re.compile(r"\s*(?:[.,;:!?]|$|(?:and|while|but|whereas)\b)")
-_FUNCTION_WORD = re.compile(
-    r" (?:there|is|are|was|were|has|have|had|can|may|you|we|one (?:can|sees)|a|an|the|of|and|or|but|while|with|next|"
-    r"beside|behind|by|near|in|on|at|to|from|into|onto|over|past|along|across|through|until|till|after|before|where|"
+_CLAUSE_END = re.compile(r"\s*(?:[.,;:!?]|$|(?:and|while|but|whereas)\b)")  # " and a pond"
+_FUNCTION_WORD = re.compile(  # " there is a pond": no noun
+    r"(?i) (?:there|is|are|was|were|has|have|had|can|may|you|we|one (?:can|sees)|a|an|the|of|and|or|but|while|with|"
+    r"next|beside|behind|by|near|in|on|at|to|from|into|onto|over|past|along|across|through|until|till|after|before|where|"
     r"which|that|it|its|this|these|those|two|three|four|several|some|many|as|than|for|around|between|under|above|"
     r"below|toward|towards|when|if|opposite|ends|belongs|slopes|narrows|opens|connects|merges|seems|bends|turns|"
     r"branches|surrounded|lined|covered|bordered|close|\w+ly|shows?|includes?|contains?|"
     rf"consists?|carries|carry|fills?|covers?|\w+ed (?:the|an?|its|by|in|with|to)|\w+s (?:the|an?|its|it|both)|"
-    rf"relative|{_POSITION_VERB}|another|also|both|each|rather|i|then|so|too|without)\b",
-    re.IGNORECASE,
+    rf"relative|{_POSITION_VERB}|another|also|both|each|rather|i|then|so|too|without)\b"
 )
-_SHOWS = re.compile(r" (?:is|are|has|holds?|shows?|contains?)\b", re.IGNORECASE)
-_ASIDE = re.compile(r", (?=(?:is|are|was|were|has|have|\w+s (?:an?|the|its))\b)", re.IGNORECASE)
-_AMONG = re.compile(r" of (?=which\b|whom\b|them\b|these\b|those\b|the (?:two|three|four|five|pair|row)\b)")
-_VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|can|lie|stand|run|sit|cover|fill|surround|extend|turn|keep|go|follow|see|show|"
-    r"\w{2,}[^\W_su]s|\w+(?:sses|shes|ches)|\w+ed)\b",
-    re.IGNORECASE,
+_SHOWS = re.compile(r"(?i) (?:is|are|has|holds?|shows?|contains?)\b")  # " shows a hedge"
+_ASIDE = re.compile(r"(?i), (?=(?:is|are|was|were|has|have|\w+s (?:an?|the|its))\b)")  # ", has a red roof"
+_AMONG = re.compile(  # " of which is red"
+    r" of (?=which\b|whom\b|them\b|these\b|those\b|the (?:two|three|four|five|pair|row)\b)"
 )
-_DANGLING = re.compile(
-    r"\b(?:of|the|an?|its|their|to|at|on|in|from|and|or|is|are|by|with|towards?|along|near|both|between|slightly|just|"
-    r"far|very|while|but|faces?|facing|bounds?|looking|either|connects?|separates?|than|due|about|point|lead)\b,?"
+_VERB = re.compile(  # "stands", "adjoins"
+    r"(?i)\b(?:is|are|was|were|has|have|can|lie|stand|run|sit|cover|fill|surround|extend|turn|keep|go|follow|see|show|"
+    r"\w{2,}[^\W_su]s|\w+(?:sses|shes|ches)|\w+ed)\b"
+)
+_DANGLING = re.compile(  # "a path to.", "a hall on the of"
+    r"(?i)\b(?:of|the|an?|its|their|to|at|on|in|from|and|or|is|are|by|with|towards?|along|near|both|between|slightly|"
+    r"just|far|very|while|but|faces?|facing|bounds?|looking|either|connects?|separates?|than|due|about|point|lead)\b,?"
     r"(?=\s*(?:[.;!?,]|$))"
     r"|\b(?:on|in|at|along|near|from|the|an?|its) (?:of|is|are|and|or|there|stands?|lies?|with|where|which)\b"
     r"|\b(?:has|have) (?:from|of|on|at|in|to)\b|\b(?:is|are) (?:of|there|and|while|than|lies?|stands?)\b"
     r"|^(?:is|are|of|and|or|with|lies?|stands?)\b|\b(?:stands|runs) (?:are|have)\b"
-    r"|\b(?:the one|oriented)(?=\s*[.;?!,]|$)|['’]s(?=\s*[.;!?,]|$)",
-    re.IGNORECASE,
+    r"|\b(?:the one|oriented)(?=\s*[.;?!,]|$)|['’]s(?=\s*[.;!?,]|$)"
 )
 
 

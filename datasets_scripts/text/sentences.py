@@ -7,33 +7,32 @@ from collections.abc import Callable
 
 LONG_CAPTION_CHARS = 150  # below it, a last sentence without a stop is taken for a short query, not for a cut
 
-_JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
-_SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;!?](?:\s|$))")
-_STOP = re.compile(r"(?<![.!?…])(?P<stop>[.!?…]+)[\"'”’)\]]*(?:\s+|(?<=[a-z)]\.)(?=[A-Z][a-z]))")
-_CLOSERS = "\"'”’)]"
-_ABBREVIATION = re.compile(
-    r"(?:st|dr|mr|mrs|ms|prof|mt|ft|approx|ca|cf|e\.g|i\.e|etc|vs|no|fig|ave|blvd|rd|hwy|dept|univ|bldg|inc|co|ltd|jr|"
-    r"sr|sq|min|max|u\.s|u\.k|n\.w|s\.w|n\.e|s\.e)",
-    re.IGNORECASE,
+_JOINT = re.compile(r"(?i)\[\s*MOF\s*\]")  # "[MOF]"
+_SPACE = re.compile(r"\s+")  # "  "
+_SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;!?](?:\s|$))")  # " ."
+_STOP = re.compile(  # "a hall. ", "a roof.The wall", "it? "
+    r"(?<![.!?…])(?P<stop>[.!?…]+)[\"'”’)\]]*(?:\s+|(?<=[a-z)]\.)(?=[A-Z][a-z]))"
 )
-_STARTERS = re.compile(
+_CLOSERS = "\"'”’)]"
+_ABBREVIATION = re.compile(  # "approx"
+    r"(?i)(?:st|dr|mr|mrs|ms|prof|mt|ft|approx|ca|cf|e\.g|i\.e|etc|vs|no|fig|ave|blvd|rd|hwy|dept|univ|bldg|inc|co|ltd|jr|"
+    r"sr|sq|min|max|u\.s|u\.k|n\.w|s\.w|n\.e|s\.e)"
+)
+_STARTERS = re.compile(  # "Beside the hall"
     r"(?:The|A|An|It|Its|There|This|These|Those|That|They|Their|In|On|At|To|From|Behind|Beside|Next|Around|Near|Trees|"
     r"Two|Three|Several|Some|Many|One|Another)\b"
 )
 
-_CLAUSE = re.compile(
+_CLAUSE = re.compile(  # "; ", " while ", " and a pond"
     r"[;:]\s+|,?\s+(?:while|whereas)\s+|,\s+(?:and|but)\s+|,\s+(?=(?:which|where|whose|with|an?|the|two|several)\s)|"
     r"\s+and\s+(?=(?:an?|the|two|three|several|some|many|another)\s)"
 )
-_DEPENDENT = re.compile(
-    r"(?:which|where|whose|with|that|its?|they|their|them|one of|each|both|is|are|has|have|\w+ing|\w+ed)\b",
-    re.IGNORECASE,
+_DEPENDENT = re.compile(  # "which is old", "surrounded"
+    r"(?i)(?:which|where|whose|with|that|its?|they|their|them|one of|each|both|is|are|has|have|\w+ing|\w+ed)\b"
 )
 
-_ASKS_FOR_MORE = re.compile(
-    r"(?:,|\b(?:an?|the|its|their|of|at|to|from|with|and|or|but|while|which|that|where|whose|into|is|are|has|have))$",
-    re.IGNORECASE,
+_ASKS_FOR_MORE = re.compile(  # "a lawn with the"
+    r"(?i)(?:,|\b(?:an?|the|its|their|of|at|to|from|with|and|or|but|while|which|that|where|whose|into|is|are|has|have))$"
 )
 
 

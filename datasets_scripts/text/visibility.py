@@ -6,11 +6,9 @@ import re
 
 from pemoe.datasets_scripts.text.sentences import keep_clauses
 
-_ANY_CASE = re.IGNORECASE
-
 # patterns of nouns; a statement about one of them is dropped
 HIDDEN_NOUNS = {
-    "satellite": (
+    "satellite": (  # "entrance", "two levels"
         r"fa[cç]ades?|frontages?|windows?|window frames?|glazing|doors?|doorways?|"
         r"entrances?(?! (?:roads?|drive|yard|plaza|court))|entryways?|gateways?|porch(?:es)?|porticos?|portals?|"
         r"foyers?|lobb(?:y|ies)|floors?|store?ys?|stories|(?:one|two|three|four|five|six|seven|eight) levels?|"
@@ -21,13 +19,13 @@ HIDDEN_NOUNS = {
         r"(?:bicycle|bike) racks?|(?:bicycles?|bikes?)(?: in (?:an?|the) racks?)?|statues?|murals?|clock faces?|ivy|"
         r"cornices?|ledges?|window sills?|shutters?|sky|skies|clouds?|trash bins?|litter bins?|mailbox(?:es)?"
     ),
-    "drone": (
+    "drone": (  # "door knob", "bicycles in a rack"
         r"bench(?:es)?|flags?|flagpoles?|door handles?|door ?knobs?|door ?bells?|hinges?|plaques?|bollards?|"
         r"lamp ?posts?|street ?lamps?|lanterns?|mail ?box(?:es)?|lettering|letters|inscriptions?|signs?|signage|"
         r"signboards?|posters?|(?:bicycle|bike) racks?|(?:bicycles?|bikes?)(?: in (?:an?|the) racks?)?|trash bins?|"
         r"litter bins?|bins?|curbs?|handrails?|flower ?pots?|potted plants?|window sills?|sky|skies"
     ),
-    "ground": (
+    "ground": (  # "roof garden", "hundreds of parked cars"
         r"(?:roof|rooftop) (?:gardens?|lights?|vents?|units?|edges?|equipment)|roofs?|rooftops?|roofscapes?|"
         r"skylights?|footprints?|floor plans?|ground plans?|(?:aerial|overall|site) (?:layout|view|plan)s?|layouts?|"
         r"plans?|helipads?|landing pads?|solar panels?|air[- ]condition(?:ing|ers?)(?: units?)?|"
@@ -37,57 +35,48 @@ HIDDEN_NOUNS = {
 }
 # patterns of adjectives; they go while their noun stays
 HIDDEN_ADJECTIVES = {
-    "satellite": (
+    "satellite": (  # "light red brick", "three-storey"
         r"(?:(?:(?:light|dark|pale|deep|bright|old)[ -])?(?:red|brown|yellow|gr[ae]y|orange|white|beige|tan|reddish|"
         r"brownish)[ -])?brick(?:-built|-faced)?|"
         r"\w+[- ](?:stor(?:e?y|e?yed|ied)|floor)|multi-?stor(?:e?y|ied)|columned|arched|windowed|"
         r"ivy-(?:clad|covered)|glass-fronted"
     ),
-    "drone": (r"ivy-(?:clad|covered)"),
-    "ground": (r"(?:[\w-]+[ -])?(?:[\w]+-)?roofed|\w+-shaped|oblong|hollow square|courtyard(?= building)"),
+    "drone": r"ivy-(?:clad|covered)",  # "ivy-clad"
+    "ground": (  # "red-roofed", "L-shaped"
+        r"(?:[\w-]+[ -])?(?:[\w]+-)?roofed|\w+-shaped|oblong|hollow square|courtyard(?= building)"
+    ),
 }
 
-_VERB = (
+_VERB = (  # "stands"
     r"(?:stands?|lies?|sits?|is|are|was|were|runs?|rises?|extends?|stretch(?:es)?|appears?|follows?|spreads?|fills?|"
     r"dominates?|cross(?:es)?|lines?|borders?|covers?|leads?|has|have|can|which|that)"
 )
-_JOINT = r"(?:and|or|with|near|at|in|on|by|to|of|next|beside|behind|before|around|above|below|from|under)"
-_WORD = rf"(?:(?!(?:{_JOINT}|{_VERB})\b)[\w'’-]+ )"  # inside a noun phrase
-_AMOUNT = r"(?:an? (?:row|pair|group) of )?"
-_LEAD = (
+_JOINT = r"(?:and|or|with|near|at|in|on|by|to|of|next|beside|behind|before|around|above|below|from|under)"  # "near"
+_WORD = rf"(?:(?!(?:{_JOINT}|{_VERB})\b)[\w'’-]+ )"  # "tall ": inside a noun phrase
+_AMOUNT = r"(?:an? (?:row|pair|group) of )?"  # "a row of "
+_LEAD = (  # "in front of"
     r"(?:with|without|featuring|having|that has|near|at|beside|next to|in front of|by|before|above|below|behind|"
-    r"between|"
-    r"under|(?:leading |led )?(?:up )?to|towards|facing|made of|on|in|through|from)"
+    r"between|under|(?:leading |led )?(?:up )?to|towards|facing|made of|on|in|through|from)"
 )
 
 
-def _first_pattern(nouns: str) -> re.Pattern[str]:
-    """Matches the first of several things a noun has: "with tall windows and" before "a garden"."""
-    seen_next = r"(?=(?:an?|the|two)\b)"
-    return re.compile(
-        rf"\b(?P<lead>with|has|have|there (?:is|are)) {_AMOUNT}{_WORD}{{0,5}}?(?:{nouns})\b(?:,? and|,) {seen_next}",
-        _ANY_CASE,
-    )
-
-
-def _phrase_pattern(nouns: str) -> re.Pattern[str]:
-    """Matches what is added to a noun: "with tall windows", "near the door", "and a flag" unless a verb follows."""
+def _patterns(nouns: str, adjectives: str) -> tuple[re.Pattern[str], ...]:
+    """The patterns of a platform: hidden nouns, the first of several things, added phrases, hidden adjectives."""
     noun = rf"{_AMOUNT}{_WORD}{{0,5}}?(?:{nouns})\b"
     more = rf"(?:(?:,| and|, and| or) {noun})*(?: made of {_WORD}{{0,3}}[\w-]+| has {noun})?"
     place = r"(?: on (?:an?|the|its) (?:[\w-]+ )?[\w-]+)?"
-    return re.compile(
-        rf"(?:^|,? ){_LEAD} {noun}{more}(?: close by| nearby)?|,? (?:and|or) {noun}{more}{place}(?! {_VERB}\b)",
-        _ANY_CASE,
+    first = rf"(?P<lead>with|has|have|there (?:is|are)) {noun}(?:,? and|,) (?=(?:an?|the|two)\b)"
+    added = rf"(?:^|,? ){_LEAD} {noun}{more}(?: close by| nearby)?|,? (?:and|or) {noun}{more}{place}(?! {_VERB}\b)"
+    adjective = rf"(?P<article>\b[Aa]n? )?\b(?:(?i:{adjectives}) )+(?!{_JOINT}\b)(?=(?P<next>[a-z]))"
+    return (
+        re.compile(rf"(?i)\b(?:{nouns})\b"),
+        re.compile(rf"(?i)\b{first}"),  # "with tall windows and" before "a garden"
+        re.compile(rf"(?i){added}"),  # "with tall windows", "near the door", "and a flag" unless a verb follows
+        re.compile(adjective),
     )
 
 
-_HIDDEN = {name: re.compile(rf"\b(?:{nouns})\b", _ANY_CASE) for name, nouns in HIDDEN_NOUNS.items()}
-_HIDDEN_FIRST = {name: _first_pattern(nouns) for name, nouns in HIDDEN_NOUNS.items()}
-_HIDDEN_PHRASE = {name: _phrase_pattern(nouns) for name, nouns in HIDDEN_NOUNS.items()}
-_HIDDEN_ADJECTIVE = {
-    name: re.compile(rf"(?P<article>\b[Aa]n? )?\b(?:(?i:{words}) )+(?!{_JOINT}\b)(?=(?P<next>[a-z]))")
-    for name, words in HIDDEN_ADJECTIVES.items()
-}
+_PATTERNS = {name: _patterns(nouns, HIDDEN_ADJECTIVES[name]) for name, nouns in HIDDEN_NOUNS.items()}
 
 
 def without_hidden(text: str, platform: str) -> str:
@@ -104,14 +93,14 @@ def without_hidden(text: str, platform: str) -> str:
         >>> without_hidden("A red brick hall with tall windows next to a pond", "satellite")
         'A hall next to a pond'
     """
-    hidden = _HIDDEN[platform]
+    hidden, first, added, adjective = _PATTERNS[platform]
 
     def strip_adjective(match: re.Match[str]) -> str:
         article = match["article"]
         return "" if article is None else article[0] + ("n " if match["next"] in "aeio" else " ")
 
-    text = _HIDDEN_ADJECTIVE[platform].sub(strip_adjective, text)
+    text = adjective.sub(strip_adjective, text)
     if not hidden.search(text):
         return text
-    text = _HIDDEN_PHRASE[platform].sub("", _HIDDEN_FIRST[platform].sub(r"\g<lead> ", text))
+    text = added.sub("", first.sub(r"\g<lead> ", text))
     return keep_clauses(text, lambda clause: hidden.search(clause) is None) if hidden.search(text) else text

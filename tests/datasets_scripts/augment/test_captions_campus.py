@@ -13,13 +13,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+from moved import moved_box, moved_point
 from PIL import Image
 
 from pemoe.datasets_scripts.augment.captions import transform_directions
 from pemoe.datasets_scripts.augment.pictures import Geometry, SatelliteAugmentation, move_picture
 from pemoe.datasets_scripts.campus import render, text
 from pemoe.datasets_scripts.campus.drawing import Canvas, top_down
-from pemoe.datasets_scripts.campus.neighbours import neighbour_name
 from pemoe.datasets_scripts.campus.scene import EXTENT_M
 from pemoe.datasets_scripts.campus.source import _generator, draw_place_view, place_scene, place_views
 from pemoe.datasets_scripts.sanitize import find_directions
@@ -181,9 +181,9 @@ def things() -> list[tuple[int, str, str]]:
     found = []
     for index in PLACES:
         for one in place_scene(0, "train", index).neighbours:
-            mask = masks(index).get(neighbour_name(one))
+            mask = masks(index).get(one.name)
             if mask is not None and mask.sum() > 100:
-                found.append((index, neighbour_name(one), {"trees": "grove"}.get(one.kind, one.kind)))
+                found.append((index, one.name, {"trees": "grove"}.get(one.kind, one.kind)))
     return found
 
 
@@ -203,14 +203,14 @@ def test_the_masks_are_those_of_the_pictures():
 def test_boxes_move_as_their_pixels(geometry):
     for index, name, _ in things()[:20]:
         mask = masks(index)[name]
-        assert box_of(moved_mask(mask, geometry)) == pytest.approx(geometry.apply_box(box_of(mask)), abs=1e-9)
+        assert box_of(moved_mask(mask, geometry)) == pytest.approx(moved_box(geometry, box_of(mask)), abs=1e-9)
 
 
 def positions(index: int, name: str, geometry: Geometry) -> list[tuple[tuple, tuple, tuple, tuple]]:
     """(thing before, building before, thing after, building after): by box, and by pixels alone."""
     thing, building = masks(index)[name], masks(index)["building"]
     boxes = [box_of(mask)[:2] for mask in (thing, building)]
-    by_box = (*boxes, *(geometry.apply_point(*box) for box in boxes))
+    by_box = (*boxes, *(moved_point(geometry, *box) for box in boxes))
     by_pixel = tuple(map(centre_of, (thing, building, moved_mask(thing, geometry), moved_mask(building, geometry))))
     return [by_box, by_pixel]
 
@@ -275,8 +275,8 @@ def region_sentences() -> list[tuple[int, str, str]]:
         told += [part["text"] for part in text.regions(scene, "satellite", seen.boxes, rng)]
         for sentence in filter(find_directions, told):
             named = [one for one in scene.neighbours if re.search(rf"\b(?:{KEYWORDS[one.kind]})", sentence.lower())]
-            if len(named) == 1 and neighbour_name(named[0]) in masks(index):
-                found.append((index, neighbour_name(named[0]), sentence))
+            if len(named) == 1 and named[0].name in masks(index):
+                found.append((index, named[0].name, sentence))
     return found
 
 

@@ -8,6 +8,7 @@ import statistics
 
 import numpy as np
 import pytest
+from moved import moved_box, moved_point
 from PIL import Image
 
 from pemoe.datasets_scripts.augment.pictures import AugmentationPlan, Geometry, SatelliteAugmentation, move_picture
@@ -83,21 +84,21 @@ def brightest(image: Image.Image) -> tuple[float, float]:
 )
 def test_points_move_as_pixels_do(size, geometry):
     seen = brightest(move_picture(spot(0.62, 0.3, size), geometry))
-    assert seen == pytest.approx(geometry.apply_point(0.62, 0.3), abs=0.006)
+    assert seen == pytest.approx(moved_point(geometry, 0.62, 0.3), abs=0.006)
 
 
 def test_turning_is_counter_clockwise_as_seen():
-    assert Geometry(rotation_deg=90).apply_point(1, 0.5) == (0.5, 0)
-    assert Geometry(True, False, 90).apply_point(1, 0.5) == (0.5, 1)
+    assert moved_point(Geometry(rotation_deg=90), 1, 0.5) == (0.5, 0)
+    assert moved_point(Geometry(True, False, 90), 1, 0.5) == (0.5, 1)
     assert Geometry(rotation_deg=-90).apply_vector(1, 0) == Geometry(rotation_deg=270).apply_vector(1, 0) == (0, 1)
 
 
 @pytest.mark.parametrize("degrees", [0.0, 25.0, 90.0, 133.0, 180.0])
 def test_boxes_hold_their_moved_corners_tightly(degrees):
     geometry, box = Geometry(True, False, degrees), [0.3, 0.6, 0.2, 0.1]
-    corners = np.array([geometry.apply_point(0.3 + i * 0.1, 0.6 + j * 0.05) for i in (-1, 1) for j in (-1, 1)])
+    corners = np.array([moved_point(geometry, 0.3 + i * 0.1, 0.6 + j * 0.05) for i in (-1, 1) for j in (-1, 1)])
     low, high = corners.min(axis=0), corners.max(axis=0)
-    assert geometry.apply_box(box) == pytest.approx([*(low + high) / 2, *(high - low)])
+    assert moved_box(geometry, box) == pytest.approx([*(low + high) / 2, *(high - low)])
 
 
 def test_identity_and_mirror():
@@ -168,7 +169,7 @@ def kept_share(degrees: float, side: int = 400) -> float:
     """Share of a picture that stays in view when it is turned in place, counted in pixels."""
     points = (np.indices((side, side)).reshape(2, -1) + 0.5) / side  # (2, N)
     geometry = Geometry(rotation_deg=degrees)
-    x, y = geometry.apply_point(points[1], points[0])
+    x, y = moved_point(geometry, points[1], points[0])
     return float(((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).mean())
 
 

@@ -19,8 +19,7 @@ from PIL import Image
 
 from pemoe.datasets_scripts.builds.rows import load_source
 from pemoe.datasets_scripts.campus import text, words
-from pemoe.datasets_scripts.campus.neighbours import neighbour_name
-from pemoe.datasets_scripts.campus.scene import COMPASS, attributes, sample_scene
+from pemoe.datasets_scripts.campus.scene import COMPASS, Scene, sample_scene
 from pemoe.datasets_scripts.campus.source import (
     campus_rows,
     draw_place_view,
@@ -130,6 +129,15 @@ def test_file_names_tell_the_platform(test_places):
     assert all(row["image_id"].split("/")[0] == row["place_id"] for row in rows)
 
 
+def attributes(scene: Scene) -> tuple:
+    """The nameable attributes of a scene, hashable: two scenes with equal ones cannot be told apart by words."""
+    building = scene.building
+    plan = (building.footprint, building.roof_colour, building.roof_feature, building.facade)
+    looks = (building.floors, building.windows, building.entrance, scene.front, tuple(sorted(scene.details)))
+    around = tuple(sorted((n.kind, n.compass, n.colour) for n in scene.neighbours))
+    return plan, looks, around, tuple(sorted((road.side, road.shape) for road in scene.roads))
+
+
 def test_namespaces_are_disjoint_and_places_distinguishable():
     scenes = {(name, i): place_scene(0, name, i) for name in ("train", "test", "pretrain") for i in range(400)}
     assert len({attributes(scene) for scene in scenes.values()}) == len(scenes)
@@ -162,8 +170,8 @@ def test_boxes_lie_inside_and_hold_the_colour_of_their_object(test_places):
                 low, high = np.array(box[:2]) - np.array(box[2:]) / 2, np.array(box[:2]) + np.array(box[2:]) / 2
                 assert (low >= 0).all() and (high <= 1).all() and (high > low).all()
             for n in scene.neighbours:
-                box = rendering.boxes.get(neighbour_name(n))
-                if box and n.kind in ("pond", "swimming pool") and rendering.shares[neighbour_name(n)] > 0.01:
+                box = rendering.boxes.get(n.name)
+                if box and n.kind in ("pond", "swimming pool") and rendering.shares[n.name] > 0.01:
                     pixels = crop(row, box).reshape(-1, 3)
                     assert (pixels[:, 2] - pixels[:, 0] > 40).mean() > 0.15, (row["image_id"], n.kind)
                     checked += 1
@@ -183,7 +191,7 @@ def test_satellite_boxes_are_the_metres_of_the_scene(test_places):
         scene, rendering = seen_in(rows[0])
         flat = [n for n in scene.neighbours if n.kind in ("car park", "plaza", "football field", "swimming pool")]
         for a, b in pairwise(flat):
-            box_a, box_b = rendering.boxes[neighbour_name(a)], rendering.boxes[neighbour_name(b)]
+            box_a, box_b = rendering.boxes[a.name], rendering.boxes[b.name]
             metres = (np.array(box_a[:2]) - np.array(box_b[:2])) * [160, -160]
             assert np.abs(metres - [a.x_m - b.x_m, a.y_m - b.y_m]).max() < 8
             assert abs(box_a[2] * 160 - a.width_m) < 4
@@ -205,7 +213,7 @@ def test_queries_name_only_neighbours_in_the_picture(test_places):
     named = 0
     for row in (row for rows in test_places for row in rows):
         scene, rendering = seen_in(row)
-        seen = {n.kind for n in scene.neighbours if rendering.shares.get(neighbour_name(n), 0.0) >= 0.004}
+        seen = {n.kind for n in scene.neighbours if rendering.shares.get(n.name, 0.0) >= 0.004}
         for query in row["captions"]:
             assert kinds_named(query) <= seen, (row["image_id"], query)
             named += len(kinds_named(query))
@@ -218,7 +226,7 @@ def test_directions_of_captions_and_queries_are_true(test_places, train_places):
     said = 0
     for row in (row for rows in test_places + train_places for row in rows):
         scene, rendering = seen_in(row)
-        boxes = {n.kind: rendering.boxes.get(neighbour_name(n)) for n in scene.neighbours}
+        boxes = {n.kind: rendering.boxes.get(n.name) for n in scene.neighbours}
         compass = {n.kind: n.compass for n in scene.neighbours}
         for part in (part for caption in row["captions"] for part in parts_of(caption, row["split"])):
             for kind in kinds_named(part):

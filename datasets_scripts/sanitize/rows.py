@@ -1,4 +1,4 @@
-"""Sanitizing satellite captions, so that flips and rotations of the picture leave them true.
+"""Sanitizes the captions of satellite rows, so that flips and rotations of the picture leave them true.
 
 Mode "remove" drops every sentence that holds a direction, as in the paper; mode "mask" takes the directions alone
 out of their sentences. Only satellite rows of the training split are changed: queries stay as they were asked, and
@@ -12,29 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pemoe.datasets_scripts.sanitize.directions import FRAMES, Direction, find_directions
+from pemoe.datasets_scripts.sanitize.directions import (
+    FRAMES,
+    Direction,
+    find_directions,
+    remove_directional_sentences,
+)
 from pemoe.datasets_scripts.sanitize.masking import mask_directions
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.text.sentences import split_sentences
 
 MODES = ("remove", "mask")
 MAX_EXAMPLES = 5  # per frame, in a report
-
-
-def remove_directional_sentences(text: str) -> str:
-    """A text without its sentences that hold a direction; "" when nothing is left.
-
-    Args:
-        text: a caption; may be empty.
-
-    Returns:
-        The other sentences, unchanged but for white space, joined by blanks.
-
-    Example:
-        >>> remove_directional_sentences("A round pond. On the left side there is a road. It is right next to a hall.")
-        'A round pond. It is right next to a hall.'
-    """
-    return " ".join(sentence for sentence in split_sentences(text) if not find_directions(sentence))
 
 
 @dataclass(frozen=True)
@@ -81,16 +70,6 @@ def sanitize_caption(text: str, mode: str = "remove") -> Sanitized:
     return Sanitized(" ".join(filter(None, cleaned)), removed, tuple(find_directions(text)))
 
 
-def is_direction_free(texts: Sequence[str]) -> bool:
-    """Whether there are texts and none holds a direction, so that their picture may be flipped and rotated.
-
-    Example:
-        >>> is_direction_free(["A round pond."]), is_direction_free(["A pond on the left."]), is_direction_free([])
-        (True, False, False)
-    """
-    return bool(texts) and not any(find_directions(text) for text in texts)
-
-
 @dataclass
 class SanitizeReport:
     """What sanitizing changed, counted while rows pass.
@@ -116,27 +95,27 @@ class SanitizeReport:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {frame: [] for frame in FRAMES})
 
-    def add_caption(self, image_id: str, before: str, result: Sanitized) -> None:
-        """Count one sanitized caption and keep it as an example of its frames while there are fewer than five."""
-        self.captions_seen += 1
-        self.captions_changed += bool(result.directions)
-        self.captions_emptied += not result.text
-        self.sentences_seen += len(split_sentences(before))
-        self.sentences_removed += len(result.removed)
-        self.frames.update(found.frame for found in result.directions)
-        self.reasons.update(found.reason for found in result.directions)
-        for frame in {found.frame for found in result.directions}:
-            if len(self.examples[frame]) < MAX_EXAMPLES:
-                self.examples[frame].append({"image_id": image_id, "before": before, "after": result.text})
-
-    def add_row(self, raw_captions: Sequence[str], results: Sequence[Sanitized]) -> None:
-        """Count one satellite training row, given its raw captions and the results of its sanitized ones."""
+    def add_row(self, row: dict[str, Any], texts: Sequence[str], results: Sequence[Sanitized]) -> None:
+        """Count one satellite training row by its sanitized `texts`; the first of each frame are kept as examples."""
         emptied = not any(result.text for result in results)
         self.satellite_train_rows += 1
         self.rows_emptied += emptied
         self.rows_changed += not emptied and any(result.directions for result in results)
-        self.raw_captions_seen += len(raw_captions)
-        self.raw_captions_emptied += sum(not remove_directional_sentences(text) for text in raw_captions)
+        self.raw_captions_seen += len(row["captions"])
+        self.raw_captions_emptied += sum(not remove_directional_sentences(text) for text in row["captions"])
+        for before, result in zip(texts, results, strict=True):
+            frames = Counter(found.frame for found in result.directions)
+            self.captions_seen += 1
+            self.captions_changed += bool(result.directions)
+            self.captions_emptied += not result.text
+            self.sentences_seen += len(split_sentences(before))
+            self.sentences_removed += len(result.removed)
+            self.frames.update(frames)
+            self.reasons.update(found.reason for found in result.directions)
+            for frame in frames:
+                if len(self.examples[frame]) < MAX_EXAMPLES:
+                    example = {"image_id": row["image_id"], "before": before, "after": result.text}
+                    self.examples[frame].append(example)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able values, counts by frame and reason most frequent first.
@@ -148,17 +127,6 @@ class SanitizeReport:
         values = {name: value for name, value in vars(self).items() if name not in ("frames", "reasons", "examples")}
         counted = {"frames": dict(self.frames.most_common()), "reasons": dict(self.reasons.most_common())}
         return values | counted | {"examples": {frame: list(kept) for frame, kept in self.examples.items() if kept}}
-
-
-def _sanitize_row(row: dict[str, Any], mode: str, report: SanitizeReport) -> dict[str, Any]:
-    """A satellite training row with sanitized `refined_captions`, or as it was where nothing would be left."""
-    basis = list(row["refined_captions"] or row["captions"])
-    results = [sanitize_caption(text, mode) for text in basis]
-    for text, result in zip(basis, results, strict=True):
-        report.add_caption(row["image_id"], text, result)
-    report.add_row(row["captions"], results)
-    texts = [result.text for result in results if result.text]
-    return {**row, "refined_captions": texts} if texts else row
 
 
 def sanitize_rows(
@@ -196,5 +164,11 @@ def _sanitized(rows: Iterable[dict[str, Any]], mode: str, report: SanitizeReport
     """The generator behind `sanitize_rows`, whose mode was checked."""
     for row in rows:
         report.rows_seen += 1
-        is_turned = row["platform"] == "satellite" and row["split"] == "train"
-        yield _sanitize_row(row, mode, report) if is_turned else row
+        if row["platform"] != "satellite" or row["split"] != "train":
+            yield row
+            continue
+        texts = list(row["refined_captions"] or row["captions"])
+        results = [sanitize_caption(text, mode) for text in texts]
+        report.add_row(row, texts, results)
+        kept = [result.text for result in results if result.text]
+        yield {**row, "refined_captions": kept} if kept else row
