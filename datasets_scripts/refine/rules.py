@@ -350,6 +350,8 @@ class RuleRefiner:
         ['A round pond. A car park.']
     """
 
+    name = "rules"
+
     def __init__(self, target_chars: int = TARGET_CHARS) -> None:
         if target_chars < 1:
             raise DataError(f"target_chars is {target_chars}; give a positive number of characters")

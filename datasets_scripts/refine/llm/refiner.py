@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pemoe.datasets_scripts.refine.llm.budget import Budget, BudgetError, estimate_tokens
 from pemoe.datasets_scripts.refine.llm.cache import Answer, AnswerCache, CacheKey
@@ -83,6 +83,8 @@ class LLMRefiner:
         ['Long white hall next to a pond.']
     """
 
+    name: ClassVar[str] = "llm"
+
     backend: Backend
     cache_path: str | Path
     _: KW_ONLY
@@ -121,6 +123,11 @@ class LLMRefiner:
         self.cache = AnswerCache(self.cache_path)
         has_answered = self.cache.mean_tokens(self.backend.name, self.prompt_version) is not None
         self._caller.expect(has_answered, self.failures_to_stop)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model looks at the picture beside its caption."""
+        return self.backend.takes_images
 
     def refine(self, caption: str, platform: str, image: bytes | None = None) -> list[str]:
         """Texts of one caption.
