@@ -6,15 +6,10 @@ import re
 from functools import partial
 
 from pemoe.datasets_scripts.audit.defects import Finding
+from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import complete_sentences, split_sentences
 
 JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
-REFUSAL = re.compile(
-    r"\b(?:sorry|apologi[sz]e|as an ai|language model|i (?:cannot|can't|am unable)"
-    r"|unable to (?:see|describe|provide))\b|\bwww\.|https?://",
-    re.IGNORECASE,
-)
-QUESTION = re.compile(rf"{REFUSAL.pattern}|\?", re.IGNORECASE)
 WRITING = re.compile(r"\b(?:letters|words|reads|reading)\b", re.IGNORECASE)
 FROM_ABOVE = re.compile(r"\b(?:letters|words|reads|reading|sky|skies|sun)\b", re.IGNORECASE)
 SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)
@@ -28,16 +23,6 @@ def rejected_words(platform: str | None) -> re.Pattern[str]:
         True
     """
     return WRITING if platform == "ground" else FROM_ABOVE
-
-
-def refusal_words(split: str | None) -> re.Pattern[str]:
-    """What makes a caption a refusal; a question is one in train alone, since a query may well ask.
-
-    Example:
-        >>> refusal_words("test").search("Where is the round hall?") is None
-        True
-    """
-    return QUESTION if split == "train" else REFUSAL
 
 
 def cut_sentences(caption: str) -> list[str]:

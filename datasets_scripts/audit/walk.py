@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
-from tarfile import TarError
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -21,6 +20,7 @@ from pemoe.datasets_scripts.audit.records import (
 )
 from pemoe.datasets_scripts.audit.survey import Sink, Survey
 from pemoe.datasets_scripts.schema import SPLITS, DataError
+from pemoe.datasets_scripts.sources.archives import UnsafeArchiveError
 from pemoe.datasets_scripts.sources.coordinates import Coordinates
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import platform_of, split_image_id
@@ -72,15 +72,8 @@ class _RecordWalk:
 
 
 def archive_defect(error: Exception) -> str:
-    """The kind of defect of an archive that `ImageFiles` could not read: refused by rule, or cut short or damaged.
-
-    Example:
-        >>> archive_defect(DataError("archive a.tar.gz: member '../b.jpg' has a path with '..'"))
-        'unsafe_archive'
-    """
-    cause = error.__cause__ if isinstance(error, DataError) else error
-    is_refused = cause is None or type(cause) is TarError  # that is a bomb; its subclasses are tarfile's own
-    return "unsafe_archive" if is_refused else "broken_archive"
+    """The kind of defect of an archive that `ImageFiles` could not read: refused by rule, or cut short or damaged."""
+    return "unsafe_archive" if isinstance(error, UnsafeArchiveError) else "broken_archive"
 
 
 def _take_pictures(survey: Survey, files: ImageFiles, folder: str, numbers: list[int]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from pemoe.datasets_scripts.audit.captions import JOINT, refusal_words, rejected_words
+from pemoe.datasets_scripts.audit.captions import JOINT, rejected_words
 from pemoe.datasets_scripts.sources.geotext.rows import region_lists
+from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import complete_sentences, normalize_space, split_sentences
 
 JPEG_QUALITY = 95

@@ -8,12 +8,12 @@ from typing import Any
 
 import datasets
 
-from pemoe.datasets_scripts.audit.captions import refusal_words
 from pemoe.datasets_scripts.refine.llm.validation import say_the_same
 from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 from pemoe.datasets_scripts.schema import FEATURES, DataError
+from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import split_sentences
 
 

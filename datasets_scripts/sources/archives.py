@@ -34,6 +34,18 @@ _DAMAGE = (
 )
 
 
+class UnsafeArchiveError(DataError):
+    """An archive is refused by rule: absolute paths, `..`, links, a bomb."""
+
+
+class BrokenArchiveError(DataError):
+    """An archive is absent, cut short or damaged."""
+
+
+class _HeaderBombError(tarfile.TarError):
+    """Headers unpack to more than is allowed; a `TarError`, so that `tarfile` passes it on."""
+
+
 class _BoundedReader(io.RawIOBase):
     """A binary stream that gives as many bytes as were allowed: a small file may unpack to a huge one.
 
@@ -55,11 +67,11 @@ class _BoundedReader(io.RawIOBase):
         self._left += size_bytes
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most `size` bytes; `tarfile.TarError` once more is read than allowed."""
+        """Read at most `size` bytes; `_HeaderBombError` once more is read than allowed."""
         data = self._stream.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise tarfile.TarError("its headers hold more bytes than allowed")
+            raise _HeaderBombError("its headers hold more bytes than allowed")
         return data
 
 
@@ -77,13 +89,13 @@ def _fault(name: str, is_plain: bool, size_bytes: int, max_member_bytes: int) ->
     return None
 
 
-def _refusal(path: Path, name: str, fault: str) -> DataError:
-    return DataError(f"archive {path}: member {name!r} {fault}; make the archive anew from plain files")
+def _refusal(path: Path, name: str, fault: str) -> UnsafeArchiveError:
+    return UnsafeArchiveError(f"archive {path}: member {name!r} {fault}; make the archive anew from plain files")
 
 
 def _unreadable(path: Path, error: Exception, part: str = "") -> DataError:
-    reason = one_line(error)
-    return DataError(f"archive {path}{part} cannot be read ({reason}); fetch it again")
+    kind = UnsafeArchiveError if isinstance(error, _HeaderBombError) else BrokenArchiveError
+    return kind(f"archive {path}{part} cannot be read ({one_line(error)}); fetch it again")
 
 
 def is_image_name(name: str) -> bool:
@@ -130,8 +142,9 @@ def iter_image_members(
         Iterator over `(name, bytes)`; a leading `./` of the name is dropped.
 
     Raises:
-        DataError: missing, truncated or unreadable archive; a member with an absolute path, with `..`, a link, a
-            device, or past one of the limits. The line names the archive and, where there is one, the member.
+        BrokenArchiveError: missing, truncated or unreadable archive.
+        UnsafeArchiveError: a member with an absolute path, with `..`, a link, a device, or past one of the limits. The
+            line names the archive and, where there is one, the member.
 
     Example:
         >>> dict(iter_image_members("images/train/0006.tar.gz")).keys()     # doctest: +SKIP
@@ -139,7 +152,7 @@ def iter_image_members(
     """
     path = Path(archive_path)
     if not path.is_file():
-        raise DataError(f"archive {path} does not exist")
+        raise BrokenArchiveError(f"archive {path} does not exist")
     try:
         with gzip.open(path, "rb") as unzipped:
             yield from _iter_checked(_BoundedReader(unzipped, HEADER_BYTES), path, max_member_bytes, max_total_bytes)
@@ -158,8 +171,9 @@ class ZipImages:
         max_total_bytes: largest sum of the declared sizes, in bytes.
 
     Raises:
-        DataError: missing or broken file; a member that is encrypted, compressed in an unusual way, a link, has an
-            absolute path or `..`, or is past one of the limits.
+        BrokenArchiveError: missing or broken file.
+        UnsafeArchiveError: a member that is encrypted, compressed in an unusual way, a link, has an absolute path or
+            `..`, or is past one of the limits.
 
     Example:
         >>> ZipImages("test_queries_Phase_II.zip").names[:1]                # doctest: +SKIP
@@ -188,14 +202,16 @@ class ZipImages:
                 raise _refusal(self.path, member.filename, fault)
         total_bytes = sum(member.file_size for member in members)
         if total_bytes > max_total_bytes:
-            raise DataError(f"archive {self.path} unpacks to {total_bytes} bytes, more than {max_total_bytes} allowed")
+            raise UnsafeArchiveError(
+                f"archive {self.path} unpacks to {total_bytes} bytes, more than {max_total_bytes} allowed"
+            )
         self.names = [m.filename for m in members if not m.is_dir() and is_image_name(m.filename)]
 
     def read(self, name: str) -> bytes:
         """The bytes of a member; never more than its header declares.
 
         Raises:
-            DataError: the member is broken.
+            BrokenArchiveError: the member is broken.
         """
         try:
             with self._archive.open(name) as member:

@@ -1,0 +1,77 @@
+"""One way from the bytes of a picture to its pixels, and what is wrong with bytes that have none."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps
+
+from pemoe.common.errors import one_line
+from pemoe.datasets_scripts.schema import DataError
+
+
+class ImageError(DataError):
+    """Bytes that are no whole picture.
+
+    `kind` is "undecodable_image" where not even the header can be read, or declares more pixels than may be decoded;
+    "truncated_image" where the header is sound but the pixels end early or are broken.
+    """
+
+    def __init__(self, message: str, kind: str = "undecodable_image") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode a picture to its last pixel, as it is stored (see `turn_upright`).
+
+    Raises:
+        ImageError: the decoder's reason, in one line.
+
+    Example:
+        >>> decode_image(b"no picture")
+        Traceback (most recent call last):
+        pemoe.datasets_scripts.sources.images.ImageError: cannot identify image file
+    """
+    kind = "undecodable_image"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            kind = "truncated_image"
+            image.load()
+            return image
+    except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
+        is_bomb = isinstance(error, Image.DecompressionBombError)
+        raise ImageError(one_line(error), "undecodable_image" if is_bomb else kind) from error
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF orientation says, which cameras write instead of turning the pixels.
+
+    Raises:
+        ImageError: its EXIF data are broken.
+
+    Example:
+        >>> turn_upright(Image.new("RGB", (4, 8))).size
+        (4, 8)
+    """
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # a broken directory raises struct, Syntax, Key, Type and other errors
+        raise ImageError(f"its EXIF data are broken: {one_line(error)}") from error
+
+
+def check_decodes(data: bytes, path: str) -> None:
+    """Refuse bytes that cannot be decoded and turned upright.
+
+    Raises:
+        ImageError: names `path`.
+
+    Example:
+        >>> check_decodes(b"", "0006/0006.jpg")
+        Traceback (most recent call last):
+        pemoe.datasets_scripts.sources.images.ImageError: image 0006/0006.jpg cannot be decoded (...
+    """
+    try:
+        turn_upright(decode_image(data))
+    except ImageError as error:
+        raise ImageError(f"image {path} cannot be decoded ({error}); replace or remove it", error.kind) from error
