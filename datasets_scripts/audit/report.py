@@ -2,27 +2,81 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
-
-from pemoe.common.files import write_json, write_text
+from pemoe.common.files import write_json
+from pemoe.common.pages import picture_url, render_page, write_page
 from pemoe.datasets_scripts.audit.defects import SEVERITIES
 from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.datasets_scripts.audit.images import decode_image
-from pemoe.datasets_scripts.audit.report_template import TEMPLATE
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS
 from pemoe.datasets_scripts.sources.geotext.records import find_root
 
-THUMBNAIL_PX = 300
-BAR_PX = 32
+_BODY = """
+{% macro badge(severity) %}<span class="badge {{ severity }}">{{ severity }}</span>{% endmacro %}
+<p class="muted">
+{% if not defects %}Nothing was found.{% endif %}
+{% for severity, count in audit.findings.items() if defects %}
+{{ count }} {{ severity }}{{ "s" if count != 1 }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+
+An error stops a build unless its filter is named; a warning is kept unless filtered; a note is worth knowing.</p>
+
+<h2>What is there</h2>
+{% call table(["split", "platform", ":images", ":places", ":captions", ":mean length", ":5 to 95 %",
+  "lengths in characters", ":boxes / regions"]) %}
+{% for row in contents %}
+<tr><td>{{ row.split }}</td><td>{{ row.platform }}</td><td class="n">{{ row.images }}</td>
+<td class="n">{{ row.places }}</td><td class="n">{{ row.captions }}</td>
+<td class="n">{{ row.lengths.mean_chars if row.lengths else "" }}</td>
+<td class="n">{% if row.lengths %}{{ row.lengths.p05_chars }} to {{ row.lengths.p95_chars }}{% endif %}</td>
+<td>{% if row.bins %}{{ histogram(row.bins, row.lengths.bin_chars, 170, 34, 1) }}{% endif %}</td>
+<td class="n">{{ row.boxes }} / {{ row.regions }}</td></tr>
+{% endfor %}
+{% endcall %}
+{% if audit.statistics.image_sizes_px %}
+<p class="muted">Picture sizes, the most frequent:
+{% for platform, sizes in audit.statistics.image_sizes_px.items() %}
+{{ platform }}:
+{%- for size, count in sizes.items() %} {{ size }} px ({{ count }}){{ "," if not loop.last }}{% endfor %}
+{{- "; " if not loop.last }}
+{% endfor %}</p>
+{% endif %}
+
+<h2>What was found</h2>
+{% if defects %}
+{% call table(["", "defect", ":findings", ":images or places"]) %}
+{% for name, defect in defects %}
+<tr><td>{{ badge(defect.severity) }}</td><td><a href="#{{ name }}">{{ name }}</a></td>
+<td class="n">{{ defect.count }}</td><td class="n">{{ defect.images }}</td></tr>
+{% endfor %}
+{% endcall %}
+{% endif %}
+<p class="muted">Looked for and not found: {{ absent | join(", ") or "nothing" }}.</p>
+
+{% for name, defect in defects %}
+<h3 id="{{ name }}">{{ badge(defect.severity) }} {{ name }}</h3>
+<p>{{ defect.what }}</p>
+<p class="muted">{{ defect.count }} finding{{ "s" if defect.count > 1 }} on {{ defect.images }}
+{{ "place" if defect.scope == "place" else "image" }}{{ "s" if defect.images > 1 }}.
+What to do: {{ defect.remedy }}.</p>
+<div class="cards">
+{% for example in defect.cards %}{% call card(example.url) %}
+<code>{{ example.image_id or "" }}</code> <span class="muted">{{ example.split or "" }}</span>
+<div>{{ example.detail }}</div>
+{% if example.parts %}<p class="muted">
+{%- for part, marked in example.parts -%}
+{% if marked %}<mark>{{ part }}</mark>{% else %}{{ part }}{% endif %}
+{%- endfor -%}
+</p>{% endif %}
+{% endcall %}{% endfor %}
+</div>
+{% endfor %}
+"""
 
 Thumbnails = Callable[[str], "bytes | None"]
 
@@ -50,16 +104,10 @@ def directory_thumbnails(root: str | Path) -> Thumbnails:
     return read
 
 
-def _thumbnail(data: bytes | None) -> str:
-    """A small JPEG in base64; "" for a picture that is missing or broken."""
+def _picture(data: bytes | None) -> str:
+    """A thumbnail as a `data:` URL; "" for a picture that is missing or broken."""
     image = decode_image(data)[0] if data is not None else None
-    if image is None:
-        return ""
-    image = image.convert("RGB")
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return picture_url(image) if image is not None else ""
 
 
 def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
@@ -78,38 +126,28 @@ def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
     return [part for part in [*parts, (text[position:], False)] if part[0]]
 
 
-def _cards(examples: list[dict[str, Any]], thumbnails: Thumbnails | None) -> list[dict[str, Any]]:
-    """The examples with picture and highlighted text."""
-    return [
-        {
-            **example,
-            "picture": _thumbnail(thumbnails(example["image_id"])) if thumbnails and example["image_id"] else "",
-            "parts": marked_parts(example["text"], example["spans"]),
-        }
-        for example in examples
-    ]
+def _cards(defect: dict[str, Any], thumbnails: Thumbnails | None) -> list[dict[str, Any]]:
+    """The examples of a defect with picture (None for those of a place, which have none) and text in parts."""
+    cards = []
+    for example in defect["examples"]:
+        data = thumbnails(example["image_id"]) if thumbnails and example["image_id"] else None
+        url = _picture(data) or (None if defect["scope"] == "place" else "")
+        cards.append({**example, "url": url, "parts": marked_parts(example["text"], example["spans"])})
+    return cards
 
 
 def _contents(audit: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line of the first table for every split and platform."""
-    lines = []
+    """One line of the first table for every split and platform; all histograms have the same number of bins."""
+    statistics, lines = audit["statistics"], []
+    longest = max((len(one["bins"]) for by in statistics["caption_chars"].values() for one in by.values()), default=0)
     for split, platforms in audit["images"].items():
-        for platform in platforms:
-            lengths = audit["statistics"]["caption_chars"].get(split, {}).get(platform)
-            regions = audit["statistics"]["regions"].get(split, {}).get(platform, {"regions": 0, "boxes": 0})
-            bins = lengths["bins"] if lengths else []
-            lines.append(
-                {
-                    "split": split,
-                    "platform": platform,
-                    "images": platforms[platform],
-                    "places": audit["places"].get(split, {}).get(platform, 0),
-                    "captions": audit["captions"].get(split, {}).get(platform, 0),
-                    "lengths": lengths,
-                    "heights": [round(BAR_PX * count / max(bins)) for count in bins],
-                    **regions,
-                }
-            )
+        for platform, images in platforms.items():
+            lengths = statistics["caption_chars"].get(split, {}).get(platform)
+            padded = [*lengths["bins"], *[0] * (longest - len(lengths["bins"]))] if lengths else []
+            counts = {what: audit[what].get(split, {}).get(platform, 0) for what in ("places", "captions")}
+            regions = statistics["regions"].get(split, {}).get(platform, {"regions": 0, "boxes": 0})
+            names = {"split": split, "platform": platform, "images": images}
+            lines.append({**names, **counts, **regions, "lengths": lengths, "bins": padded})
     return lines
 
 
@@ -126,15 +164,12 @@ def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
     """
     found = audit.to_dict()
     by_severity = sorted(found["defects"].items(), key=lambda item: SEVERITIES.index(item[1]["severity"]))
-    contents = _contents(found)
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(TEMPLATE)
-    return template.render(
+    return render_page(
+        f"Audit of {audit.root_name}",
+        _BODY,
         audit=found,
-        contents=contents,
-        longest=max(
-            (len(line["heights"]) * line["lengths"]["bin_chars"] for line in contents if line["lengths"]), default=0
-        ),
-        defects=[(name, {**defect, "cards": _cards(defect["examples"], thumbnails)}) for name, defect in by_severity],
+        contents=_contents(found),
+        defects=[(name, {**defect, "cards": _cards(defect, thumbnails)}) for name, defect in by_severity],
         absent=audit.not_found(),
     )
 
@@ -153,15 +188,11 @@ def write_audit_report(audit: Audit, path: str | Path, thumbnails: Thumbnails | 
     Example:
         >>> write_audit_report(audit_directory("data"), "audit.html", directory_thumbnails("data")) # doctest: +SKIP
     """
-    write_text(Path(path), render_audit(audit, thumbnails))
-    return Path(path)
+    return write_page(path, render_audit(audit, thumbnails))
 
 
 def write_audit_json(audit: Audit, path: str | Path) -> Path:
-    """Write `Audit.to_dict()` as a JSON file.
-
-    Returns:
-        The path.
+    """Write `Audit.to_dict()` as a JSON file; returns the path.
 
     Example:
         >>> write_audit_json(audit_directory("data"), "audit.json")                     # doctest: +SKIP
