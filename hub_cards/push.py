@@ -15,14 +15,13 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.parquet import FOLDERS
 from pemoe.hub_cards.dataset_card import CardOptions, read_build, render_dataset_card
 from pemoe.hub_cards.hub_client import PublishError, one_line_errors, progress_bars, require_token
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 from pemoe.hub_cards.parquet_check import check_parquet
 
 # files of an earlier build: those of them that the new build lacks are deleted
-OURS = re.compile(rf"({'|'.join(FOLDERS)})/[a-z]+-\d{{5}}-of-\d{{5}}\.parquet|reports/.+")
+OURS = re.compile(r"[a-z][a-z0-9_]*/(train|test)-\d{5}-of-\d{5}\.parquet|reports/.+")
 NO_DATA = {".gitattributes", "README.md", "LICENSE", "LICENSE.md"}  # may be there before the first push
 TEXT_SUFFIXES = (".html", ".csv", ".txt", ".md")
 COMMIT_MESSAGE = "Upload the data set with pemoe data publish"

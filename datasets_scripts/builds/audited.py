@@ -14,12 +14,13 @@ from pemoe.datasets_scripts.audit.report import (
     write_audit_report,
 )
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
+from pemoe.datasets_scripts.builds.rows import open_reader
 from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates
 from pemoe.datasets_scripts.sources.parquet import UNKNOWN
 from pemoe.datasets_scripts.sources.readers import Reader
-from pemoe.datasets_scripts.sources.registry import open_reader, options_of
+from pemoe.datasets_scripts.sources.registry import options_of
 
 
 def audit_source(name: str, root: str | Path | None, options: dict[str, Any], *, show_progress: bool = False) -> Audit:

@@ -23,8 +23,8 @@ from pemoe.datasets_scripts.builds.reports import join_reports, subtract_report,
 from pemoe.datasets_scripts.builds.shards import ShardWriter, number_shards, write_readme
 from pemoe.datasets_scripts.refine import RefineReport, refine_rows, write_refine_report
 from pemoe.datasets_scripts.sanitize import SanitizeReport, sanitize_rows
-from pemoe.datasets_scripts.schema import SPLITS, DataError
-from pemoe.datasets_scripts.sources.parquet import FOLDERS, UNKNOWN, is_built
+from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, order_platforms
+from pemoe.datasets_scripts.sources.parquet import is_built
 from pemoe.datasets_scripts.sources.readers import Reader
 
 STATE = ".state"
@@ -222,7 +222,7 @@ def _build_split(
             record = partial / STATE / f"{split}-{number:05d}.json"
             if not record.is_file():
                 before, rows = reader.report(), reader.rows(split, chosen)
-                told = _build_shard(rows, partial, record.stem, plan, refiner, bar)
+                told = _build_shard(rows, reader.platforms, partial, record.stem, plan, refiner, bar)
                 told["reports"]["filters"] = subtract_report(reader.report(), before)
                 write_json(record, told)
                 yield record
@@ -230,7 +230,13 @@ def _build_split(
 
 
 def _build_shard(
-    rows: Iterator[dict[str, Any]], partial: Path, name: str, plan: BuildPlan, refiner: Any, bar: tqdm
+    rows: Iterator[dict[str, Any]],
+    platforms: Sequence[str],
+    partial: Path,
+    name: str,
+    plan: BuildPlan,
+    refiner: Any,
+    bar: tqdm,
 ) -> dict[str, Any]:
     """Write one shard; the bar moves with the places.
 
@@ -247,7 +253,7 @@ def _build_shard(
     counts: dict[str, collections.Counter] = {}
     places: dict[str, set] = {}
     seen, first = set(), bar.n
-    with ShardWriter(partial, name) as writer:
+    with ShardWriter(partial, name, platforms) as writer:
         for row in rows:
             platform = row["platform"] or UNKNOWN
             texts = {key: len(row[key]) for key in ("captions", "refined_captions")}
@@ -310,7 +316,7 @@ def _sum_counts(shards: list[dict[str, dict[str, int]]]) -> dict[str, dict[str, 
             sums = total.setdefault(platform, dict.fromkeys(COUNTED, 0))
             for name in COUNTED:
                 sums[name] += counts.get(name, 0)
-    return {platform: total[platform] for platform in FOLDERS if platform in total}
+    return {platform: total[platform] for platform in order_platforms(total)}
 
 
 def _describe(told: dict[str, Any]) -> str:

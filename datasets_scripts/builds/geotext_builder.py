@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetGenerationError
 
-from pemoe.common.progress import progress_bars
+from pemoe.datasets_scripts.builds.rows import open_reader
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_rows
 from pemoe.datasets_scripts.refine.rules import RULES_VERSION
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
-from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS
 
 
 class GeoText1652Config(datasets.BuilderConfig):
@@ -86,7 +84,7 @@ class GeoText1652(datasets.GeneratorBasedBuilder):
 
     def __init__(self, *args: Any, data_dir: str | None = None, **options: Any) -> None:
         fields = {key: options[key] for key in ("coordinates", "names", "filters", "image_check") if key in options}
-        fingerprint = f"{GeoTextReader(data_dir, **fields).fingerprint()}-{RULES_VERSION}"
+        fingerprint = f"{open_reader('geotext1652', data_dir, **fields).fingerprint()}-{RULES_VERSION}"
         super().__init__(*args, data_dir=data_dir, fingerprint=fingerprint, **options)
 
     def _info(self) -> datasets.DatasetInfo:
@@ -101,7 +99,8 @@ class GeoText1652(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self.config
-        reader = GeoTextReader(
+        reader = open_reader(
+            "geotext1652",
             config.data_dir,
             coordinates=config.coordinates,
             names=config.names,
@@ -114,19 +113,3 @@ class GeoText1652(datasets.GeneratorBasedBuilder):
             rows = refine_rows(rows, RuleRefiner())
         for row in rows:
             yield row["image_id"], row
-
-
-def prepare(builder: datasets.DatasetBuilder, show_progress: bool = False) -> datasets.DatasetDict:
-    """Build all splits into the builder's cache and open them.
-
-    Raises:
-        DataError: what the builder's reader found wrong, as it was told.
-    """
-    try:
-        with progress_bars(show_progress):
-            builder.download_and_prepare()
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
-    return datasets.DatasetDict({split: builder.as_dataset(split=split) for split in SPLITS})

@@ -13,9 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from pemoe.datasets_scripts.builds.dataset import check_target
+from pemoe.datasets_scripts.builds.rows import open_reader
 from pemoe.datasets_scripts.refine import EndpointBackend, LLMRefiner, LocalBackend, RefineRequest, row_requests
 from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.registry import open_reader
 
 PLACES_AT_ONCE = 64  # of a reader: each look at a built directory opens all its shards
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS
-from pemoe.datasets_scripts.sources.parquet import FOLDERS, UNKNOWN
+from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, UNKNOWN, features_of
+from pemoe.datasets_scripts.sources.parquet import folders_of
 
 ROWS_PER_GROUP = 100  # what a streaming reader fetches at a time, as `datasets` writes pictures
 BYTES_PER_GROUP = 64 * 2**20  # of pictures; large ones make smaller groups
@@ -24,15 +24,17 @@ class ShardWriter:
     Args:
         directory: gets `<platform>/<name>.parquet`.
         name: of the shard.
+        platforms: of the whole data set, see `Reader.platforms`.
 
     Example:
         >>> with ShardWriter(Path("built"), "train-00000") as writer:       # doctest: +SKIP
         ...     writer.write(row)
     """
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, platforms: Sequence[str] = PLATFORMS) -> None:
         self.directory = directory
         self.name = name
+        self.features = features_of(platforms)
         self.counts: dict[str, int] = {}
         self._waiting: dict[str, list[dict]] = {}
         self._waiting_bytes = 0
@@ -42,7 +44,7 @@ class ShardWriter:
         """Add a row; at most 100 rows of a platform wait in memory, or 64 MiB of pictures and the last one."""
         platform = row["platform"] or UNKNOWN
         waiting = self._waiting.setdefault(platform, [])
-        waiting.append(FEATURES.encode_example(row))
+        waiting.append(self.features.encode_example(row))
         self._waiting_bytes += _picture_bytes(waiting[-1])
         if self._waiting_bytes >= BYTES_PER_GROUP:
             self._flush_all()
@@ -80,8 +82,8 @@ class ShardWriter:
         if platform not in self._files:
             (self.directory / platform).mkdir(parents=True, exist_ok=True)
             path = self._path(platform, ".partial")
-            self._files[platform] = pq.ParquetWriter(path, FEATURES.arrow_schema, write_page_checksum=True)
-        self._files[platform].write_table(pa.Table.from_pylist(self._waiting[platform], FEATURES.arrow_schema))
+            self._files[platform] = pq.ParquetWriter(path, self.features.arrow_schema, write_page_checksum=True)
+        self._files[platform].write_table(pa.Table.from_pylist(self._waiting[platform], self.features.arrow_schema))
         self.counts[platform] = self.counts.get(platform, 0) + len(self._waiting[platform])
         self._waiting_bytes -= sum(map(_picture_bytes, self._waiting[platform]))
         self._waiting[platform] = []
@@ -93,7 +95,7 @@ def _picture_bytes(row: dict[str, Any]) -> int:
 
 def number_shards(directory: Path) -> None:
     """Rename the shards of every platform and split to `<split>-00000-of-00002.parquet`, as the Hub counts them."""
-    for folder in FOLDERS:
+    for folder in folders_of(directory):
         for split in SPLITS:
             shards = sorted((directory / folder).glob(f"{split}-*.parquet"))
             for number, path in enumerate(shards):
@@ -107,7 +109,8 @@ def configs_of(directory: Path) -> list[dict[str, Any]]:
         >>> [config["config_name"] for config in configs_of(Path("built"))]        # doctest: +SKIP
         ['all', 'satellite', 'drone', 'ground']
     """
-    chosen = {"all": FOLDERS, **{platform: (platform,) for platform in PLATFORMS}}
+    folders = folders_of(directory)
+    chosen = {"all": folders, **{folder: (folder,) for folder in folders if folder != UNKNOWN}}
     configs = []
     for name, folders in chosen.items():
         files = [

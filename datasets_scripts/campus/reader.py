@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from pemoe.datasets_scripts.campus.source import place_number, place_of, rows_for_place
-from pemoe.datasets_scripts.sources.fingerprints import hash_lines
+import datasets
+
+from pemoe.common.fingerprints import hash_lines
+from pemoe.datasets_scripts.campus.source import campus_rows, check_options, place_number, place_of, rows_for_place
+from pemoe.datasets_scripts.schema import FEATURES, DataError
+from pemoe.datasets_scripts.sources.readers import Reader
 
 
-class CampusReader:
-    """Renders the places of the splits `train` and `test`, the same ones as `load_campus`, one by one.
+class CampusReader(Reader):
+    """Renders the splits `train` (captions: three long raw ones) and `test` (captions: two concise queries).
 
     Args:
-        train_places, test_places: places of each split.
+        root: must be None, the campus has no files.
+        train_places, test_places: places of each split; each has 1 + drone_views + ground_views images.
         seed: another integer gives other places.
-        drone_views, ground_views, size_px: see `load_campus`.
+        drone_views: drone images of a place, 0..54.
+        ground_views: ground images of a place, 0..4: front, back, left, right.
+        size_px: side of the square images.
+        workers: processes that `load` renders in; None takes min(2, cores). Never changes the result.
 
     Raises:
-        DataError: an option out of range, once rows are asked for.
+        DataError: an option out of range, or a root.
 
     Example:
         >>> reader = CampusReader(train_places=2, test_places=1)
@@ -30,6 +39,7 @@ class CampusReader:
 
     def __init__(
         self,
+        root: str | Path | None = None,
         *,
         train_places: int = 400,
         test_places: int = 150,
@@ -37,10 +47,15 @@ class CampusReader:
         drone_views: int = 3,
         ground_views: int = 2,
         size_px: int = 160,
+        workers: int | None = None,
     ) -> None:
+        if root is not None:
+            raise DataError(f"campus: root={str(root)!r} given, but the campus is rendered, not read: leave root out")
         self.places = {"train": train_places, "test": test_places}
         self.seed = seed
         self.views = {"drone_views": drone_views, "ground_views": ground_views, "size_px": size_px}
+        self.workers = workers
+        check_options(self.places, seed, self.views)
 
     def fingerprint(self) -> str:
         """The options, which decide every row."""
@@ -50,11 +65,25 @@ class CampusReader:
         """The places of a split in order."""
         return [f"{place_number(split, index):04d}" for index in range(self.places[split])]
 
-    def report(self) -> dict[str, Any]:
-        """Nothing is dropped or repaired."""
-        return {}
-
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The rows of places of a split, lazily."""
         for place_id in place_ids:
             yield from rows_for_place(split, place_of(place_id)[1], seed=self.seed, **self.views)
+
+    def load(self, cache_dir: str | Path | None = None, show_progress: bool = False) -> datasets.DatasetDict:
+        """All rows, in memory: rendered anew each time, since no file's change could say that a cache is stale."""
+        rendered = {
+            split: campus_rows(
+                split, count, self.seed, workers=self.workers, show_progress=show_progress, **self.views
+            )
+            for split, count in self.places.items()
+        }
+        return datasets.DatasetDict(
+            {split: _as_dataset(rows, datasets.NamedSplit(split)) for split, rows in rendered.items()}
+        )
+
+
+def _as_dataset(rows: list[dict[str, Any]], split: datasets.NamedSplit) -> datasets.Dataset:
+    columns = {name: [row[name] for row in rows] for name in FEATURES}
+    columns["platform"] = FEATURES["platform"].str2int(columns["platform"])
+    return datasets.Dataset.from_dict(columns, features=FEATURES, split=split)

@@ -15,10 +15,9 @@ import json
 import os
 import pickle
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -27,7 +26,7 @@ from pemoe.datasets_scripts.campus.drawing import Rendering
 from pemoe.datasets_scripts.campus.render import FACADE_SIDES, draw_drone, draw_ground, draw_satellite
 from pemoe.datasets_scripts.campus.scene import Scene, sample_scene
 from pemoe.datasets_scripts.campus.workers import rows_in_processes
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import DataError
 
 NAMESPACES = ("train", "test", "pretrain")
 GRID_COLUMNS = 64
@@ -49,55 +48,21 @@ class View:
     side: str | None = None
 
 
-def load_campus(  # noqa: PLR0913 - options are keyword-only and documented one by one
-    root: str | Path | None = None,
-    *,
-    train_places: int = 400,
-    test_places: int = 150,
-    seed: int = 0,
-    drone_views: int = 3,
-    ground_views: int = 2,
-    size_px: int = 160,
-    workers: int | None = None,
-    show_progress: bool = False,
-) -> datasets.DatasetDict:
-    """Render the campus: splits `train` (captions: three long raw ones) and `test` (captions: two concise queries).
+def check_options(places: Mapping[str, int], seed: int, views: Mapping[str, int]) -> None:
+    """Refuse options of which no campus can be made.
 
     Args:
-        root: must be None, the campus has no files.
-        train_places, test_places: places of each split; each has 1 + drone_views + ground_views images.
-        seed: another integer gives other places.
-        drone_views: drone images of a place, 0..54.
-        ground_views: ground images of a place, 0..4: front, back, left, right.
-        size_px: side of the square images.
-        workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
-        show_progress: show a tqdm bar.
-
-    Returns:
-        `datasets.DatasetDict` with the columns of `schema.FEATURES`; images are JPEG bytes.
+        places: how many of each namespace, 1 to 1,000,000.
+        seed: 0 or more.
+        views: `drone_views` 0..54, `ground_views` 0..4, `size_px` 32..1024.
 
     Raises:
-        DataError: an option out of range, or a root.
-
-    Example:
-        >>> load_campus(train_places=2, test_places=1)["test"].num_rows
-        6
+        DataError: an option out of range.
     """
-    if root is not None:
-        raise DataError(f"campus: root={str(root)!r} given, but the campus is rendered, not read: leave root out")
-    options = {"drone_views": drone_views, "ground_views": ground_views, "size_px": size_px}
-    places = {"train": train_places, "test": test_places}
     for namespace, count in places.items():
         _check(f"{namespace}_places", count, 1, 1_000_000)
-    return datasets.DatasetDict(
-        {
-            namespace: as_dataset(
-                campus_rows(namespace, count, seed, workers=workers, show_progress=show_progress, **options),
-                split=namespace,
-            )
-            for namespace, count in places.items()
-        }
-    )
+        _check_place(namespace, 0, seed)
+    _check_views(**views)
 
 
 def campus_rows(
@@ -114,7 +79,10 @@ def campus_rows(
     Args:
         namespace: "train", "test" or "pretrain"; the last gives places of neither split whose captions mix long
             captions and query-like phrases of all platforms.
-        places, seed, workers, show_progress: see `load_campus`.
+        places: how many.
+        seed: another integer gives other places.
+        workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
+        show_progress: show a bar over the places on stderr.
         options: `drone_views`, `ground_views`, `size_px` of `rows_for_place`.
 
     Returns:
@@ -123,9 +91,7 @@ def campus_rows(
     Raises:
         DataError: an unknown namespace or an option out of range.
     """
-    _check("places", places, 1, 1_000_000)
-    _check_place(namespace, 0, seed)
-    _check_views(**options)
+    check_options({namespace: places}, seed, options)
     workers = min(2, os.cpu_count() or 1) if workers is None else workers
     _check("workers", workers, 1, 1024)
     if workers > 1 and places >= POOL_MIN_PLACES:
@@ -148,11 +114,11 @@ def rows_for_place(
     for view in place_views(seed, namespace, index, drone_views, ground_views):
         seen = draw_place_view(seed, namespace, index, view, size_px)
         rng = _generator(seed, namespace, index, f"{view.platform} text", view.number)
-        told = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
+        queries = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
         raw = text.raw_captions(scene, seen.boxes, rng)
         parts = text.regions(scene, view.platform, seen.boxes, rng)
-        rows.append(_row(namespace, index, view, seed, seen, told if namespace == "test" else raw, parts))
-        asked.append(told)
+        rows.append(_row(namespace, index, view, seed, seen, queries if namespace == "test" else raw, parts))
+        asked.append(queries)
     if namespace == "pretrain":
         _mix_captions(rows, asked, _generator(seed, namespace, index, "scene", 1))
     return rows
@@ -214,13 +180,6 @@ def place_coordinates(number: int) -> tuple[float, float]:
     latitude = ORIGIN_DEG[0] + row * GRID_STEP_M / METRES_PER_DEGREE
     longitude = ORIGIN_DEG[1] + column * GRID_STEP_M / (METRES_PER_DEGREE * np.cos(np.deg2rad(latitude)))
     return float(latitude), float(longitude)
-
-
-def as_dataset(rows: list[dict], split: str) -> datasets.Dataset:
-    """Rows -> `datasets.Dataset` with `schema.FEATURES`; `platform` becomes its class number."""
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    columns["platform"] = [PLATFORMS.index(platform) for platform in columns["platform"]]
-    return datasets.Dataset.from_dict(columns, features=FEATURES, split=datasets.NamedSplit(split))
 
 
 def _row(

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element, ParseError
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.folder.table import (
     TABLE_SUFFIXES,
+    Coordinates,
     check_coordinates,
     parse_coordinates,
     pick,
@@ -24,7 +25,6 @@ from pemoe.datasets_scripts.sources.folder.table import (
 
 MAX_KML_BYTES = 64 * 2**20
 SAME_DEG = 1e-5  # about 1 m: what rounding of one position to five decimals can make
-Coordinates = tuple[float, float]
 
 _LOGGER = logging.getLogger(__name__)
 _NAME_LINE = re.compile(r"(\S+)\s+(.*\S)")
@@ -35,7 +35,7 @@ def read_coordinates(path: str | Path, names_path: str | Path | None = None) -> 
 
     KML and KMZ: each `Placemark` with a `Point` gives its name and, as KML has it, longitude before latitude.
     Tables (`.csv`, `.tsv`, `.jsonl`, `.json`): columns for place, latitude and longitude under the spellings of
-    `folder_table.COLUMNS`; lines without coordinates are passed over.
+    `folder/table.py`; lines without coordinates are passed over.
 
     Args:
         path: the file.

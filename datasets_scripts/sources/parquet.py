@@ -17,13 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pemoe.common.errors import one_line
+from pemoe.common.fingerprints import file_states, hash_lines
 from pemoe.common.progress import progress_bars
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
-from pemoe.datasets_scripts.sources.fingerprints import file_states, hash_lines
-from pemoe.datasets_scripts.sources.readers import no_rows
-
-UNKNOWN = "unknown"  # the folder of pictures whose platform is not known
-FOLDERS = (*PLATFORMS, UNKNOWN)
+from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, features_of, order_platforms
+from pemoe.datasets_scripts.sources.readers import Reader, no_rows
 
 
 def is_built(root: str | Path) -> bool:
@@ -31,7 +28,23 @@ def is_built(root: str | Path) -> bool:
     return (Path(root) / "build.json").is_file() and any(Path(root).glob("*/*.parquet"))
 
 
-class ParquetReader:
+def folders_of(root: str | Path) -> tuple[str, ...]:
+    """The folders of a directory that hold shards: a platform each, or pictures of unknown platform.
+
+    Example:
+        >>> folders_of("built")                                            # doctest: +SKIP
+        ('satellite', 'drone', 'ground')
+    """
+    return order_platforms({path.parent.name for path in Path(root).glob("*/*.parquet")})
+
+
+def platforms_in(features: datasets.Features) -> tuple[str, ...]:
+    """The platforms of rows in the order of their column's numbers; none where there is no such column."""
+    column = features.get("platform")
+    return tuple(column.names) if isinstance(column, datasets.ClassLabel) else ()
+
+
+class ParquetReader(Reader):
     """Reads a built directory place by place.
 
     Args:
@@ -49,17 +62,19 @@ class ParquetReader:
         ['0020', '0022']
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        if not is_built(self.root):
+    def __init__(self, root: str | Path | None) -> None:
+        if root is None or not is_built(root):
             raise DataError(
                 f"{root} is no built data set (build.json and Parquet); make one with pemoe data build, or hf download"
             )
+        self.root = Path(root)
         try:
             self.earlier: dict[str, Any] = json.loads((self.root / "build.json").read_text(encoding="utf-8"))
             self.source: str = self.earlier["source"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{root}/build.json is damaged ({error!r}); build the data set again") from error
+        with open_shard(min(self.root.glob("*/*.parquet"))) as file:
+            self.platforms = platforms_in(datasets.Features.from_arrow_schema(file.schema_arrow))
 
     def fingerprint(self) -> str:
         """Changes whenever a shard changes; what else lies in the directory, a refined copy too, does not count."""
@@ -75,10 +90,6 @@ class ParquetReader:
         tables = (table for path in self._shards(split) for table in row_groups(path, ["place_id"]))
         return list(dict.fromkeys(place for table in tables for place in table["place_id"].to_pylist()))
 
-    def report(self) -> dict[str, Any]:
-        """Nothing is dropped or repaired."""
-        return {}
-
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The rows of places of a split, shard by shard, a row group at a time; others are passed over.
 
@@ -86,13 +97,13 @@ class ParquetReader:
             DataError: a shard cannot be read.
         """
         wanted = set(place_ids)
-        names = FEATURES["platform"].names
         for path in self._shards(split):
             for row in _wanted_rows(path, wanted):
-                yield {**row, "platform": None if row["platform"] is None else names[row["platform"]]}
+                yield {**row, "platform": None if row["platform"] is None else self.platforms[row["platform"]]}
 
     def _shards(self, split: str) -> list[Path]:
-        return [path for folder in FOLDERS for path in sorted((self.root / folder).glob(f"{split}-*.parquet"))]
+        folders = (self.root / name for name in (*self.platforms, UNKNOWN))
+        return [path for folder in folders for path in sorted(folder.glob(f"{split}-*.parquet"))]
 
 
 @contextmanager
@@ -138,14 +149,14 @@ def _name_broken(root: Path) -> None:
             pass
 
 
-def load_parquet(
+def load_built(
     root: str | Path | None, *, config: str = "all", cache_dir: str | None = None, show_progress: bool = False
 ) -> datasets.DatasetDict:
-    """Load a built directory, or a data set of that form on the Hub.
+    """Load a built directory, or a data set of that form on the Hub, as `load_dataset` does.
 
     Args:
         root: directory, or Hub id `owner/name`.
-        config: all, satellite, drone or ground.
+        config: all, or the name of a platform.
         cache_dir: instead of the cache of `datasets`.
         show_progress: show bars on stderr.
 
@@ -156,7 +167,7 @@ def load_parquet(
         DataError: it cannot be loaded, or has other columns.
 
     Example:
-        >>> load_parquet("built", config="drone")["train"].num_rows            # doctest: +SKIP
+        >>> load_built("built", config="drone")["train"].num_rows              # doctest: +SKIP
         37854
     """
     if root is None:
@@ -169,6 +180,9 @@ def load_parquet(
             _name_broken(Path(root))
         raise DataError(f"{root} cannot be loaded as a data set ({one_line(error)[:200]})") from error
     for split, rows in splits.items():
-        if rows.features != FEATURES:
-            raise DataError(f"{root}: split {split} has other columns than {', '.join(FEATURES)}; build it anew")
-    return datasets.DatasetDict({**splits, **{split: no_rows() for split in SPLITS if split not in splits}})
+        if rows.features != features_of(platforms_in(rows.features)):
+            raise DataError(
+                f"{root}: split {split} has other columns than {', '.join(features_of(()))}; build it anew"
+            )
+    features = next(iter(splits.values())).features
+    return datasets.DatasetDict({**splits, **{split: no_rows(features) for split in SPLITS if split not in splits}})

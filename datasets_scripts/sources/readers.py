@@ -2,23 +2,84 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
+from pemoe.common.fingerprints import hash_lines
 from pemoe.common.progress import progress_bars
-from pemoe.datasets_scripts.schema import FEATURES, SPLITS, DataError
-from pemoe.datasets_scripts.sources.fingerprints import hash_lines
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError, features_of
 
 ROWS_PER_WRITE = 16  # held in memory while the cache is written; a photo takes 5 MB and more
 
 
-class Reader(Protocol):
+class RowFilters(Protocol):
+    """What a reader asks of filters: `filters.Filters` answers, and `NoFilters` where none is named."""
+
+    names: tuple[str, ...]
+
+    def prepare(self, root: Path) -> None:
+        """Look over a whole tree, if a filter compares its records, images or places."""
+
+    def records(self, records: Iterable[Any], split: str) -> Iterator[Any]:
+        """The records of a split that are left."""
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row of a source without records as the filters leave it; None if they drop it."""
+
+    def image(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row with its picture as the filters for pictures leave it; None if they drop it."""
+
+    def skip_archive(self, error: Exception, images: int) -> bool:
+        """Whether an unreadable archive with so many wanted images is passed over."""
+
+    def report(self) -> dict[str, Any]:
+        """What every filter did so far."""
+
+
+class NoFilters:
+    """Leaves everything as it is.
+
+    Example:
+        >>> NoFilters().row({"captions": []})
+        {'captions': []}
+    """
+
+    names: tuple[str, ...] = ()
+
+    def prepare(self, root: Path) -> None:
+        """Nothing is compared."""
+
+    def records(self, records: Iterable[Any], split: str) -> Iterator[Any]:
+        """All of them."""
+        return iter(records)
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of the row."""
+        return dict(row)
+
+    image = row
+
+    def skip_archive(self, error: Exception, images: int) -> bool:
+        """Never."""
+        return False
+
+    def report(self) -> dict[str, Any]:
+        """Nothing was done."""
+        return {}
+
+
+class Reader(ABC):
     """A source that is read place by place.
+
+    Attributes:
+        source: its name, which goes into every row.
+        platforms: names of its platforms in the order of the column's ClassLabel.
+        earlier: of a source that is itself a build, the content of its `build.json`.
 
     Example:
         >>> def first_image_id(reader: Reader) -> str:
@@ -26,66 +87,80 @@ class Reader(Protocol):
     """
 
     source: str
+    platforms: tuple[str, ...] = PLATFORMS
+    earlier: dict[str, Any] | None = None
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A text that changes whenever anything that is read changes."""
 
+    @abstractmethod
     def place_ids(self, split: str) -> list[str]:
         """The places of a split, in the order of its rows; [] for a split the source lacks."""
 
-    def report(self) -> dict[str, Any]:
-        """What was dropped or repaired while reading, so far; {} where nothing ever is."""
-
+    @abstractmethod
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Rows with the keys of `schema.FEATURES`: `image` {"bytes", "path": None}, `platform` a name or None."""
 
+    def report(self) -> dict[str, Any]:
+        """What was dropped or repaired while reading, so far; {} where nothing ever is."""
+        return {}
 
-def no_rows() -> datasets.Dataset:
+    def notes(self) -> list[str]:
+        """What a user should know that is no error, a line each."""
+        return []
+
+    def load(self, cache_dir: str | Path | None = None, show_progress: bool = False) -> datasets.DatasetDict:
+        """The rows of all splits, written once to the cache of `datasets` and memory-mapped from there.
+
+        Args:
+            cache_dir: instead of the cache of `datasets`; the fingerprint names the files in it, so that a changed
+                source is read anew.
+            show_progress: show a bar over the rows on stderr.
+
+        Returns:
+            `datasets.DatasetDict` with `train` and `test`, the columns of `schema.FEATURES` and the reader's
+            platforms; a split may have no rows.
+
+        Raises:
+            DataError: whatever the reader finds wrong, in its own words.
+        """
+        fingerprint = self.fingerprint()
+        with progress_bars(show_progress):
+            return datasets.DatasetDict({split: _load_split(self, split, fingerprint, cache_dir) for split in SPLITS})
+
+
+def no_rows(features: datasets.Features = FEATURES) -> datasets.Dataset:
     """A split without rows.
 
     Example:
         >>> no_rows().num_rows
         0
     """
-    return datasets.Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
-
-
-def load_reader(
-    reader: Reader, cache_dir: str | Path | None = None, show_progress: bool = False
-) -> datasets.DatasetDict:
-    """The rows of a reader, written once to the cache of `datasets` and memory-mapped from there.
-
-    Args:
-        reader: any source; its fingerprint names the cache, so a changed source is read anew.
-        cache_dir: instead of the cache of `datasets`.
-        show_progress: show a bar over the rows on stderr.
-
-    Returns:
-        `datasets.DatasetDict` with `train` and `test` and the columns of `schema.FEATURES`; a split may have no rows.
-
-    Raises:
-        DataError: whatever the reader finds wrong, as it was told.
-
-    Example:
-        >>> load_reader(FolderReader("photos"))["test"].num_rows                    # doctest: +SKIP
-        120
-    """
-    fingerprint = reader.fingerprint()
-    with progress_bars(show_progress):
-        return datasets.DatasetDict({split: _load_split(reader, split, fingerprint, cache_dir) for split in SPLITS})
+    return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
 
 
 def _load_split(reader: Reader, split: str, fingerprint: str, cache_dir: str | Path | None) -> datasets.Dataset:
+    features = features_of(reader.platforms)
     place_ids = reader.place_ids(split)
     if not place_ids:
-        return no_rows()
+        return no_rows(features)
+    faults: list[DataError] = []  # `datasets` wraps what a generator raises
+
+    def rows() -> Iterator[dict[str, Any]]:
+        try:
+            yield from reader.rows(split, place_ids)
+        except DataError as error:
+            faults.append(error)
+            raise
+
     try:
         return datasets.Dataset.from_generator(
-            functools.partial(reader.rows, split, place_ids),
-            features=FEATURES,
+            rows,
+            features=features,
             cache_dir=None if cache_dir is None else str(cache_dir),
             fingerprint=hash_lines(iter([fingerprint, split]))[:32],
             writer_batch_size=ROWS_PER_WRITE,
         )
     except DatasetGenerationError as error:
-        raise error.__cause__ if isinstance(error.__cause__, DataError) else error from error.__cause__
+        raise (faults[0] if faults else error) from error

@@ -1,41 +1,92 @@
-"""Data sources by name: each returns `datasets.DatasetDict` with the columns of `schema.FEATURES`."""
+"""The data sources by name, each with all that is known of it. A new one: a reader, and an entry of `SOURCES`."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import datasets
 
 from pemoe.datasets_scripts.campus.reader import CampusReader
-from pemoe.datasets_scripts.campus.source import load_campus
 from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.folder.reader import FolderReader, load_folder
-from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader, load_geotext1652
+from pemoe.datasets_scripts.sources.folder.reader import FolderReader
+from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.geotext.records import ALL_JSON_NAMES, find_root
-from pemoe.datasets_scripts.sources.parquet import ParquetReader, is_built, load_parquet
+from pemoe.datasets_scripts.sources.parquet import ParquetReader, is_built, load_built
 from pemoe.datasets_scripts.sources.readers import Reader
-from pemoe.datasets_scripts.sources.robosense import IMAGE_NAMES, RoboSenseReader, load_robosense
-
-SOURCES: dict[str, Callable[..., datasets.DatasetDict]] = {
-    "campus": load_campus,
-    "folder": load_folder,
-    "geotext1652": load_geotext1652,
-    "parquet": load_parquet,
-    "robosense": load_robosense,
-}
-READERS: dict[str, Callable[..., Reader]] = {
-    "campus": CampusReader,
-    "folder": FolderReader,
-    "geotext1652": GeoTextReader,
-    "parquet": ParquetReader,
-    "robosense": RoboSenseReader,
-}
+from pemoe.datasets_scripts.sources.robosense import RoboSenseReader, is_challenge
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_GEOTEXT_LICENSE = {
+    "license": "other",
+    "license_name": "geotext-1652-research-use",
+    "license_link": "https://github.com/MultimodalGeo/GeoText-1652",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that is known of a kind of source.
+
+    Args:
+        reader: makes its reader from a root and keyword options.
+        detect: whether what a user names is of this kind; gets the text as typed.
+        load: makes its `DatasetDict` from a root and options; None where the reader does.
+        filters: what can be named to it: "records" every filter, "rows" those that judge an image by itself.
+        audit: whether the audit looks at the "tree" as it lies on the disk, or at the "rows" of the reader.
+        has_thumbnails: whether its report shows pictures, found by image_id below the root.
+        title: of the data set's card; "" where the owner gives one.
+        license: that follows from the source, in the words of the Hub's metadata; {} where the owner names one.
+    """
+
+    reader: Callable[..., Reader]
+    detect: Callable[[str], bool]
+    load: Callable[..., datasets.DatasetDict] | None = None
+    filters: Literal["records", "rows"] | None = None
+    audit: Literal["tree", "rows"] = "rows"
+    has_thumbnails: bool = False
+    title: str = ""
+    license: Mapping[str, str] = field(default_factory=dict)
+
+
+def _is_geotext(root: str) -> bool:
+    return Path(root).is_dir() and any((find_root(root) / name).is_file() for name in ALL_JSON_NAMES)
+
+
+def _is_built_or_on_the_hub(root: str) -> bool:
+    return is_built(root) or bool(_HUB_ID.fullmatch(root) and not Path(root).exists() and not root.startswith("."))
+
+
+# the last one that recognises what a user names is taken, so the most special stands last
+SOURCES: dict[str, Source] = {
+    "folder": Source(FolderReader, detect=lambda root: Path(root).is_dir(), filters="rows", has_thumbnails=True),
+    "robosense": Source(  # holds pictures of GeoText-1652
+        RoboSenseReader,
+        detect=lambda root: Path(root).is_dir() and is_challenge(root),
+        title="RoboSense 2025 Track 4, one row per image",
+        license=_GEOTEXT_LICENSE,
+    ),
+    "geotext1652": Source(
+        GeoTextReader,
+        detect=_is_geotext,
+        filters="records",
+        audit="tree",
+        has_thumbnails=True,
+        title="GeoText-1652, one row per image",
+        license=_GEOTEXT_LICENSE,
+    ),
+    "parquet": Source(ParquetReader, detect=_is_built_or_on_the_hub, load=load_built),
+    "campus": Source(
+        CampusReader,
+        detect=lambda root: root == "campus",
+        title="PE-MoE campus",
+        license={"license": "apache-2.0"},
+    ),
+}
 
 
 def detect_source(root: str | Path) -> str:
@@ -55,85 +106,34 @@ def detect_source(root: str | Path) -> str:
         >>> detect_source("campus"), detect_source("me/geotext1652")
         ('campus', 'parquet')
     """
-    if str(root) == "campus":
-        return "campus"
-    if Path(root).is_dir():
-        if is_built(root):
-            return "parquet"
-        if any((find_root(root) / name).is_file() for name in ALL_JSON_NAMES):
-            return "geotext1652"
-        galleries = [name for names in IMAGE_NAMES.values() for name in names]
-        return "robosense" if any((find_root(root, galleries) / name).exists() for name in galleries) else "folder"
-    if _HUB_ID.fullmatch(str(root)) and not Path(root).exists() and not str(root).startswith("."):
-        return "parquet"
-    raise DataError(f"{root} is neither a directory nor the id of a data set on the Hub; see if it is spelled right")
+    found = next((name for name, source in reversed(SOURCES.items()) if source.detect(str(root))), None)
+    if found is None:
+        raise DataError(
+            f"{root} is neither a directory nor the id of a data set on the Hub; see if it is spelled right"
+        )
+    return found
 
 
-def load_source(name: str, root: str | Path | None = None, **options: object) -> datasets.DatasetDict:
-    """Load the splits `train` and `test` of a data source as one row per image.
-
-    Args:
-        name: a key of `SOURCES`.
-        root: directory of a source that lies on disk; None for a rendered one.
-        options: passed to the source (see its loader).
-
-    Returns:
-        `datasets.DatasetDict` with the columns of `schema.FEATURES`.
+def source_of(name: str) -> Source:
+    """The entry of a source.
 
     Raises:
-        DataError: unknown name, missing root, or whatever the source finds wrong with its files.
-
-    Example:
-        >>> load_source("campus", train_places=2, test_places=1)["test"].num_rows
-        6
+        DataError: unknown name.
     """
-    _check_options(name, SOURCES, options)
-    return SOURCES[name](root, **options)
-
-
-def open_reader(name: str, root: str | Path | None = None, **options: object) -> Reader:
-    """The reader of a data source, which gives its rows place by place.
-
-    Args:
-        name: a key of `READERS`.
-        root: directory of a source that lies on disk; None for a rendered one.
-        options: passed to the reader.
-
-    Raises:
-        DataError: unknown name or option, or whatever the source finds wrong with its files.
-
-    Example:
-        >>> open_reader("campus", train_places=2, test_places=1).place_ids("test")
-        ['0001']
-    """
-    _check_options(name, READERS, options)
-    return READERS[name](**options) if name == "campus" else READERS[name](root, **options)
+    if name not in SOURCES:
+        raise DataError(f"unknown data source {name!r}: use one of {', '.join(sorted(SOURCES))}")
+    return SOURCES[name]
 
 
 def options_of(name: str) -> list[str]:
     """The options that a source's reader takes.
 
-    Example:
-        >>> options_of("robosense")
-        ['phase', 'classify', 'image_check']
-
     Raises:
         DataError: unknown name.
+
+    Example:
+        >>> options_of("robosense")
+        ['phase', 'image_check']
     """
-    _check_name(name)
-    parameters = inspect.signature(READERS[name]).parameters.values()
+    parameters = inspect.signature(source_of(name).reader).parameters.values()
     return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
-
-
-def _check_name(name: str) -> None:
-    if name not in SOURCES:
-        raise DataError(f"unknown data source {name!r}: use one of {', '.join(SOURCES)}")
-
-
-def _check_options(name: str, sources: Mapping[str, Callable[..., Any]], options: Mapping[str, object]) -> None:
-    _check_name(name)
-    parameters = inspect.signature(sources[name]).parameters
-    unknown = [option for option in options if option not in parameters]
-    if unknown:
-        known = ", ".join(one for one in parameters if one != "root") or "no option"
-        raise DataError(f"data source {name!r} has no option {unknown[0]!r}: it has {known}")

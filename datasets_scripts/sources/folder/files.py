@@ -1,4 +1,4 @@
-"""What a user's folder holds, and what the names of its files and folders tell of an image."""
+"""What a user's folder holds, and what the names of its files and folders say of an image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from typing import NamedTuple
 
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.archives import IMAGE_SUFFIXES
-from pemoe.datasets_scripts.sources.folder.table import (
-    SPLIT_WORDS,
-    TABLE_SUFFIXES,
-    VALIDATION_WORDS,
-    platform_word,
-)
+from pemoe.datasets_scripts.sources.folder.table import TABLE_SUFFIXES
+from pemoe.datasets_scripts.sources.folder.words import SPLIT_WORDS, VALIDATION_WORDS, PlatformWords, find_platform
 from pemoe.datasets_scripts.sources.geotext.names import platform_of
 
 HEIC_SUFFIXES = (".heic", ".heif")
@@ -99,38 +95,22 @@ class ImageNames:
             DataError: none or several that could be meant, one outside of the root, a file that is no image.
         """
         folder = os.path.relpath(table.parent.resolve(), self.root.resolve())
-        names = [os.path.normpath(os.path.join(base, image)) for base in (folder, "", "images")]
-        found = next((self._spelling[key] for key in map(_composed, names) if key in self._spelling), None)
-        found = found or self._only_namesake(image, where) or self._in_other_case(names)
-        return found or self._unusual(image, names, where)
-
-    def _only_namesake(self, image: str, where: str) -> str | None:
-        """For a bare file name, the image anywhere below the root that is called so."""
-        namesakes = self._namesakes.get(_composed(image), [])
+        paths = [os.path.normpath(os.path.join(base, image)) for base in (folder, "", "images")]
+        spelt = next((self._spelling[key] for key in map(_composed, paths) if key in self._spelling), None)
+        if spelt is not None:
+            return spelt
+        namesakes = self._namesakes.get(_composed(image), [])  # a bare file name, anywhere below the root
         if len(namesakes) > 1:
             named = " and ".join(map(repr, namesakes[:2]))
             raise DataError(f"{where}: {len(namesakes)} images are called {image!r}, {named}; name its folder too")
-        return namesakes[0] if namesakes else None
+        keys = (_composed(path).casefold() for path in paths)
+        folded = namesakes or next((self._folded[key] for key in keys if key in self._folded), [])
+        return folded[0] if len(folded) == 1 else self._unusual(image, paths, where)
 
-    def _in_other_case(self, names: list[str]) -> str | None:
-        """The one image whose path, or file name where only that is given, differs in upper and lower case alone."""
-        keys = (_composed(name).casefold() for name in names)
-        found = next((self._folded[key] for key in keys if key in self._folded), [])
-        return found[0] if len(found) == 1 else None
-
-    def _nearest(self, image: str) -> str | None:
-        """The image that a name was probably meant for: by its file name first, then by its whole path."""
-        folded = _composed(image).casefold()
-        for text in (folded.rsplit("/", 1)[-1], folded):
-            near = get_close_matches(text, self._folded, n=1)
-            if near:
-                return self._folded[near[0]][0]
-        return None
-
-    def _unusual(self, image: str, names: list[str], where: str) -> str:
+    def _unusual(self, image: str, paths: list[str], where: str) -> str:
         """The path of an image that is named absolutely or by a link inside the root; else says what is wrong."""
         root = self.root.resolve()
-        path = next((path for path in (root / name for name in names) if path.is_file()), None)
+        path = next((path for path in (root / name for name in paths) if path.is_file()), None)
         if path is None:
             near = self._nearest(image)
             hint = f"; is it {near!r}?" if near else "; correct the name or drop the line"
@@ -144,6 +124,13 @@ class ImageNames:
             raise DataError(f"{where}: {image!r} is no image that is read ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return path.relative_to(root).as_posix()
 
+    def _nearest(self, image: str) -> str | None:
+        """The image that a name was probably meant for: by its file name first, then by its whole path."""
+        folded = _composed(image).casefold()
+        near = [*get_close_matches(folded.rsplit("/", 1)[-1], self._folded, n=1)]
+        near = near or get_close_matches(folded, self._folded, n=1)
+        return self._folded[near[0]][0] if near else None
+
 
 def _composed(name: str) -> str:
     """A name with its accents in one form: macOS may write é as e and an accent."""
@@ -151,13 +138,21 @@ def _composed(name: str) -> str:
 
 
 def heic_fault(image: str, root: Path) -> str:
-    """What to tell of a HEIC file.
+    """What to say of a HEIC file."""
+    return f"{image!r} in {root} is HEIC, which is not read; save it as JPEG"
+
+
+def no_images_fault(root: Path, scan: Scan) -> str:
+    """What to say of a folder without images; that it holds archives, where it does.
 
     Example:
-        >>> heic_fault("a.heic", Path("photos"))
-        "'a.heic' in photos is HEIC, which is not read; save it as JPEG"
+        >>> no_images_fault(Path("images"), Scan([], [], [], Counter({".gz": 3})))
+        'images holds 3 archives but no images; give the folder that has train.json, or extract them'
     """
-    return f"{image!r} in {root} is HEIC, which is not read; save it as JPEG"
+    archives = sum(scan.others[suffix] for suffix in ARCHIVE_SUFFIXES)
+    if archives:
+        return f"{root} holds {archives} archives but no images; give the folder that has train.json, or extract them"
+    return f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder"
 
 
 def find_tables(root: Path, tables: list[Path]) -> list[Path]:
@@ -178,56 +173,44 @@ def find_tables(root: Path, tables: list[Path]) -> list[Path]:
     raise DataError(f"{root} holds {len(top)} tables ({names}); name the one that lists the images (--table)")
 
 
-def no_images_fault(root: Path, scan: Scan) -> str:
-    """What to tell of a folder without images; that it holds archives, where it does.
-
-    Example:
-        >>> no_images_fault(Path("images"), Scan([], [], [], Counter({".gz": 3})))
-        'images holds 3 archives but no images; give the folder that has train.json, or extract them'
-    """
-    archives = sum(scan.others[suffix] for suffix in ARCHIVE_SUFFIXES)
-    if archives:
-        return f"{root} holds {archives} archives but no images; give the folder that has train.json, or extract them"
-    return f"{root} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give another folder"
-
-
-def place_by_path(image_id: str, rule: str = "folder") -> str:
+def place_by_path(image_id: str, words: PlatformWords) -> str:
     """The place an image's path names: the nearest folder that is no word for a platform or a split and not one of
-    `PLAIN_FOLDERS`, else, and by the rule "file", the file name without its suffix.
+    `PLAIN_FOLDERS`, else the file name without its suffix.
 
     Example:
-        >>> [place_by_path(path) for path in ("IMG_1.jpg", "train/drone/0839/image-43.jpeg", "drone/0840.jpg")]
-        ['IMG_1', '0839', '0840']
+        >>> [place_by_path(path, {"drone": "drone"}) for path in ("IMG_1.jpg", "train/drone/0839/image-43.jpeg")]
+        ['IMG_1', '0839']
     """
     path = PurePosixPath(image_id)
     plain = {*SPLIT_WORDS, *PLAIN_FOLDERS}
-    folders = [name for name in path.parent.parts if platform_word(name) is None and name.lower() not in plain]
-    return folders[-1] if folders and rule == "folder" else path.stem
+    folders = [name for name in path.parent.parts if not find_platform(name, words) and name.lower() not in plain]
+    return folders[-1] if folders else path.stem
 
 
-def platform_by_folder(image_id: str) -> str | None:
+def platform_by_folder(image_id: str, words: PlatformWords) -> str | None:
     """The platform of the nearest folder with a word for one.
 
     Example:
-        >>> platform_by_folder("Street Views/0839/a.jpg")
+        >>> platform_by_folder("Street Views/0839/a.jpg", {"street": "ground"})
         'ground'
     """
-    words = map(platform_word, reversed(PurePosixPath(image_id).parent.parts))
-    return next((platform for platform in words if platform is not None), None)
+    found = (find_platform(name, words) for name in reversed(PurePosixPath(image_id).parent.parts))
+    return next(filter(None, found), None)
 
 
-def platform_by_name(image_id: str) -> str | None:
+def platform_by_name(image_id: str, words: PlatformWords) -> str | None:
     """The platform of a file name that says so; University-1652's names count below a folder.
 
     Example:
-        >>> [platform_by_name(name) for name in ("library_drone.jpg", "0839/image-43.jpeg", "0839/a.jpg")]
+        >>> names = ("library_drone.jpg", "0839/image-43.jpeg", "0839/a.jpg")
+        >>> [platform_by_name(name, {"drone": "drone"}) for name in names]
         ['drone', 'drone', None]
     """
     path = PurePosixPath(image_id)
-    words = re.split(r"[\W_\d]+", path.stem.lower().strip("0123456789_- "))
-    named = next((word for word in (words[0], words[-1]) if word in NAME_WORDS), None)
+    parts = re.split(r"[\W_\d]+", path.stem.lower().strip("0123456789_- "))
+    named = next((part for part in (parts[0], parts[-1]) if part in NAME_WORDS), None)
     if named is not None:
-        return platform_word(named)
+        return find_platform(named, words)
     official = platform_of(f"{path.parent.name}/{path.name}") if path.parent.name else "ground"
     return None if official == "ground" else official
 

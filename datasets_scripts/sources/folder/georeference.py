@@ -1,4 +1,4 @@
-"""Where a picture was taken: GPS tags of photos (EXIF), and GeoTIFF tiles with the coordinates of their corners.
+"""Where a picture was taken: GPS tags of photos (EXIF) and GeoTIFF tiles; and tiles of any depth as plain pictures.
 
 Latitude and longitude are WGS84 degrees, positive to the north and to the east. GeoTIFF tiles need `rasterio`, which
 comes with the extra `geo`; photos and plain TIFF files do not.
@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from pemoe.common.errors import one_line
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.images import ImageError
 
 if TYPE_CHECKING:
     from rasterio import DatasetReader
@@ -32,34 +33,18 @@ _HEMISPHERES = {"N": 1.0, "S": -1.0, "E": 1.0, "W": -1.0}
 
 
 class Georeference(NamedTuple):
-    """Where an image lies on the earth, or why that is not known.
+    """The camera of a photo or the centre of a tile; None where unknown.
 
-    `latitude_deg`, `longitude_deg`: the camera (photo) or the centre (tile); None where unknown. `footprint_deg`: the
-    upper left, upper right, lower right and lower left corner of a tile as `(latitude, longitude)`; None for photos.
     `reason`: why there are no coordinates; None where there are some, and where the image carries no position at all.
     """
 
     latitude_deg: float | None = None
     longitude_deg: float | None = None
-    footprint_deg: tuple[tuple[float, float], ...] | None = None
     reason: str | None = None
-
-    @property
-    def bounds_deg(self) -> tuple[float, float, float, float] | None:
-        """`(south, west, north, east)` of the footprint, None without one.
-
-        Example:
-            >>> Georeference(0.5, 1.5, ((1, 1), (1, 2), (0, 2), (0, 1))).bounds_deg
-            (0, 1, 1, 2)
-        """
-        if self.footprint_deg is None:
-            return None
-        latitudes, longitudes = zip(*self.footprint_deg, strict=True)
-        return min(latitudes), min(longitudes), max(latitudes), max(longitudes)
 
 
 def read_georeference(data: bytes, name: str = "image") -> Georeference:
-    """The position an image file carries: of a GeoTIFF its centre and footprint, of a photo its GPS tags.
+    """The position an image file carries: of a GeoTIFF its centre, of a photo its GPS tags.
 
     Args:
         data: the bytes of the file.
@@ -69,10 +54,11 @@ def read_georeference(data: bytes, name: str = "image") -> Georeference:
         `Georeference`; without coordinates where there are none, with a `reason` where they are broken.
 
     Raises:
-        DataError: a GeoTIFF without `rasterio`, a file that is no image.
+        ImageError: no image, or a damaged one.
+        DataError: a GeoTIFF without `rasterio`.
 
     Example:
-        >>> read_georeference(open("tile.tif", "rb").read()).footprint_deg[0]       # doctest: +SKIP
+        >>> read_georeference(open("tile.tif", "rb").read())[:2]                    # doctest: +SKIP
         (40.1105, -88.2302)
     """
     if is_geotiff(data):
@@ -84,7 +70,7 @@ def read_georeference(data: bytes, name: str = "image") -> Georeference:
         with Image.open(io.BytesIO(data)) as image:
             return exif_georeference(image)
     except Exception as error:  # Pillow's readers raise many kinds on broken bytes
-        raise DataError(f"{name} cannot be read ({one_line(error)}); replace it by an image") from error
+        raise ImageError(f"{name} cannot be read ({one_line(error)}); replace it by an image") from error
 
 
 def exif_georeference(image: Image.Image) -> Georeference:
@@ -94,12 +80,11 @@ def exif_georeference(image: Image.Image) -> Georeference:
     what cameras write without a fix: it counts as broken.
 
     Returns:
-        `Georeference` without footprint; an empty one where there are no GPS tags, one with a `reason` where they
-        cannot be used.
+        An empty `Georeference` where there are no GPS tags, one with a `reason` where they cannot be used.
 
     Example:
         >>> exif_georeference(Image.new("RGB", (4, 4)))
-        Georeference(latitude_deg=None, longitude_deg=None, footprint_deg=None, reason=None)
+        Georeference(latitude_deg=None, longitude_deg=None, reason=None)
     """
     try:
         tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
@@ -203,7 +188,8 @@ def read_tile(data: bytes, name: str = "tile") -> bytes:
         The bytes of a PNG of the same size in pixels.
 
     Raises:
-        DataError: no `rasterio`, a file it cannot read, or more than `MAX_PIXELS` pixels.
+        ImageError: a damaged file.
+        DataError: no `rasterio`, or more than `MAX_PIXELS` pixels.
 
     Example:
         >>> png = read_tile(open("rgbn_16bit.tif", "rb").read())            # doctest: +SKIP
@@ -218,7 +204,8 @@ def read_tile(data: bytes, name: str = "tile") -> bytes:
             has_alpha = MaskFlags.alpha in raster.mask_flag_enums[0]
             values = raster.read(_rgb_bands(raster.colorinterp), masked=not has_alpha)
         except Exception as error:  # GDAL reports broken strips by many kinds
-            raise DataError(f"{name} cannot be decoded ({one_line(error)}); fetch it again") from error
+            reason = one_line(error)
+            raise ImageError(f"{name} cannot be decoded ({reason}); fetch it again", "truncated_image") from error
     stream = io.BytesIO()
     Image.fromarray(np.moveaxis(stretch(values), 0, -1)).save(stream, "PNG")
     return stream.getvalue()
@@ -255,23 +242,20 @@ def stretch(values: np.ma.MaskedArray | np.ndarray) -> np.ndarray:
 
 
 def _raster_georeference(raster: DatasetReader) -> Georeference:
-    """Centre and corners of an open raster, carried from its own coordinate system to WGS84."""
+    """The centre of an open raster, carried from its own coordinate system to WGS84."""
     from rasterio.transform import xy
     from rasterio.warp import transform
 
     if raster.crs is None or raster.transform.is_identity:
         return Georeference(reason="the GeoTIFF lacks its coordinate system or its transformation")
-    width, height = raster.width, raster.height
-    rows, columns = [height / 2, 0, 0, height, height], [width / 2, 0, width, width, 0]
-    eastings, northings = xy(raster.transform, rows, columns, offset="ul")
+    eastings, northings = xy(raster.transform, [raster.height / 2], [raster.width / 2], offset="ul")
     try:
-        longitudes, latitudes = transform(raster.crs, WGS84, eastings, northings)
+        (longitude,), (latitude,) = transform(raster.crs, WGS84, eastings, northings)
     except Exception as error:  # PROJ reports by many kinds
         return Georeference(reason=f"its coordinates cannot be turned into degrees ({one_line(error)})")
-    corners = list(zip(latitudes, longitudes, strict=True))
-    if not all(abs(latitude) <= 90 and abs(longitude) <= 180 for latitude, longitude in corners):
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
         return Georeference(reason=f"its coordinates are not on the earth in {raster.crs}")
-    return Georeference(*corners[0], footprint_deg=tuple(corners[1:]))
+    return Georeference(latitude, longitude)
 
 
 def _open_raster(data: bytes, name: str) -> DatasetReader:
@@ -285,4 +269,4 @@ def _open_raster(data: bytes, name: str) -> DatasetReader:
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             return rasterio.open(io.BytesIO(data), driver="GTiff")
     except rasterio.errors.RasterioError as error:
-        raise DataError(f"{name} is not a TIFF that can be read; fetch it again") from error
+        raise ImageError(f"{name} is not a TIFF that can be read; fetch it again") from error

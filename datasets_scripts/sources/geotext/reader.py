@@ -9,45 +9,23 @@ images/test/gallery_no_train/<building>.tar.gz  or extracted; also under the REA
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
-from PIL import Image
-
-from pemoe.common.errors import one_line
-from pemoe.datasets_scripts.filters.filters import Filters
+from pemoe.common.fingerprints import file_states, hash_file, hash_lines
 from pemoe.datasets_scripts.schema import SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates
-from pemoe.datasets_scripts.sources.fingerprints import file_states, hash_file, hash_lines
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import JSON_NAMES, split_image_id
 from pemoe.datasets_scripts.sources.geotext.records import RecordStore, find_json, find_root, iter_records
 from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, check_record, merge_records
+from pemoe.datasets_scripts.sources.images import check_decodes
+from pemoe.datasets_scripts.sources.readers import NoFilters, Reader, RowFilters
 
 
-def check_decodes(data: bytes, path: str) -> None:
-    """Decode an image to its last pixel.
-
-    Raises:
-        DataError: it cannot be decoded; names `path`.
-
-    Example:
-        >>> check_decodes(b"", "0006/0006.jpg")         # doctest: +IGNORE_EXCEPTION_DETAIL
-        Traceback (most recent call last):
-        pemoe.datasets_scripts.schema.DataError: image 0006/0006.jpg cannot be decoded (...); fetch it again
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
-        raise DataError(f"image {path} cannot be decoded ({one_line(error)}); fetch it again") from error
-
-
-class GeoTextReader:
+class GeoTextReader(Reader):
     """Reads a directory in the layout of GeoText-1652 place by place, in memory that does not grow with it.
 
     Rows come place by place in order of first appearance in the JSON, and in JSON order inside a place. Train records
@@ -58,12 +36,12 @@ class GeoTextReader:
         root: directory with the JSON files and `images/`, or one that holds it under a name known from the Hub.
         coordinates: University-1652's KML or a CSV of coordinates per building; None leaves them null.
         names: `new_name_list.txt` of University-1652, where the KML knows buildings by name.
-        filters: names of defects to drop or repair (see `audit.DEFECTS`).
+        filters: applied to every record and row; see `readers.RowFilters`.
         image_check: decode every image in full while reading.
         platforms: pictures of other platforms are passed over unread; None reads all, those of unknown platform too.
 
     Raises:
-        DataError: missing root; unknown filter; a coordinates file that cannot be read.
+        DataError: missing root; a coordinates file that cannot be read.
 
     Example:
         >>> reader = GeoTextReader("GeoText1652_Dataset")                           # doctest: +SKIP
@@ -79,14 +57,14 @@ class GeoTextReader:
         *,
         coordinates: str | Path | None = None,
         names: str | Path | None = None,
-        filters: Sequence[str] = (),
+        filters: RowFilters | None = None,
         image_check: bool = True,
         platforms: Sequence[str] | None = None,
     ) -> None:
         self.root = find_root(root)
-        self.filters = Filters(filters)
+        self.filters = filters or NoFilters()
         self.image_check = image_check
-        self.platforms = platforms
+        self._wanted_platforms = platforms
         self._joined = tuple(Path(path) for path in (coordinates, names) if path is not None)
         self._coordinates = read_coordinates(coordinates, names) if coordinates is not None else None
         self._files = ImageFiles(self.root)
@@ -95,7 +73,7 @@ class GeoTextReader:
         """A text that changes whenever a file that is read changes: sizes and times of images, bytes of tables."""
         tables = [*(find_json(self.root, split) for split in SPLITS), *self._joined]
         lines = [f"{path.name} {hash_file(path)}" for path in tables]
-        options = f"{sorted(self.filters.names)} {self.image_check}"
+        options = f"{sorted(self.filters.names)} {self.image_check} {self._wanted_platforms or ''}"
         return hash_lines(iter([*lines, options, *file_states(self._files.directory)]))
 
     def place_ids(self, split: str) -> list[str]:
@@ -153,7 +131,7 @@ class GeoTextReader:
             yield {**checked, "place_id": split_image_id(checked["image_id"])[0]}
 
     def _is_wanted(self, row: dict[str, Any]) -> bool:
-        return self.platforms is None or row["platform"] in self.platforms
+        return self._wanted_platforms is None or row["platform"] in self._wanted_platforms
 
     def _with_images(self, rows: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Rows of a place with their pictures; a directory or archive is read once."""
@@ -182,48 +160,3 @@ class GeoTextReader:
         if self.image_check:
             check_decodes(data, f"images/{path}")
         return row
-
-
-def load_geotext1652(
-    root: str | Path | None,
-    *,
-    coordinates: str | Path | None = None,
-    names: str | Path | None = None,
-    filters: Sequence[str] = (),
-    image_check: bool = True,
-    cache_dir: str | Path | None = None,
-    show_progress: bool = False,
-) -> datasets.DatasetDict:
-    """Load a directory in the layout of GeoText-1652: all platforms, raw captions.
-
-    The rows are written once to the cache of `datasets` and memory-mapped from there; a changed file makes them anew.
-
-    Args:
-        root, coordinates, names, filters, image_check: see `GeoTextReader`.
-        cache_dir: instead of the cache of `datasets`.
-        show_progress: show a bar over the rows on stderr.
-
-    Returns:
-        `datasets.DatasetDict` with `train` and `test` and the columns of `schema.FEATURES`; `refined_captions` are
-        empty.
-
-    Raises:
-        DataError: missing root or JSON file; invalid JSON; a record with missing keys, an `image_id` that is not
-            `<building>/<file>`, an empty caption, a bad box; an image that is absent or cannot be decoded; an unsafe
-            archive; a place in both splits. One line names the culprit.
-
-    Example:
-        >>> load_geotext1652("GeoText1652_Dataset")["test"].num_rows        # doctest: +SKIP
-        55227
-    """
-    from pemoe.datasets_scripts.builds.geotext_builder import GeoText1652, prepare
-
-    builder = GeoText1652(
-        data_dir=None if root is None else str(root),
-        coordinates=None if coordinates is None else str(coordinates),
-        names=None if names is None else str(names),
-        filters=list(filters),
-        image_check=image_check,
-        cache_dir=None if cache_dir is None else str(cache_dir),
-    )
-    return prepare(builder, show_progress)

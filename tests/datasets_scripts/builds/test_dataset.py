@@ -17,7 +17,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pemoe.datasets_scripts import load_source
+from pemoe.datasets_scripts import load_source, open_reader
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset, partial_of
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
@@ -256,7 +256,7 @@ def test_a_build_of_no_image_is_refused_and_leaves_nothing(tree, tmp_path):
     bare.mkdir()
     for file in tree.glob("*.json"):
         (bare / file.name).write_bytes(file.read_bytes())
-    reader = GeoTextReader(bare, filters=["missing_image"])
+    reader = open_reader("geotext1652", bare, filters=["missing_image"])
     with pytest.raises(DataError, match="no image is left"):
         build_dataset(reader, tmp_path / "built", PLAN)
     assert {path.name for path in tmp_path.iterdir()} == {"bare"}

@@ -13,7 +13,7 @@ import datasets
 import pytest
 
 from pemoe.datasets_scripts import load_source
-from pemoe.datasets_scripts.builds.geotext_builder import GeoText1652, prepare
+from pemoe.datasets_scripts.builds.geotext_builder import GeoText1652
 from pemoe.datasets_scripts.refine import RuleRefiner
 from pemoe.datasets_scripts.refine.rows import merge_near_duplicates
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
@@ -49,7 +49,8 @@ def raw(rows: datasets.Dataset | datasets.IterableDataset) -> list[dict]:
 
 
 def prepared(builder: GeoText1652) -> dict[str, list[dict]]:
-    return {split: raw(rows) for split, rows in prepare(builder).items()}
+    builder.download_and_prepare()
+    return {split: raw(builder.as_dataset(split=split)) for split in SPLITS}
 
 
 def streamed(builder: GeoText1652) -> dict[str, list[dict]]:
@@ -115,10 +116,10 @@ def test_a_stream_reads_as_far_as_it_is_asked(extracted: Path, tmp_path: Path) -
         list(rows)
 
 
-def test_a_fault_is_told_by_prepare_as_the_reader_told_it(extracted: Path, tmp_path: Path) -> None:
+def test_a_fault_is_reported_in_the_words_of_the_reader(extracted: Path, tmp_path: Path) -> None:
     next((extracted / "images/test").rglob("*.jpg")).unlink()
     with pytest.raises(DataError) as error:
-        prepare(builder_of(extracted, tmp_path))
+        load_source("geotext1652", extracted, cache_dir=tmp_path / "cache")
     assert "is in the JSON but neither in" in str(error.value) and "\n" not in str(error.value)
     drone = builder_of(extracted, tmp_path, "drone")  # pictures of other platforms are not asked for
     assert {row["platform"] for row in prepared(drone)["test"]} == {PLATFORMS.index("drone")}

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pemoe.datasets_scripts.builds.rows import load_source
 from pemoe.datasets_scripts.campus import text, words
 from pemoe.datasets_scripts.campus.neighbours import neighbour_name
 from pemoe.datasets_scripts.campus.scene import COMPASS, attributes, sample_scene
 from pemoe.datasets_scripts.campus.source import (
     campus_rows,
     draw_place_view,
-    load_campus,
     place_coordinates,
     place_of,
     place_scene,
@@ -31,7 +31,6 @@ from pemoe.datasets_scripts.campus.source import (
     rows_for_place,
 )
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
-from pemoe.datasets_scripts.sources.registry import load_source
 
 KEYWORDS = {
     "car park": "car park|parking lot",
@@ -116,7 +115,7 @@ def test_splits_have_the_schema_and_the_counts():
     assert [PLATFORMS[p] for p in splits["test"]["platform"]] == ["satellite"] + ["drone"] * 3 + ["ground"] * 2
     assert all(len(row["captions"]) == 3 for row in splits["train"])
     assert all(len(row["captions"]) == 2 and row["refined_captions"] == [] for row in splits["test"])
-    assert load_campus(train_places=1, test_places=1, drone_views=0, ground_views=0)["train"].num_rows == 1
+    assert load_source("campus", train_places=1, test_places=1, drone_views=0, ground_views=0)["train"].num_rows == 1
 
 
 def test_file_names_tell_the_platform(test_places):
@@ -310,7 +309,7 @@ def test_neighbouring_places_are_200_m_apart():
 )
 def test_bad_options_are_told_in_one_line(options):
     with pytest.raises(DataError, match=r"^campus: [^\n]+$") as error:
-        load_campus(**{"train_places": 1, "test_places": 1, **options})
+        load_source("campus", **{"train_places": 1, "test_places": 1, **options})
     assert next(iter(options)) in str(error.value)
 
 

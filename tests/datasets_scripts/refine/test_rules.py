@@ -12,7 +12,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from pemoe.datasets_scripts.campus.source import load_campus
+from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.refine import RuleRefiner, refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
@@ -314,7 +314,7 @@ def assert_reads(texts: list[str]) -> None:
 
 
 def test_campus_texts_read_as_english():
-    train = load_campus(None, train_places=12, test_places=1)["train"].remove_columns("image")
+    train = load_source("campus", train_places=12, test_places=1)["train"].remove_columns("image")
     names = train.features["platform"].names
     for row in train:
         for caption in row["captions"]:
@@ -322,7 +322,7 @@ def test_campus_texts_read_as_english():
 
 
 def test_campus_neighbours_survive_for_satellite_and_drone():
-    train = load_campus(None, train_places=4, test_places=1)["train"].remove_columns("image")
+    train = load_source("campus", train_places=4, test_places=1)["train"].remove_columns("image")
     names = train.features["platform"].names
     checked = 0
     for row in train:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from defect_tree import write_clean_tree, write_defect_tree
 
-from pemoe.datasets_scripts import load_source
+from pemoe.datasets_scripts import load_source, open_reader
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
 from pemoe.datasets_scripts.audit.directory import audit_rows
 from pemoe.datasets_scripts.audit.walk import survey_rows
@@ -143,7 +143,7 @@ def defects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[t
 
 def built(root: Path, output: Path, filters: list[str]) -> tuple[list[dict], dict]:
     """The rows of a build and what its filters say they did."""
-    told = build_dataset(GeoTextReader(root, filters=filters), output, RAW)
+    told = build_dataset(open_reader("geotext1652", root, filters=filters), output, RAW)
     assert json.loads((output / "build.json").read_text(encoding="utf-8")) == told
     return rows_in(ParquetReader(output)), told["reports"]["filters"]
 
@@ -165,7 +165,9 @@ def ids_of(rows: list[dict]) -> set[tuple[str, str]]:
 def test_defects_stop_a_build_that_has_no_filters(defects: tuple, tmp_path: Path) -> None:
     for filters in ([], [name for name in FILTERS if name not in ERRORS]):
         with pytest.raises(DataError) as error:
-            build_dataset(GeoTextReader(defects[1], filters=filters), tmp_path / "built", RAW, overwrite=True)
+            build_dataset(
+                open_reader("geotext1652", defects[1], filters=filters), tmp_path / "built", RAW, overwrite=True
+            )
         assert "\n" not in str(error.value) and "'0003/0003.jpg') lacks caption" in str(error.value)
     assert not (tmp_path / "built").exists() and not list(tmp_path.rglob("*.parquet"))
 

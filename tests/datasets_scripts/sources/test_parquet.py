@@ -14,7 +14,7 @@ from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.builds.shards import ShardWriter, configs_of, number_shards, write_readme
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
-from pemoe.datasets_scripts.sources.parquet import ParquetReader, load_parquet
+from pemoe.datasets_scripts.sources.parquet import ParquetReader, load_built
 
 READER = CampusReader(train_places=5, test_places=2, size_px=32, drone_views=2)
 
@@ -131,7 +131,7 @@ def test_a_damaged_shard_is_named(built, tmp_path, fault):
     reader = ParquetReader(directory)
     calls = {
         "read": lambda: list(reader.rows("train", reader.place_ids("train"))),
-        "load": lambda: load_parquet(directory, cache_dir=str(tmp_path / "cache")),
+        "load": lambda: load_built(directory, cache_dir=str(tmp_path / "cache")),
     }
     for name in calls if fault != "page" else ("read",):  # `datasets` looks at no checksum
         with pytest.raises(DataError) as error:
@@ -168,7 +168,7 @@ def test_the_reader_gives_the_rows_back(built):
 def test_a_built_directory_is_a_source(built, tmp_path):
     loaded = load_source("parquet", built, cache_dir=str(tmp_path / "cache"))
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 25, "test": 10}
-    one = load_parquet(built, config="satellite", cache_dir=str(tmp_path / "cache"))
+    one = load_built(built, config="satellite", cache_dir=str(tmp_path / "cache"))
     assert one["train"].num_rows == 5 and set(one["train"]["platform"][:]) == {0}
 
 
@@ -178,7 +178,7 @@ def test_a_split_that_is_not_there_has_no_rows(tmp_path):
             writer.write(row)
     number_shards(tmp_path / "data")
     write_readme(tmp_path / "data", "Places", "Rendered.")
-    loaded = load_parquet(tmp_path / "data", cache_dir=str(tmp_path / "cache"))
+    loaded = load_built(tmp_path / "data", cache_dir=str(tmp_path / "cache"))
     assert loaded["train"].num_rows == 0 and loaded["test"].num_rows == 10
     assert loaded["train"].features == FEATURES
 
@@ -189,14 +189,14 @@ def test_unknown_platforms_lie_in_a_folder_of_their_own(tmp_path):
             writer.write({**row, "platform": None if row["platform"] == "drone" else row["platform"]})
     number_shards(tmp_path / "data")
     write_readme(tmp_path / "data", "Places", "Rendered.")
-    loaded = load_parquet(tmp_path / "data", cache_dir=str(tmp_path / "cache"))["test"]
+    loaded = load_built(tmp_path / "data", cache_dir=str(tmp_path / "cache"))["test"]
     assert sum(platform is None for platform in loaded["platform"]) == 4 and loaded.num_rows == 10
 
 
 @pytest.mark.parametrize("root", [None, "nowhere/at-all"])
 def test_what_is_no_data_set_is_told_in_one_line(root, tmp_path):
     with pytest.raises(DataError) as error:
-        load_parquet(root, cache_dir=str(tmp_path))
+        load_built(root, cache_dir=str(tmp_path))
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="no built data set"):
         ParquetReader(tmp_path)

@@ -14,14 +14,7 @@ from PIL import Image
 
 from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.schema import FEATURES, DataError
-from pemoe.datasets_scripts.sources.platform_classifier import PlatformClassifier
-from pemoe.datasets_scripts.sources.robosense import (
-    IMAGE_NAMES,
-    QUERY_NAMES,
-    RoboSenseReader,
-    find_queries,
-    read_queries,
-)
+from pemoe.datasets_scripts.sources.robosense import IMAGE_NAMES, RoboSenseReader
 
 NAMES = ("image_7e591aa3.jpeg", "image_00000001.jpeg", "image_ffffffff.jpeg")
 
@@ -61,41 +54,6 @@ def test_every_name_gives_the_same_rows(tmp_path, phase, name):
     reader = RoboSenseReader(tmp_path, phase=phase)
     data = {row["image_id"]: row["image"]["bytes"] for row in reader.rows("test", reader.place_ids("test"))}
     assert data == {file: picture(number) for number, file in enumerate(NAMES)}
-
-
-@pytest.mark.parametrize(("phase", "name"), [(phase, name) for phase, names in QUERY_NAMES.items() for name in names])
-def test_queries_under_every_name(tmp_path, phase, name):
-    (tmp_path / name).write_text("q_00001\tA round pond.\nq_00002\tA hall \n\n", encoding="utf-8")
-    queries = read_queries(find_queries(tmp_path, phase))
-    assert [(query.query_id, query.text) for query in queries] == [("q_00001", "A round pond."), ("q_00002", "A hall")]
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("", "no query"),
-        ("q_00001 A pond", "line 1"),
-        ("q_00001\tA\nq_00001\tB", "given twice"),
-        ("q_00001\t  \n", "line 1"),
-        ("A pond\n", "line 1"),
-    ],
-)
-def test_bad_queries(tmp_path, text, named):
-    (tmp_path / "test_queries.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=named):
-        read_queries(tmp_path / "test_queries.txt")
-
-
-def test_the_platform_is_told_by_content_only_when_asked(tmp_path):
-    write_gallery(tmp_path, "Track_4_Phase_I_Images")
-    looks = {"satellite": 30, "drone": 120, "ground": 220}
-    known = [
-        (Image.new("RGB", (24, 16), (grey + n, grey, grey)), name) for name, grey in looks.items() for n in range(4)
-    ]
-    classifier = PlatformClassifier.fit((image for image, _ in known), [name for _, name in known])
-    rows = list(RoboSenseReader(tmp_path, phase=1, classify=classifier).rows("test", [NAMES[0]]))
-    with Image.open(io.BytesIO(picture(0))) as image:
-        assert rows[0]["platform"] == classifier.predict(image.convert("RGB"))[0]
 
 
 def test_faults(tmp_path):

@@ -10,9 +10,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
-from pemoe.datasets_scripts.sources.geotext.reader import load_geotext1652
 
 SAME = ("image", "image_id", "place_id", "platform", "captions", "regions", "split")
 
@@ -69,7 +69,7 @@ def by_place(rows: list[dict]) -> list[dict]:
 def test_round_trip(tmp_path, archives):
     written = dataset_dict()
     root = write_geotext_layout(written, tmp_path / "out", archives=archives)
-    loaded = load_geotext1652(root)
+    loaded = load_source("geotext1652", root)
     for split in ("train", "test"):
         assert same_columns(loaded[split]) == by_place(same_columns(written[split]))
     assert any(".tar.gz" in name for name in files_of(root)) == archives

@@ -15,11 +15,12 @@ import datasets
 import pytest
 from PIL import Image
 
+from pemoe.common.fingerprints import file_states
+from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.audit.directory import audit_directory
 from pemoe.datasets_scripts.schema import FEATURES, DataError
-from pemoe.datasets_scripts.sources.fingerprints import file_states
 from pemoe.datasets_scripts.sources.geotext.names import FOLDER_ALIASES, platform_of
-from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader, load_geotext1652
+from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 
 TRAIN_NAMES = ("0001/0001.jpg", "0001/image-02.jpeg", "0003/street.jpg", "0001/image-01.jpeg")
 TRAIN_ORDER = [TRAIN_NAMES[number] for number in (0, 1, 3, 2)]  # place by place
@@ -91,14 +92,14 @@ def edit(root: Path, name: str, change) -> None:
 
 def assert_refused(root: Path, *named: str, **options: object) -> None:
     with pytest.raises(DataError) as error:
-        load_geotext1652(root, **options)
+        load_source("geotext1652", root, **options)
     message = str(error.value)
     assert "\n" not in message
     assert all(text in message for text in named), message
 
 
 def test_rows(extracted):
-    loaded = load_geotext1652(extracted)
+    loaded = load_source("geotext1652", extracted)
     assert all(rows.features == FEATURES for rows in loaded.values())
     rows = rows_of(loaded)
     assert [row["image_id"] for row in rows["train"]] == TRAIN_ORDER
@@ -116,28 +117,28 @@ def test_rows(extracted):
 
 def test_archives_and_a_partly_extracted_tree_give_the_same_rows(extracted):
     packed = pack(extracted)
-    expected = rows_of(load_geotext1652(extracted))
-    assert rows_of(load_geotext1652(packed)) == expected
+    expected = rows_of(load_source("geotext1652", extracted))
+    assert rows_of(load_source("geotext1652", packed)) == expected
     partly = packed / "images/train/0001"
     partly.mkdir()
     shutil.copy(extracted / "images/train/0001/0001.jpg", partly)
-    assert rows_of(load_geotext1652(packed, image_check=False)) == expected
+    assert rows_of(load_source("geotext1652", packed, image_check=False)) == expected
 
 
 def test_the_names_of_the_readme_and_a_snapshot_of_the_hub(extracted):
-    expected = rows_of(load_geotext1652(extracted))
+    expected = rows_of(load_source("geotext1652", extracted))
     images = extracted / "images"
     (images / "test/query").rename(images / "test/query(701)")
     (images / "test/gallery_no_train").rename(images / "test/gallery_no_train(250)")
     outer = extracted.with_name("datasets")
     outer.mkdir()
     extracted.rename(outer / "track4-cross-modal-drone-navigation")
-    assert rows_of(load_geotext1652(outer)) == expected
+    assert rows_of(load_source("geotext1652", outer)) == expected
 
 
 def test_records_may_name_folders_as_the_readme_does(extracted):
     """Whichever name the record has, the folder is found under either, and one image is one row."""
-    expected = rows_of(load_geotext1652(extracted))
+    expected = rows_of(load_source("geotext1652", extracted))
 
     def rename(records: list[dict]) -> None:
         for record in records[::2]:  # the others keep the Hub's names
@@ -146,10 +147,10 @@ def test_records_may_name_folders_as_the_readme_does(extracted):
 
     edit(extracted, "train.json", rename)
     edit(extracted, "test_951_version.json", rename)
-    assert rows_of(load_geotext1652(extracted)) == expected
+    assert rows_of(load_source("geotext1652", extracted)) == expected
     for folder, (alias,) in FOLDER_ALIASES.items():
         (extracted / "images" / folder).rename(extracted / "images" / alias)
-    assert rows_of(load_geotext1652(extracted)) == expected
+    assert rows_of(load_source("geotext1652", extracted)) == expected
     assert not audit_directory(extracted).count("bad_record") + audit_directory(extracted).count("missing_image")
 
 
@@ -165,8 +166,8 @@ def test_no_stale_rows(extracted, tmp_path, change):
     table.write_text("place,lat,lon\n0001,40.5,-88.25\n", encoding="utf-8")
     path = extracted / "images/train/0001/0001.jpg"
     before = path.read_bytes()
-    first = rows_of(load_geotext1652(extracted, coordinates=table))["train"]
-    assert rows_of(load_geotext1652(extracted, coordinates=table))["train"] == first
+    first = rows_of(load_source("geotext1652", extracted, coordinates=table))["train"]
+    assert rows_of(load_source("geotext1652", extracted, coordinates=table))["train"] == first
     assert (first[0]["latitude_deg"], first[0]["longitude_deg"], first[3]["latitude_deg"]) == (40.5, -88.25, None)
     stat = path.stat()
     if change == "caption":
@@ -176,7 +177,7 @@ def test_no_stale_rows(extracted, tmp_path, change):
     else:
         path.write_bytes(picture(99) if change == "picture" else before)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (change == "time")))
-    again = rows_of(load_geotext1652(extracted, coordinates=table))["train"]
+    again = rows_of(load_source("geotext1652", extracted, coordinates=table))["train"]
     assert (again == first) == (change == "time")
     assert again[0]["image"]["bytes"] == path.read_bytes()
 
@@ -189,12 +190,12 @@ def test_no_stale_rows_behind_linked_folders(extracted, tmp_path):
     (tmp_path / "store" / "cycle").symlink_to(images)
     (images / "notes").symlink_to("/nowhere/notes")
     (images / "loop").symlink_to("loop")
-    first, states = rows_of(load_geotext1652(extracted))["train"], list(file_states(images))
+    first, states = rows_of(load_source("geotext1652", extracted))["train"], list(file_states(images))
     assert list(file_states(images)) == states and any(line.startswith("notes ") for line in states)
     assert sum("0001/0001.jpg " in line for line in states) == 1  # no directory is gone through twice
     changed = picture(99)
     (tmp_path / "store" / TRAIN_ORDER[0]).write_bytes(changed)
-    again = rows_of(load_geotext1652(extracted))["train"]
+    again = rows_of(load_source("geotext1652", extracted))["train"]
     assert again[0]["image"]["bytes"] == changed and again[1:] == first[1:]
     (images / "again").unlink()
     (images / "again").symlink_to(images / "test")
@@ -202,9 +203,9 @@ def test_no_stale_rows_behind_linked_folders(extracted, tmp_path):
 
 
 def test_an_unchanged_source_is_not_read_again(extracted):
-    loaded = load_geotext1652(extracted)
+    loaded = load_source("geotext1652", extracted)
     written = {file["filename"]: os.stat(file["filename"]).st_mtime_ns for file in loaded["train"].cache_files}
-    again = load_geotext1652(extracted)
+    again = load_source("geotext1652", extracted)
     assert written
     assert {file["filename"]: os.stat(file["filename"]).st_mtime_ns for file in again["train"].cache_files} == written
 
@@ -212,9 +213,9 @@ def test_an_unchanged_source_is_not_read_again(extracted):
 def test_the_small_test_file_stands_in_only_when_the_large_one_is_absent(extracted):
     records = json.loads((extracted / "test_951_version.json").read_text(encoding="utf-8"))
     write_json(extracted, "test_24G_version.json", records[:1])
-    assert load_geotext1652(extracted)["test"].num_rows == 3
+    assert load_source("geotext1652", extracted)["test"].num_rows == 3
     (extracted / "test_951_version.json").unlink()
-    assert load_geotext1652(extracted)["test"].num_rows == 1
+    assert load_source("geotext1652", extracted)["test"].num_rows == 1
 
 
 def test_platform_of():
@@ -290,7 +291,7 @@ def test_a_null_list_is_as_many_nulls(extracted):
     edit(extracted, "train.json", lambda records: records[1].update(bboxes=None))
     edit(extracted, "train.json", lambda records: records[2].update(sentences=None))
     edit(extracted, "train.json", lambda records: records[3].update(sentences=None, bboxes=None))
-    rows = {row["image_id"]: row for row in rows_of(load_geotext1652(extracted))["train"]}
+    rows = {row["image_id"]: row for row in rows_of(load_source("geotext1652", extracted))["train"]}
     assert rows[TRAIN_NAMES[1]]["regions"] == [
         {"text": "The main hall.", "bbox": None},
         {"text": "On the right a road.", "bbox": None},
@@ -337,7 +338,7 @@ def test_undecodable_image(extracted, layout, content):
     path.write_bytes(path.read_bytes()[:-200] if content == "truncated" else content)
     root = pack(extracted) if layout == "packed" else extracted
     assert_refused(root, "test/query/0002/0002.jpg", "cannot be decoded")
-    assert load_geotext1652(root, image_check=False)["test"].num_rows == 3
+    assert load_source("geotext1652", root, image_check=False)["test"].num_rows == 3
 
 
 def test_unsafe_archive(extracted):
@@ -359,7 +360,7 @@ def test_place_in_both_splits_and_image_twice_in_test(extracted):
 @pytest.mark.skipif(REAL is None, reason="PEMOE_REAL_CAMPUS does not name a directory of real tiles")
 class TestRealTiles:
     def test_counts_equal_the_json(self):
-        loaded = load_geotext1652(REAL)
+        loaded = load_source("geotext1652", REAL)
         assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 255, "test": 132}
         for split, name in (("train", "train.json"), ("test", "test_951_version.json")):
             told = collections.Counter()
@@ -378,7 +379,7 @@ class TestRealTiles:
                 opened.extractall(archive.parent, filter="data")
             archive.unlink()
         assert len(archives) > 100
-        assert rows_of(load_geotext1652(tmp_path / "real")) == rows_of(load_geotext1652(REAL))
+        assert rows_of(load_source("geotext1652", tmp_path / "real")) == rows_of(load_source("geotext1652", REAL))
 
 
 def test_coordinates_that_fit_no_place_are_refused_and_few_are_told(extracted, tmp_path):

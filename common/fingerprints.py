@@ -7,17 +7,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.common.errors import InputError
+
+
+class VanishedFileError(InputError):
+    """A file that was there is gone."""
 
 
 def file_states(directory: Path) -> Iterator[str]:
     """One line for every file below a directory, in a fixed order: relative path, size in bytes, time of change in ns.
 
     Links are followed, as they are when images are read. A directory met again, under another name or inside itself,
-    is one line that says which; a link that leads nowhere is told by its own state.
+    is one line that says which; a link that leads nowhere gives its own state.
 
     Raises:
-        DataError: a file vanished meanwhile.
+        VanishedFileError: a file vanished meanwhile.
 
     Example:
         >>> list(file_states(Path("images")))                                               # doctest: +SKIP
@@ -41,12 +45,12 @@ def file_state(path: str | Path, name: str) -> str:
     """The line of one file, which it calls `name`.
 
     Raises:
-        DataError: there is no such file.
+        VanishedFileError: there is no such file.
     """
     try:
         state = os.stat(path) if os.path.exists(path) else os.lstat(path)
     except OSError as error:
-        raise DataError(f"{path} vanished while it was read ({error.strerror}); run again") from error
+        raise VanishedFileError(f"{path} vanished while it was read ({error.strerror}); run again") from error
     return f"{name} {state.st_size} {state.st_mtime_ns}"
 
 

@@ -1,0 +1,81 @@
+"""The words by which tables, folders and file names call platforms and splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pemoe.datasets_scripts.schema import PLATFORM_TRAITS, DataError, check_platform
+
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "query", "gallery"), "test"),
+}
+VALIDATION_WORDS = ("val", "valid", "validation", "dev", "eval")
+
+PlatformWords = Mapping[str, str]  # word -> platform
+
+
+def platform_words(own: str | None = None) -> PlatformWords:
+    """The words of all platforms that have some, and a user's own platform, which has its name alone.
+
+    Raises:
+        DataError: `own` cannot be a platform's name.
+
+    Example:
+        >>> platform_words("infrared")["uav"], platform_words("infrared")["infrared"]
+        ('drone', 'infrared')
+    """
+    words = {word: name for name, traits in PLATFORM_TRAITS.items() for word in traits.words}
+    if own is not None and find_platform(own, words) is None:
+        words[_letters(check_platform(own))] = own
+    return words
+
+
+def find_platform(text: str, words: PlatformWords) -> str | None:
+    """The platform that a text names, in any case, as plural and with "view" behind it; None for other words.
+
+    "aerial" stands for satellite: in cross-view data sets it names pictures taken straight from above.
+
+    Example:
+        >>> [find_platform(text, platform_words()) for text in ("Drones", "street_view", "photos")]
+        ['drone', 'ground', None]
+    """
+    letters = _letters(text)
+    short = letters.removesuffix("s").removesuffix("view").removesuffix("image")
+    return words.get(letters, words.get(short))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_\d]+", "", text).lower()
+
+
+def parse_platform(text: str, where: str, words: PlatformWords) -> str:
+    """A platform by one of its words.
+
+    Raises:
+        DataError: no word for a platform.
+
+    Example:
+        >>> parse_platform("Street view", "a.csv line 2", platform_words())
+        'ground'
+    """
+    platform = find_platform(text, words)
+    if platform is None:
+        raise DataError(f"{where}: {text!r} is no platform; use one of {', '.join(words)}, or leave it empty")
+    return platform
+
+
+def parse_split(text: str, where: str) -> str:
+    """A split by one of its words.
+
+    Raises:
+        DataError: no word for a split, or one for a validation split, which is not kept apart here.
+
+    Example:
+        >>> parse_split("Training", "a.csv line 2")
+        'train'
+    """
+    if text.lower() not in SPLIT_WORDS:
+        raise DataError(f"{where}: {text!r} is no split; use train or test")
+    return SPLIT_WORDS[text.lower()]
