@@ -14,9 +14,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from pemoe.common.progress import progress_bars
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.hub_cards.dataset_card import CardOptions, read_build, render_dataset_card
-from pemoe.hub_cards.hub_client import PublishError, one_line_errors, progress_bars, require_token
+from pemoe.hub_cards.hub_client import PublishError, one_line_errors, require_token
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 from pemoe.hub_cards.parquet_check import check_parquet
 

@@ -18,30 +18,28 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from local_hub import CLOSE, LocalHub
 from local_hub_routes import Repo
 
 from pemoe.datasets_scripts import PLATFORMS, DataError
 from pemoe.hub_cards import plan_push
-from pemoe.hub_cards.hub_client import progress_bars
 
 REPORTS = ("audit.html", "refine.html", "refine.json")
 KEY = ("dataset", "me/campus")
 PUSH = """
 import json, sys
-from pemoe.datasets_scripts import DataError
+from pemoe.common.errors import InputError
 from pemoe.hub_cards import plan_push, push_dataset
 for line in sys.argv[2:]:
-    told = json.loads(line)
+    options = json.loads(line)
     try:
-        if told.pop("dry", False):
-            plan = plan_push(sys.argv[1], **told)
+        if options.pop("dry", False):
+            plan = plan_push(sys.argv[1], **options)
             print(json.dumps({file.path: file.size_bytes for file in plan.files}))
         else:
-            result = push_dataset(sys.argv[1], **told)
+            result = push_dataset(sys.argv[1], **options)
             print(json.dumps([result.url, result.commit, result.private]))
-    except DataError as error:
+    except InputError as error:
         print(json.dumps({"refused": str(error), "kind": type(error).__name__}))
 """
 READ = """
@@ -252,20 +250,6 @@ def test_a_revision_is_a_branch_of_its_own(built_dir: Path, hub: LocalHub, home:
     assert hub.repos[KEY].refs["v2"] == commit
     assert "README.md" in hub.repos[KEY].files("v2")
     assert "README.md" not in hub.repos[KEY].files("main")
-
-
-@pytest.mark.parametrize("show", [True, False])
-@pytest.mark.parametrize("were_off", [True, False])
-def test_bars_are_left_as_they_were(show: bool, were_off: bool) -> None:
-    before = are_progress_bars_disabled()
-    (disable_progress_bars if were_off else enable_progress_bars)()
-    try:
-        with pytest.raises(KeyError), progress_bars(show):
-            assert are_progress_bars_disabled() is not show
-            raise KeyError
-        assert are_progress_bars_disabled() is were_off
-    finally:
-        (disable_progress_bars if before else enable_progress_bars)()
 
 
 def spoil_missing(root: Path) -> None:
