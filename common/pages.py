@@ -157,4 +157,9 @@ def picture_url(image: Image.Image, side_px: int = THUMBNAIL_PX) -> str:
     image.thumbnail((side_px, side_px))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return jpeg_url(buffer.getvalue())
+
+
+def jpeg_url(data: bytes) -> str:
+    """The bytes of a JPEG as a `data:` URL."""
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")

@@ -187,7 +187,7 @@ def audit(  # noqa: PLR0913 - options of a command
     )  # fmt: skip
     found = audit_source(name, root, options, show_progress=True)
     prepare_output(directory, overwrite)
-    write_audit(found, name, root, directory)
+    write_audit(found, directory)
     metrics = write_metrics(directory, typed_command(), None, started_s, found.to_dict())
     if as_json:
         print_json(metrics)

@@ -1,85 +1,71 @@
-"""Checks of captions: empty, cut off, joined, refused."""
+"""Checks of one caption: cut off, joined, refused, with words that the data set's generator rejects."""
 
 from __future__ import annotations
 
 import re
-from functools import partial
+from typing import NamedTuple
 
-from pemoe.datasets_scripts.audit.defects import Finding
 from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import complete_sentences, split_sentences
 
-JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
-WRITING = re.compile(r"\b(?:letters|words|reads|reading)\b", re.IGNORECASE)
-FROM_ABOVE = re.compile(r"\b(?:letters|words|reads|reading|sky|skies|sun)\b", re.IGNORECASE)
-SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)
+_JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
+_WRITING = re.compile(r"\b(?:letters|words|reads|reading)\b", re.IGNORECASE)
+_WRITING_OR_SKY = re.compile(r"\b(?:letters|words|reads|reading|sky|skies|sun)\b", re.IGNORECASE)
+_SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)
 
 
-def rejected_words(platform: str | None) -> re.Pattern[str]:
-    """The words that do not belong in a caption of a platform: the sky is allowed on the ground alone.
+class Found(NamedTuple):
+    """What a check found in a caption: one line, and `(start, end)` of the offending words."""
+
+    detail: str
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def _find(caption: str, pattern: re.Pattern[str]) -> Found | None:
+    spans = tuple(match.span() for match in pattern.finditer(caption))
+    words = sorted({caption[start:end].lower() for start, end in spans})
+    return Found(f"has {', '.join(words)}", spans) if spans else None
+
+
+def find_cut(caption: str, split: str | None, platform: str | None) -> Found | None:
+    """Find sentences that were cut off; the spans leave out those whose white space is not plain.
 
     Example:
-        >>> rejected_words("ground").search("A blue sky.") is None
-        True
-    """
-    return WRITING if platform == "ground" else FROM_ABOVE
-
-
-def cut_sentences(caption: str) -> list[str]:
-    """The sentences of a caption that were cut off.
-
-    Example:
-        >>> cut_sentences("A pond lies in a park. " * 8 + "On the left there is a ro")
-        ['On the left there is a ro']
+        >>> find_cut("A pond lies in a park. " * 8 + "On the left there is a ro", "train", "drone").detail
+        "ends in ...'On the left there is a ro'"
     """
     whole = complete_sentences(caption)
-    return [sentence for sentence in split_sentences(caption) if sentence not in whole]
+    cut = [sentence for sentence in split_sentences(caption) if sentence not in whole]
+    starts = [(caption.rfind(sentence), len(sentence)) for sentence in cut]
+    spans = tuple((start, start + length) for start, length in starts if start >= 0)
+    return Found(f"ends in ...{cut[-1][-60:]!r}", spans) if cut else None
 
 
-def _spans(caption: str, parts: list[str]) -> tuple[tuple[int, int], ...]:
-    """Where the parts lie in the caption; those changed by white space are passed over."""
-    starts = [(caption.rfind(part), len(part)) for part in parts]
-    return tuple((start, start + length) for start, length in starts if start >= 0)
+def find_joint(caption: str, split: str | None, platform: str | None) -> Found | None:
+    """Find the mark `[MOF]`."""
+    return _find(caption, _JOINT)
 
 
-def check_caption(
-    caption: object, split: str | None, image_id: str, index: int, platform: str | None
-) -> list[Finding]:
-    """The defects that one caption shows by itself.
-
-    Args:
-        caption: anything; a text is examined.
-        split: "train" or "test".
-        image_id: for the findings.
-        index: number of the caption in its record or row.
-        platform: of the image; None if unknown.
-
-    Returns:
-        The findings, [] for a good caption.
+def find_refusal(caption: str, split: str | None, platform: str | None) -> Found | None:
+    """Find refusals, apologies and web addresses, and in train questions.
 
     Example:
-        >>> [found.kind for found in check_caption("Sorry, I see no hall.", "test", "6/6.jpg", 0, "satellite")]
-        ['refused_caption']
+        >>> find_refusal("Sorry, I see no hall.", "test", "satellite")
+        Found(detail='has sorry', spans=((0, 5),))
     """
-    if not isinstance(caption, str) or not caption.strip():
-        return [
-            Finding("empty_caption", split, image_id, f"caption {index} is {caption!r}"[:200], caption_index=index)
-        ]
-    make = partial(Finding, split=split, image_id=image_id, caption_index=index, text=caption)
-    found = []
-    cut = cut_sentences(caption)
-    if cut:
-        found.append(make("truncated_caption", detail=f"ends in ...{cut[-1][-60:]!r}", spans=_spans(caption, cut)))
-    patterns = {
-        "mof_joint": JOINT,
-        "refused_caption": refusal_words(split),
-        "rejected_words": rejected_words(platform),
-    }
-    for kind, pattern in patterns.items():
-        spans = tuple(match.span() for match in pattern.finditer(caption))
-        if spans:
-            words = ", ".join(sorted({caption[start:end].lower() for start, end in spans}))
-            found.append(make(kind, detail=f"has {words}", spans=spans))
-    if split == "train" and not SIDE_LETTERS.search(caption):
-        found.append(make("no_left_right", detail="names no side of the image"))
-    return found
+    return _find(caption, refusal_words(split))
+
+
+def find_rejected_words(caption: str, split: str | None, platform: str | None) -> Found | None:
+    """Find words that do not belong in a caption of a platform: the sky is allowed on the ground alone.
+
+    Example:
+        >>> find_rejected_words("A blue sky.", "train", "ground") is None
+        True
+    """
+    return _find(caption, _WRITING if platform == "ground" else _WRITING_OR_SKY)
+
+
+def find_no_side(caption: str, split: str | None, platform: str | None) -> Found | None:
+    """Find training captions without the letters of a side."""
+    return Found("names no side of the image") if split == "train" and not _SIDE_LETTERS.search(caption) else None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 
+from pemoe.datasets_scripts.audit.images import Hashes
+
 NEAR_FREQUENCY_BITS = 6  # of 64; other campus places differ in 8 or more, other real places in 14 or more
 NEAR_GRADIENT_BITS = 8
+RECENT = 2**16  # pictures that one is compared with while they come in
 BANDS = NEAR_FREQUENCY_BITS + 1  # two hashes that differ in 6 bits agree in one of 7 bands
 
 _POPCOUNT = np.array([bin(number).count("1") for number in range(256)], dtype=np.uint8)
@@ -54,3 +58,21 @@ def near_pairs(frequency: np.ndarray, gradient: np.ndarray) -> Iterator[tuple[in
                 rest = rest[_bits_apart(gradient[rest], gradient[i]) <= NEAR_GRADIENT_BITS]
                 new = (keys[:band, rest] != keys[:band, i][:, None]).all(axis=0)  # not met in an earlier band
                 yield from ((int(i), int(j)) for j in rest[new])
+
+
+def near_to(hashes: Hashes, number: int, state: array, frequency: array, gradient: array) -> list[int]:
+    """The images that look nearly like one, out of the `RECENT` ones before it, as `near_pairs` would find them.
+
+    Args:
+        hashes: of the one.
+        number: of the one.
+        state: ("B",) an entry below 2 has no hashes.
+        frequency, gradient: ("Q",) the hashes of all.
+    """
+    start = max(0, number - RECENT)
+    kinds = (np.uint8, np.uint64, np.uint64)
+    columns = (state, frequency, gradient)
+    known, *others = (np.frombuffer(one, kind)[start:number] for one, kind in zip(columns, kinds, strict=True))
+    near = np.flatnonzero((known == 2) & (_bits_apart(others[0], np.uint64(hashes.frequency)) <= NEAR_FREQUENCY_BITS))
+    near = near[_bits_apart(others[1][near], np.uint64(hashes.gradient)) <= NEAR_GRADIENT_BITS]
+    return (near + start).tolist()

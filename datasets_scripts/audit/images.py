@@ -1,4 +1,4 @@
-"""Checks of one image: does it decode, what shape and colours it has, and two hashes to compare it by."""
+"""Checks of one picture: what shape and colours it has; two hashes to compare it by, a small copy to show it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import imagehash
 import numpy as np
 from PIL import Image, ImageStat
 
-from pemoe.common.errors import one_line
 from pemoe.datasets_scripts.audit.attribution import find_text_band
-from pemoe.datasets_scripts.audit.defects import Finding
 
 MIN_SIDE_PX = 64
 MAX_ASPECT = 2.0
 BLANK_SPREAD = 2.0  # standard deviation of luma, of 255
 HASHED_PX = 128  # larger pictures are averaged down to about this before hashing
+THUMBNAIL_PX = 300
 FROM_ABOVE = ("satellite", "drone", None)  # platforms whose pictures may carry an attribution
 
 
@@ -51,77 +50,44 @@ def hash_image(image: Image.Image) -> Hashes:
     return Hashes(_as_int(imagehash.phash(grey)), _as_int(imagehash.dhash(grey)))
 
 
-def decode_image(data: bytes) -> tuple[Image.Image | None, Finding | None]:
-    """Decode an image to its last pixel.
-
-    Args:
-        data: the file's bytes.
-
-    Returns:
-        (image, None), or (None, finding) with the kind "undecodable_image" where not even the header can be read,
-        "truncated_image" where the pixels end early or are broken.
-
-    Example:
-        >>> decode_image(b"no picture")[1].kind
-        'undecodable_image'
-    """
-    kind = "undecodable_image"
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            kind = "truncated_image"
-            image.load()
-            return image, None
-    except Exception as error:  # Pillow's decoders raise many kinds on broken bytes
-        if isinstance(error, Image.DecompressionBombError):
-            kind = "undecodable_image"
-        reason = one_line(error)[:160]
-        return None, Finding(kind, None, None, reason)
+def thumbnail(image: Image.Image) -> bytes:
+    """A copy of at most `THUMBNAIL_PX` a side, as JPEG."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
-def is_blank(image: Image.Image) -> bool:
-    """Whether an image has one colour throughout.
+def find_other_mode(image: Image.Image, platform: str | None) -> str | None:
+    """Find pictures that are not RGB."""
+    return f"has the mode {image.mode}" if image.mode != "RGB" else None
+
+
+def find_tiny(image: Image.Image, platform: str | None) -> str | None:
+    """Find pictures with a side below `MIN_SIDE_PX`."""
+    return f"is {image.width} x {image.height} px" if min(image.size) < MIN_SIDE_PX else None
+
+
+def find_odd_size(image: Image.Image, platform: str | None) -> str | None:
+    """Find pictures more than `MAX_ASPECT` times as long as wide."""
+    return f"is {image.width} x {image.height} px" if max(image.size) > MAX_ASPECT * min(image.size) else None
+
+
+def find_blank(image: Image.Image, platform: str | None) -> str | None:
+    """Find pictures that have one colour throughout.
 
     Example:
-        >>> is_blank(Image.new("RGB", (8, 8), "black"))
-        True
+        >>> find_blank(Image.new("RGB", (8, 8), "black"), "drone")
+        'has a single colour'
     """
-    return ImageStat.Stat(image.convert("L")).stddev[0] < BLANK_SPREAD
+    return "has a single colour" if ImageStat.Stat(image.convert("L")).stddev[0] < BLANK_SPREAD else None
 
 
-def look_findings(image: Image.Image, platform: str | None) -> list[Finding]:
-    """The defects of a decoded image (see `check_image`)."""
-    found = []
-    width, height = image.size
-    if image.mode != "RGB":
-        found.append(Finding("non_rgb_image", None, None, f"has the mode {image.mode}"))
-    if min(width, height) < MIN_SIDE_PX:
-        found.append(Finding("tiny_image", None, None, f"is {width} x {height} px"))
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        found.append(Finding("odd_size_image", None, None, f"is {width} x {height} px"))
-    if is_blank(image):
-        found.append(Finding("blank_image", None, None, "has a single colour"))
+def find_attribution(image: Image.Image, platform: str | None) -> str | None:
+    """Find a line of text over the bottom of pictures from above."""
     band = find_text_band(image) if platform in FROM_ABOVE else None
-    if band is not None:
-        where = f"rows {band.top_px} to {band.bottom_px} of {height}, columns {band.left_px} to {band.right_px}"
-        found.append(Finding("burnt_in_attribution", None, None, f"has a line of text in {where}"))
-    return found
-
-
-def check_image(data: bytes, platform: str | None) -> list[Finding]:
-    """The defects that one image shows by itself.
-
-    Args:
-        data: the file's bytes.
-        platform: "satellite", "drone", "ground" or None; text over the bottom is looked for in pictures from above.
-
-    Returns:
-        The findings, without split and image_id; [] for a clean image.
-
-    Example:
-        >>> buffer = io.BytesIO()
-        >>> Image.linear_gradient("L").resize((200, 80)).save(buffer, "PNG")
-        >>> [found.kind for found in check_image(buffer.getvalue(), "ground")]
-        ['non_rgb_image', 'odd_size_image']
-    """
-    image, broken = decode_image(data)
-    return look_findings(image, platform) if broken is None else [broken]
+    if band is None:
+        return None
+    rows = f"rows {band.top_px} to {band.bottom_px} of {image.height}"
+    return f"has a line of text in {rows}, columns {band.left_px} to {band.right_px}"

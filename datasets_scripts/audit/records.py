@@ -1,90 +1,35 @@
-"""Checks of one record of a GeoText JSON file, or of one row of the schema, without its image."""
+"""Findings in one record of a GeoText JSON file, in one row of the schema, in one picture: by each check there is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pemoe.datasets_scripts.audit.captions import check_caption
-from pemoe.datasets_scripts.audit.defects import GENERATOR_ONLY, Finding
-from pemoe.datasets_scripts.audit.regions import bbox_fault, region_findings
-from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS, platform_of, split_image_id
-from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, canonical_image, region_lists
+from PIL import Image
 
-REQUIRED_KEYS = ("image_id", "image", "caption")
+from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding, checks_of
+from pemoe.datasets_scripts.audit.regions import region_findings
+from pemoe.datasets_scripts.sources.geotext.names import platform_of
+from pemoe.datasets_scripts.sources.geotext.rows import (
+    SOURCE,
+    captions_of,
+    content_faults,
+    record_faults,
+    region_lists,
+    regions_of,
+    structure_fault,
+)
+from pemoe.datasets_scripts.sources.images import ImageError, decode_image
 
 
-def captions_of(record: Mapping[str, Any], split: str) -> list[Any]:
-    """The captions of a record: a string in train.json, a list in the test JSON.
+def texts_of(captions: Iterable[Any]) -> list[str]:
+    """The captions that are texts and not blank.
 
     Example:
-        >>> captions_of({"caption": "A hall."}, "train")
+        >>> texts_of(["A hall.", " ", None])
         ['A hall.']
     """
-    return record["caption"] if split == "test" else [record["caption"]]
-
-
-def _wrong_lists(record: Mapping[str, Any]) -> str | None:
-    """What is wrong with the parallel lists `sentences` and `bboxes`."""
-    sentences, bboxes = region_lists(record)
-    if not isinstance(sentences, list) or not isinstance(bboxes, list) or len(sentences) != len(bboxes):
-        return "sentences and bboxes are not lists of one length"
-    if not all(text is None or isinstance(text, str) for text in sentences):
-        return "a sentence is not text"
-    return None
-
-
-def structure_fault(record: object, split: str) -> tuple[str, str] | None:
-    """What makes a record unusable, as (kind, detail); None for a record whose texts can be looked at.
-
-    Args:
-        record: an entry of the JSON list, of whatever type.
-        split: "train" or "test".
-
-    Example:
-        >>> structure_fault({"image_id": "6/6.jpg", "caption": "A hall."}, "train")
-        ('bad_record', 'lacks image')
-    """
-    if not isinstance(record, dict):
-        return "bad_record", f"is not an object but {str(record)[:60]!r}"
-    missing = [key for key in REQUIRED_KEYS if key not in record]
-    if missing:
-        return "bad_record", f"lacks {', '.join(missing)}"
-    try:
-        split_image_id(record["image_id"])
-    except DataError:
-        return "bad_image_id", f"image_id {str(record['image_id'])[:80]!r} is not '<building>/<file>'"
-    if canonical_image(record["image"], record["image_id"], split) is None:
-        expected = " or ".join(f"{folder}/{record['image_id']}" for folder in IMAGE_FOLDERS[split])
-        return "bad_record", f"image {str(record['image'])[:80]!r} is not {expected}"
-    if split == "test" and not isinstance(record["caption"], list):
-        return "bad_record", "the caption of a test record is not a list"
-    wrong = _wrong_lists(record)
-    return ("bad_record", wrong) if wrong else None
-
-
-def record_regions(record: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
-    """The regions of a sound record as (slot, sentence, box); slots without a sentence are passed over.
-
-    Example:
-        >>> record_regions({"sentences": [None, "A road."], "bboxes": [None, [0.5, 0.5, 0.2, 0.2]]})
-        [(1, 'A road.', [0.5, 0.5, 0.2, 0.2])]
-    """
-    pairs = zip(*region_lists(record), strict=True)
-    return [(slot, text, bbox) for slot, (text, bbox) in enumerate(pairs) if text and text.strip()]
-
-
-def _speechless_boxes(record: Mapping[str, Any], split: str) -> list[Finding]:
-    """The findings on boxes of slots without a sentence."""
-    _, bboxes = region_lists(record)
-    spoken = {slot for slot, _, _ in record_regions(record)}
-    faults = {slot: bbox_fault(bbox) for slot, bbox in enumerate(bboxes) if slot not in spoken}
-    return [
-        Finding("bad_bbox", split, record["image_id"], f"the box {str(bboxes[slot])[:80]} {fault}", region_index=slot)
-        for slot, fault in faults.items()
-        if fault is not None
-    ]
+    return [caption for caption in captions if isinstance(caption, str) and caption.strip()]
 
 
 def joined_records(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
@@ -99,24 +44,32 @@ def joined_records(records: Sequence[Mapping[str, Any]], split: str) -> dict[str
     return {"caption": " ".join(captions), "sentences": sentences}
 
 
-def text_findings(
-    captions: Sequence[Any], split: str | None, image_id: str, platform: str | None
-) -> tuple[list[Finding], list[str]]:
-    """The findings on all captions of an image or record, and the captions that are texts."""
-    found = [
-        finding
-        for index, caption in enumerate(captions)
-        for finding in check_caption(caption, split, image_id, index, platform)
-    ]
-    return found, [caption for caption in captions if isinstance(caption, str) and caption.strip()]
+def check_captions(
+    captions: Iterable[Any], split: str | None, image_id: str, platform: str | None
+) -> Iterator[Finding]:
+    """What the checks of captions find; captions that are no texts are passed over.
+
+    Args:
+        captions: of one record or row.
+        split: "train" or "test".
+        image_id: for the findings.
+        platform: of the image; None if unknown.
+
+    Example:
+        >>> [found.kind for found in check_captions(["Sorry, I see no hall."], "test", "6/6.jpg", "satellite")]
+        ['refused_caption']
+    """
+    checks = checks_of("caption")
+    for index, caption in enumerate(captions):
+        for kind, check in checks.items() if texts_of([caption]) else ():
+            if found := check(caption, split, platform):
+                yield Finding(
+                    kind, split, image_id, found.detail, caption_index=index, text=caption, spans=found.spans
+                )
 
 
 def check_record(
-    record: object,
-    split: str,
-    *,
-    image_captions: Sequence[str] = (),
-    previous: dict[str, Any] | None = None,
+    record: Any, split: str, *, image_captions: Sequence[str] = (), previous: dict[str, Any] | None = None
 ) -> list[Finding]:
     """The defects that one record shows by itself.
 
@@ -134,22 +87,19 @@ def check_record(
         >>> [found.kind for found in check_record(record, "train")]
         ['unknown_platform', 'empty_caption']
     """
-    fault = structure_fault(record, split)
-    if fault is not None:
+    faults = list(record_faults(record, split))
+    if structure_fault(record, split) is not None:
         named = record.get("image_id") if isinstance(record, dict) else None
-        return [Finding(fault[0], split, named if isinstance(named, str) else None, fault[1])]
-    image_id = record["image_id"]
+        return [Finding(faults[0].kind, split, named if isinstance(named, str) else None, faults[0].detail)]
+    image_id, captions, sentences = record["image_id"], captions_of(record, split), region_lists(record)[0]
     platform = platform_of(image_id)
-    found = []
-    if platform is None:
-        found.append(Finding("unknown_platform", split, image_id, "has a hashed name"))
-    told = captions_of(record, split)
-    if not told:
-        found.append(Finding("empty_caption", split, image_id, "has no captions"))
-    on_captions, captions = text_findings(told, split, image_id, platform)
-    known = [*captions, *image_captions]
-    on_regions = region_findings(record_regions(record), known, split, image_id, previous=previous)
-    return [*found, *on_captions, *on_regions, *_speechless_boxes(record, split)]
+    found = [] if platform else [Finding("unknown_platform", split, image_id, "has a hashed name")]
+    for fault in faults:
+        text = "" if fault.region_index is None else sentences[fault.region_index] or ""
+        found.append(Finding(fault.kind, split, image_id, *fault[1:], text=text))
+    known = [*texts_of(captions), *image_captions]
+    found += check_captions(captions, split, image_id, platform)
+    return found + region_findings(regions_of(record), known, split, image_id, previous=previous)
 
 
 def _coordinate_fault(latitude_deg: object, longitude_deg: object) -> tuple[str, str] | None:
@@ -166,14 +116,14 @@ def _coordinate_fault(latitude_deg: object, longitude_deg: object) -> tuple[str,
 def check_row(row: Mapping[str, Any]) -> list[Finding]:
     """The defects that one row of the schema shows by itself, its image left aside.
 
-    A test row may go without captions: then it is of a gallery. `GENERATOR_ONLY` is looked for in rows of GeoText-1652
-    alone.
+    A test row may go without captions: then it is of a gallery. What is measured against the generator of GeoText-1652
+    is looked for in rows of that source alone.
 
     Args:
         row: the keys of `schema.FEATURES`; `platform` is a name or None.
 
     Returns:
-        The findings, [] for a clean row with coordinates. Missing coordinates are told of its place, if it has one.
+        The findings, [] for a clean row with coordinates. Missing ones are a finding on its place, if it has one.
 
     Example:
         >>> row = {"image_id": "a.jpg", "place_id": "a", "platform": "drone", "captions": [], "regions": [],
@@ -181,7 +131,7 @@ def check_row(row: Mapping[str, Any]) -> list[Finding]:
         >>> [found.kind for found in check_row(row)]
         ['bad_coordinates', 'no_caption']
     """
-    split, image_id = row["split"], row["image_id"]
+    split, image_id, captions, regions = row["split"], row["image_id"], row["captions"], row["regions"]
     found = []
     if row["platform"] is None:
         found.append(Finding("unknown_platform", split, image_id, "has no platform"))
@@ -189,9 +139,34 @@ def check_row(row: Mapping[str, Any]) -> list[Finding]:
     if fault is not None:
         subject = row["place_id"] if fault[0] == "missing_coordinates" else None
         found.append(Finding(fault[0], split, subject or image_id, fault[1]))
-    if split == "train" and not row["captions"]:
+    if split == "train" and not captions:
         found.append(Finding("no_caption", split, image_id, "has no captions"))
-    on_captions, captions = text_findings(row["captions"], split, image_id, row["platform"])
-    regions = [(index, region["text"], region["bbox"]) for index, region in enumerate(row["regions"])]
-    found += [*on_captions, *region_findings(regions, captions, split, image_id, is_slot=False)]
-    return [finding for finding in found if row["source"] == SOURCE or finding.kind not in GENERATOR_ONLY]
+    for fault in content_faults(captions, [region["bbox"] for region in regions]):
+        text = "" if fault.region_index is None else regions[fault.region_index]["text"]
+        found.append(Finding(fault.kind, split, image_id, *fault[1:], text=text))
+    found += check_captions(captions, split, image_id, row["platform"])
+    numbered = [(index, region["text"], region["bbox"]) for index, region in enumerate(regions)]
+    found += region_findings(numbered, texts_of(captions), split, image_id, is_slot=False)
+    return [one for one in found if row["source"] == SOURCE or not DEFECTS[one.kind].generator]
+
+
+def check_image(data: bytes, platform: str | None) -> tuple[Image.Image | None, list[Finding]]:
+    """The picture and the defects that it shows by itself.
+
+    Args:
+        data: the file's bytes.
+        platform: "satellite", "drone", "ground" or None.
+
+    Returns:
+        The picture, None for a broken one; the findings, without split and image_id, [] for a clean one.
+
+    Example:
+        >>> check_image(b"no picture", "ground")[1][0].kind
+        'undecodable_image'
+    """
+    try:
+        image = decode_image(data)
+    except ImageError as error:
+        return None, [Finding(error.kind, None, None, str(error)[:160])]
+    details = {kind: check(image, platform) for kind, check in checks_of("image").items()}
+    return image, [Finding(kind, None, None, detail) for kind, detail in details.items() if detail]

@@ -1,4 +1,4 @@
-"""Checks of regions: sentences that belong elsewhere or name the wrong side, boxes that are null, broken or noisy."""
+"""Checks of regions: sentences that belong elsewhere or name the wrong side, boxes that are null or noisy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pemoe.datasets_scripts.audit.defects import Finding
 from pemoe.datasets_scripts.audit.overlap import overlap
 from pemoe.datasets_scripts.sanitize import find_directions
+from pemoe.datasets_scripts.sources.geotext.rows import bbox_fault
 from pemoe.datasets_scripts.text.sentences import split_sentences
 
 MIN_SIDE, MAX_SIDE = 0.15, 0.8  # fractions of the image; the data set's generator drops boxes beyond
@@ -73,27 +74,10 @@ def _disagreement(sentence: str, captions: Sequence[str]) -> str | None:
     if len(sides) != 1 or not statements:
         return None
     shared, statement = max((overlap(sentence, statement), statement) for statement in statements)
-    told = side_words(statement)
-    if shared < SAME_STATEMENT or not told & {"left", "right"} or told & sides:
+    others = side_words(statement)
+    if shared < SAME_STATEMENT or not others & {"left", "right"} or others & sides:
         return None
     return statement
-
-
-def bbox_fault(bbox: object) -> str | None:
-    """What makes a box unusable; None for a good box and for null.
-
-    Example:
-        >>> bbox_fault([0.5, 0.5, 1.2, 0.3]), bbox_fault(None)
-        ('has a value outside [0, 1]', None)
-    """
-    if bbox is None:
-        return None
-    numbers = isinstance(bbox, (list, tuple)) and len(bbox) == 4
-    if not numbers or not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in bbox):
-        return "is not four numbers"
-    if not all(0 <= value <= 1 for value in bbox):  # nan is in no range
-        return "has a value outside [0, 1]"
-    return "has no area" if bbox[2] <= 0 or bbox[3] <= 0 else None
 
 
 def _noise(bbox: Sequence[float], is_main: bool) -> str | None:
@@ -106,62 +90,20 @@ def _noise(bbox: Sequence[float], is_main: bool) -> str | None:
     return None
 
 
-def _bbox_findings(bbox: object, text: str, is_main: bool) -> list[tuple[str, str]]:
-    """The defects of a region's box as (kind, detail)."""
-    if bbox is None:
-        return [("null_bbox", "has no box")]
-    fault = bbox_fault(bbox)
-    if fault:
-        return [("bad_bbox", f"the box {str(bbox)[:80]} {fault}")]
-    noise = _noise(bbox, is_main or "main object" in text.lower())
-    return [("noisy_bbox", f"the box {noise}")] if noise else []
-
-
-def _side_findings(text: str, index: int, captions: Sequence[str], boxed: bool) -> list[tuple[str, str]]:
-    """The defects of the side that a region's sentence names, as (kind, detail)."""
+def _side_finding(text: str, index: int, captions: Sequence[str], boxed: bool) -> tuple[str, str] | None:
+    """What is wrong with the side that a region's sentence names, as (kind, detail)."""
     sides = side_words(text)
     if {"left", "right"} <= sides and not boxed:
-        return [("both_sides_sentence", "names left and right, and no region has a box")]
+        return "both_sides_sentence", "names left and right, and no region has a box"
     has_letters = _SIDE_LETTERS.search(text) and not _MEANT_SIDE.search(text)
     if index > 0 and has_letters and not sides and not find_directions(text):
-        return [("false_side_sentence", "has the letters of a side, but names none")]
+        return "false_side_sentence", "has the letters of a side, but names none"
     other = _disagreement(text, captions)
-    return [("sentence_caption_disagree", f"the caption says: {other[:120]}")] if other else []
-
-
-def check_region(
-    text: str,
-    bbox: object,
-    index: int,
-    captions: Sequence[str],
-    *,
-    boxed: bool,
-    is_slot: bool = True,
-    previous: dict[str, Any] | None = None,
-) -> list[tuple[str, str]]:
-    """The defects of one region as (kind, detail).
-
-    Args:
-        text: its sentence.
-        bbox: `[cx, cy, w, h]` as fractions of the image, or None.
-        index: its number; 0 is the main object where `is_slot`.
-        captions: the captions known of its image.
-        boxed: whether any region of the record has a box.
-        is_slot: whether regions stand in the fixed order main, left, right.
-        previous: what the image before says, as one record.
-
-    Example:
-        >>> check_region("A bright roof.", [0.5, 0.5, 0.3, 0.3], 1, ["A bright roof."], boxed=True)
-        [('false_side_sentence', 'has the letters of a side, but names none')]
-    """
-    found = _bbox_findings(bbox, text, is_slot and index == 0)
-    if captions and is_stale(text, captions, previous):
-        return [*found, ("stale_sentence", "shares nothing with the captions of its image")]
-    return found + _side_findings(text, index if is_slot else 0, captions, boxed)
+    return ("sentence_caption_disagree", f"the caption says: {other[:120]}") if other else None
 
 
 def region_findings(
-    regions: Sequence[tuple[int, str, object]],
+    regions: Sequence[tuple[int, str, Any]],
     captions: Sequence[str],
     split: str | None,
     image_id: str,
@@ -169,21 +111,36 @@ def region_findings(
     is_slot: bool = True,
     previous: dict[str, Any] | None = None,
 ) -> list[Finding]:
-    """The defects of all regions of a record or row.
+    """The defects of all regions of a record or row; boxes that cannot be used are passed over.
 
     Args:
-        regions: (number, sentence, box) each.
-        captions, is_slot, previous: see `check_region`.
+        regions: (number, sentence, box) each; the box `[cx, cy, w, h]` as fractions of the image, or None.
+        captions: those known of its image.
         split, image_id: for the findings.
+        is_slot: whether regions stand in the fixed order main, left, right, so that number 0 is the main object.
+        previous: what the image before says, as one record.
 
     Example:
         >>> [found.kind for found in region_findings([(0, "A hall.", None)], ["A hall."], "train", "6/6.jpg")]
         ['null_bbox']
+        >>> regions = [(1, "A bright roof.", [0.5, 0.5, 0.3, 0.3])]
+        >>> region_findings(regions, ["A bright roof."], "train", "6/6.jpg")[0].kind
+        'false_side_sentence'
     """
     boxed = any(bbox is not None for _, _, bbox in regions)
-    told = captions if split == "train" else ()  # the short queries of test pass over most regions
-    return [
-        Finding(kind, split, image_id, detail, region_index=index, text=text)
-        for index, text, bbox in regions
-        for kind, detail in check_region(text, bbox, index, told, boxed=boxed, is_slot=is_slot, previous=previous)
-    ]
+    known = captions if split == "train" else ()  # the short queries of test pass over most regions
+    found = []
+    for index, text, bbox in regions:
+        faults: list[tuple[str, str] | None] = []
+        if bbox is None:
+            faults.append(("null_bbox", "has no box"))
+        elif bbox_fault(bbox) is None:
+            noise = _noise(bbox, (is_slot and index == 0) or "main object" in text.lower())
+            faults.append(("noisy_bbox", f"the box {noise}") if noise else None)
+        if known and is_stale(text, known, previous):
+            faults.append(("stale_sentence", "shares nothing with the captions of its image"))
+        else:
+            faults.append(_side_finding(text, index if is_slot else 0, known, boxed))
+        for kind, detail in filter(None, faults):
+            found.append(Finding(kind, split, image_id, detail, region_index=index, text=text))
+    return found

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pemoe.common.files import write_json
-from pemoe.common.pages import picture_url, render_page, write_page
+from pemoe.common.pages import jpeg_url, render_page, write_page
+from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import SEVERITIES
-from pemoe.datasets_scripts.audit.directory import Audit
-from pemoe.datasets_scripts.audit.images import decode_image
-from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
-from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS
-from pemoe.datasets_scripts.sources.geotext.records import find_root
 
 _BODY = """
 {% macro badge(severity) %}<span class="badge {{ severity }}">{{ severity }}</span>{% endmacro %}
@@ -78,37 +72,6 @@ What to do: {{ defect.remedy }}.</p>
 {% endfor %}
 """
 
-Thumbnails = Callable[[str], "bytes | None"]
-
-
-def directory_thumbnails(root: str | Path) -> Thumbnails:
-    """How the report finds pictures of a tree in GeoText-1652's layout: bytes by image_id, None where there are none.
-
-    Example:
-        >>> directory_thumbnails("GeoText1652_Dataset")("0839/0839.jpg")[:2]            # doctest: +SKIP
-        b'\\xff\\xd8'
-    """
-    files = ImageFiles(find_root(root))
-
-    def read(image_id: str) -> bytes | None:
-        place_id, _, name = image_id.partition("/")
-        for folder in (folder for folders in IMAGE_FOLDERS.values() for folder in folders):
-            try:
-                found = files.read(f"{folder}/{place_id}", {name}) if name else {}
-            except DataError:
-                continue  # an unsafe archive is a finding of its own
-            if found:
-                return found[name]
-        return None
-
-    return read
-
-
-def _picture(data: bytes | None) -> str:
-    """A thumbnail as a `data:` URL; "" for a picture that is missing or broken."""
-    image = decode_image(data)[0] if data is not None else None
-    return picture_url(image) if image is not None else ""
-
 
 def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
     """A text in pieces, each with whether it is to be highlighted; overlapping spans are joined.
@@ -126,12 +89,12 @@ def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
     return [part for part in [*parts, (text[position:], False)] if part[0]]
 
 
-def _cards(defect: dict[str, Any], thumbnails: Thumbnails | None) -> list[dict[str, Any]]:
+def _cards(defect: dict[str, Any], pictures: dict[str, bytes]) -> list[dict[str, Any]]:
     """The examples of a defect with picture (None for those of a place, which have none) and text in parts."""
     cards = []
     for example in defect["examples"]:
-        data = thumbnails(example["image_id"]) if thumbnails and example["image_id"] else None
-        url = _picture(data) or (None if defect["scope"] == "place" else "")
+        data = pictures.get(example["image_id"])
+        url = jpeg_url(data) if data else None if defect["scope"] == "place" else ""
         cards.append({**example, "url": url, "parts": marked_parts(example["text"], example["spans"])})
     return cards
 
@@ -151,12 +114,8 @@ def _contents(audit: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
-def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
+def render_audit(audit: Audit) -> str:
     """The report as one HTML page that loads nothing from elsewhere; texts of the data set are escaped.
-
-    Args:
-        audit: what was found.
-        thumbnails: bytes of a picture by image_id, None where there are none; None shows no pictures.
 
     Example:
         >>> "Nothing was found." in render_audit(Audit("my data"))
@@ -169,26 +128,18 @@ def render_audit(audit: Audit, thumbnails: Thumbnails | None = None) -> str:
         _BODY,
         audit=found,
         contents=_contents(found),
-        defects=[(name, {**defect, "cards": _cards(defect, thumbnails)}) for name, defect in by_severity],
+        defects=[(name, {**defect, "cards": _cards(defect, audit.pictures)}) for name, defect in by_severity],
         absent=audit.not_found(),
     )
 
 
-def write_audit_report(audit: Audit, path: str | Path, thumbnails: Thumbnails | None = None) -> Path:
-    """Write the report as a self-contained HTML file.
-
-    Args:
-        audit: what was found.
-        path: the file; its folder is made.
-        thumbnails: see `render_audit`; `directory_thumbnails` serves trees in GeoText-1652's layout.
-
-    Returns:
-        The path.
+def write_audit_report(audit: Audit, path: str | Path) -> Path:
+    """Write the report as a self-contained HTML file; see `write_page`.
 
     Example:
-        >>> write_audit_report(audit_directory("data"), "audit.html", directory_thumbnails("data")) # doctest: +SKIP
+        >>> write_audit_report(audit_directory("data"), "audit.html")                   # doctest: +SKIP
     """
-    return write_page(path, render_audit(audit, thumbnails))
+    return write_page(path, render_audit(audit))
 
 
 def write_audit_json(audit: Audit, path: str | Path) -> Path:

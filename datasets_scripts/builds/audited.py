@@ -6,30 +6,33 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pemoe.datasets_scripts.audit.directory import Audit, audit_directory, audit_rows
-from pemoe.datasets_scripts.audit.report import (
-    Thumbnails,
-    directory_thumbnails,
-    write_audit_json,
-    write_audit_report,
-)
+from pemoe.datasets_scripts.audit.audit import Audit, Watcher, audit_directory, audit_rows
+from pemoe.datasets_scripts.audit.report import write_audit_json, write_audit_report
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
-from pemoe.datasets_scripts.builds.rows import open_reader
-from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS
+from pemoe.datasets_scripts.builds.rows import filters_of, open_reader
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates
+from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.parquet import UNKNOWN
 from pemoe.datasets_scripts.sources.readers import Reader
-from pemoe.datasets_scripts.sources.registry import options_of
+from pemoe.datasets_scripts.sources.registry import options_of, source_of
 
 
-def audit_source(name: str, root: str | Path | None, options: dict[str, Any], *, show_progress: bool = False) -> Audit:
+def audit_source(
+    name: str,
+    root: str | Path | None,
+    options: dict[str, Any],
+    *,
+    watcher: Watcher | None = None,
+    show_progress: bool = False,
+) -> Audit:
     """Audit whatever source: GeoText-1652's layout as it lies on disk, any other by its rows.
 
     Args:
-        name: a key of `sources.READERS`.
+        name: a key of `registry.SOURCES`.
         root: directory; None for a rendered source.
         options: of its reader; filters have no part in it.
+        watcher: the filters of the build that follows, so that GeoText-1652's layout is looked over once.
         show_progress: show bars on stderr.
 
     Raises:
@@ -39,14 +42,18 @@ def audit_source(name: str, root: str | Path | None, options: dict[str, Any], *,
         >>> audit_source("campus", None, {"train_places": 1, "test_places": 1, "size_px": 32}).has_errors
         False
     """
-    if name == "geotext1652":
-        table, names = options.get("coordinates"), options.get("names")
-        coordinates = None if table is None else read_coordinates(table, names)
-        return audit_directory(root, coordinates=coordinates, show_progress=show_progress)
+    if source_of(name).audit == "tree":
+        table = options.get("coordinates")
+        coordinates = None if table is None else read_coordinates(table, options.get("names"))
+        return audit_directory(root, coordinates=coordinates, watcher=watcher, show_progress=show_progress)
     unchanged = {key: value for key, value in options.items() if key != "filters"}
-    undecoded = {"image_check": False} if "image_check" in options_of(name) else {}
-    reader = open_reader(name, root, **{**unchanged, **undecoded})
+    reader = open_reader(name, root, **{**unchanged, **_undecoded(name)})
     return audit_rows(_all_rows(reader), Path(root or name).resolve().name, show_progress=show_progress)
+
+
+def _undecoded(name: str) -> dict[str, bool]:
+    """The option that keeps a reader from decoding pictures, which the audit does."""
+    return {"image_check": False} if "image_check" in options_of(name) else {}
 
 
 def _all_rows(reader: Reader) -> Iterator[dict[str, Any]]:
@@ -54,33 +61,10 @@ def _all_rows(reader: Reader) -> Iterator[dict[str, Any]]:
         yield from reader.rows(split, reader.place_ids(split))
 
 
-def write_audit(audit: Audit, name: str, root: str | Path | None, directory: Path) -> None:
-    """Write `audit.json` and `audit.html`, the latter with pictures where the source lies on disk as files."""
-    thumbnails: dict[str, Callable[[], Thumbnails]] = {
-        "geotext1652": lambda: directory_thumbnails(root),
-        "folder": lambda: _folder_thumbnails(Path(root)),
-    }
+def write_audit(audit: Audit, directory: Path) -> None:
+    """Write `audit.json` and `audit.html` into a directory, which is made."""
     write_audit_json(audit, directory / "audit.json")
-    write_audit_report(audit, directory / "audit.html", thumbnails[name]() if name in thumbnails else None)
-
-
-def _folder_thumbnails(root: Path) -> Thumbnails:
-    def read(image_id: str) -> bytes | None:
-        return (root / image_id).read_bytes() if (root / image_id).is_file() else None
-
-    return read
-
-
-def filters_of(name: str) -> tuple[str, ...]:
-    """The filters that a source's reader knows.
-
-    Example:
-        >>> filters_of("campus")
-        ()
-    """
-    if "filters" not in options_of(name):
-        return ()
-    return FILTERS if name == "geotext1652" else ROW_FILTERS
+    write_audit_report(audit, directory / "audit.html")
 
 
 def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] = ()) -> str:
@@ -96,14 +80,14 @@ def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] =
         ''
     """
     defects = audit.to_dict()["defects"]
-    left = [kind for kind, told in defects.items() if told["severity"] == "error" and kind not in named]
+    left = [kind for kind, one in defects.items() if one["severity"] == "error" and kind not in named]
     if not left:
         return ""
     examples = {kind: defects[kind]["examples"][0]["image_id"] for kind in left}
     shown = {kind: f" ({image_id})" if image_id else "" for kind, image_id in examples.items()}
-    told = ", ".join(f"{defects[kind]['count']} {kind}{shown[kind]}" for kind in left)
+    errors = ", ".join(f"{defects[kind]['count']} {kind}{shown[kind]}" for kind in left)
     options = " ".join(f"--filter {kind}" for kind in left if kind in known)
-    return f"{told} stop a build: mend them{f', or drop them with {options}' if options else ''}. "
+    return f"{errors} stop a build: mend them{f', or drop them with {options}' if options else ''}. "
 
 
 def check_audit(audit: Audit, known: tuple[str, ...] = (), named: Sequence[str] = ()) -> None:
@@ -115,23 +99,23 @@ def check_audit(audit: Audit, known: tuple[str, ...] = (), named: Sequence[str] 
     Example:
         >>> check_audit(Audit("my data"))
     """
-    if told := describe_errors(audit, known, named):
-        raise DataError(f"{audit.root_name} has errors: {told}See them with pemoe data audit")
+    if errors := describe_errors(audit, known, named):
+        raise DataError(f"{audit.root_name} has errors: {errors}See them with pemoe data audit")
 
 
-def describe_build(told: dict[str, Any]) -> list[str]:
-    """What a user should hear of a build that is no error: warnings of the audit, pictures without platform.
+def describe_build(build: dict[str, Any]) -> list[str]:
+    """What a user should know of a build that is no error: warnings of the audit, pictures without platform.
 
     Args:
-        told: the content of `build.json`.
+        build: the content of `build.json`.
 
     Example:
         >>> [line] = describe_build({"reports": {"audit": None}, "counts": {"train": {"unknown": {"images": 3}}}})
         >>> line[:36]
         '3 pictures have no known platform: t'
     """
-    findings = (told["reports"]["audit"] or {}).get("findings", {})
-    unknown = sum(platforms.get(UNKNOWN, {}).get("images", 0) for platforms in told["counts"].values())
+    findings = (build["reports"]["audit"] or {}).get("findings", {})
+    unknown = sum(platforms.get(UNKNOWN, {}).get("images", 0) for platforms in build["counts"].values())
     lines = []
     if findings.get("warning"):
         lines.append(f"{findings['warning']} warnings, {findings['note']} notes: see reports/audit.html")
@@ -167,14 +151,14 @@ def audited_build(
     on_note: Callable[[str], None] = lambda _: None,
     **build_options: Any,
 ) -> dict[str, Any]:
-    """Audit a source, unless told not to, and build it; the reports lie in `output/reports`.
+    """Audit a source, unless `audit` is off, and build it; the reports lie in `output/reports`.
 
     Args:
-        name, root, options: of the source, see `sources.open_reader`; they are written to `build.json`.
-        output, plan, build_options: see `build.build_dataset`.
+        name, root, options: of the source, see `rows.open_reader`; they are written to `build.json`.
+        output, plan, build_options: see `dataset.build_dataset`.
         audit: look for defects first. Every image was decoded by then, and the build does not do so again.
         show_progress: show bars on stderr.
-        on_note: called with each line that the reader has to tell and that is no error.
+        on_note: called with each line that the reader reports and that is no error.
 
     Returns:
         The content of `build.json`.
@@ -187,17 +171,18 @@ def audited_build(
         'audit'
     """
 
+    reader = open_reader(name, root, **{**options, **(_undecoded(name) if audit else {})})
+    watcher = reader.filters if isinstance(reader, GeoTextReader) else None
+
     def look(reports: Path) -> dict[str, Any]:
-        found = audit_source(name, root, options, show_progress=show_progress)
+        found = audit_source(name, root, options, watcher=watcher, show_progress=show_progress)
         check_audit(found, filters_of(name), options.get("filters", ()))
-        write_audit(found, name, root, reports)
+        write_audit(found, reports)
         return found.to_dict()
 
-    decoded = {"image_check": False} if audit and "image_check" in options_of(name) else {}
-    reader = open_reader(name, root, **{**options, **decoded})
-    told = build_dataset(
+    report = build_dataset(
         reader, output, plan, audit=look if audit else None, show_progress=show_progress, **build_options
     )
-    for note in getattr(reader, "notes", list)():
+    for note in reader.notes():
         on_note(note)
-    return told
+    return report

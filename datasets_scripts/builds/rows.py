@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS, Filters
+from pemoe.datasets_scripts.filters.filters import Filters, filter_names
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.readers import Reader
 from pemoe.datasets_scripts.sources.registry import options_of, source_of
@@ -26,7 +26,8 @@ def filters_of(name: str) -> tuple[str, ...]:
         >>> filters_of("campus")
         ()
     """
-    return {"records": FILTERS, "rows": ROW_FILTERS, None: ()}[source_of(name).filters]
+    kind = source_of(name).filters
+    return () if kind is None else filter_names(on_rows=kind == "rows")
 
 
 def open_reader(name: str, root: str | Path | None = None, **options: object) -> Reader:

@@ -10,39 +10,31 @@ from typing import Any
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.attribution import Band, find_text_band
-from pemoe.datasets_scripts.audit.captions import check_caption
-from pemoe.datasets_scripts.audit.defects import DEFECTS, GENERATOR_ONLY, Finding
-from pemoe.datasets_scripts.audit.images import decode_image, look_findings
-from pemoe.datasets_scripts.audit.records import captions_of, check_record, joined_records, structure_fault
+from pemoe.datasets_scripts.audit.defects import DEFECTS, Defect, Finding
+from pemoe.datasets_scripts.audit.records import check_image, check_record, check_row, joined_records, texts_of
 from pemoe.datasets_scripts.audit.statistics import UNKNOWN
-from pemoe.datasets_scripts.audit.survey import Survey, short_hash
-from pemoe.datasets_scripts.audit.walk import archive_defect, survey_tree
-from pemoe.datasets_scripts.filters.repairs import (
-    BOX_REPAIRS,
-    CAPTION_REPAIRS,
-    REGION_DROPS,
-    crop_above,
-    to_rgb,
-    without_region,
-)
+from pemoe.datasets_scripts.audit.survey import Survey, archive_defect, image_id_of, short_hash, survey_tree
+from pemoe.datasets_scripts.filters.repairs import CAPTION_REPAIRS, crop_above, to_rgb, without_region
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.geotext.names import platform_of
+from pemoe.datasets_scripts.sources.geotext.rows import captions_of, structure_fault
 
-RECORD_DROPS = ("bad_record", "bad_image_id", "unknown_platform")
-IMAGE_DROPS = ("undecodable_image", "truncated_image", "tiny_image", "odd_size_image", "blank_image")
-IMAGE_REPAIRS = ("non_rgb_image", "burnt_in_attribution")
-ALIKE = ("duplicate_image", "near_duplicate_image", "near_duplicate_across_places")  # in train alone
-JUDGED_RECORDS = (*RECORD_DROPS, "empty_caption", *CAPTION_REPAIRS, *BOX_REPAIRS, *REGION_DROPS)
-PREPARED = ("place_in_two_splits", "shared_caption", *ALIKE, "fixed_overlay")  # need a look over the whole tree
-NEED_PICTURES = (*ALIKE, "fixed_overlay")
+_DROPS = ("drop_record", "drop_image")
 
-_ALONE = ("duplicate_record", "missing_image", "unsafe_archive", "broken_archive", "no_caption")
-_ACTING = {*JUDGED_RECORDS, *_ALONE, *IMAGE_DROPS, *IMAGE_REPAIRS, *PREPARED}
-_ON_ROWS = {"unknown_platform", "no_caption", "empty_caption", *CAPTION_REPAIRS, *IMAGE_DROPS, *IMAGE_REPAIRS}
-_ON_ROWS -= set(GENERATOR_ONLY)
 
-FILTERS: tuple[str, ...] = tuple(name for name in DEFECTS if name in _ACTING)
-ROW_FILTERS: tuple[str, ...] = tuple(name for name in DEFECTS if name in _ON_ROWS)  # see `Filters.row`
+def filter_names(on_rows: bool = False) -> tuple[str, ...]:
+    """The kinds of defects that have a filter.
+
+    Args:
+        on_rows: only those that work on the rows of a source without records (see `Filters.row`).
+
+    Example:
+        >>> "mof_joint" in filter_names(), "duplicate_image" in filter_names(on_rows=True)
+        (True, False)
+    """
+    return tuple(
+        name for name, defect in DEFECTS.items() if (defect.filters_rows if on_rows else defect.filter is not None)
+    )
 
 
 class Filters:
@@ -52,7 +44,7 @@ class Filters:
     before they are changed.
 
     Args:
-        names: keys of `DEFECTS` out of `FILTERS`, in any order.
+        names: out of `filter_names()`, in any order.
 
     Raises:
         DataError: a name that is no filter.
@@ -65,21 +57,30 @@ class Filters:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        wanted = list(names)
-        unknown = [name for name in wanted if name not in FILTERS]
+        wanted, known = list(names), filter_names()
+        unknown = [name for name in wanted if name not in known]
         if unknown:
-            raise DataError(f"there is no filter {unknown[0]!r}; the filters are {', '.join(FILTERS)}")
-        self.names = tuple(name for name in FILTERS if name in wanted)
+            raise DataError(f"there is no filter {unknown[0]!r}; the filters are {', '.join(known)}")
+        self._named: dict[str, Defect] = {name: DEFECTS[name] for name in known if name in wanted}
+        self.names = tuple(self._named)
         self._report = {name: {"dropped": 0, "changed": 0} for name in self.names}
-        self._prepared = not self.needs_preparation
-        self._marked: dict[str, set[Any]] = {name: set() for name in self.names if name in PREPARED}
+        self._marked: dict[str, set[Any]] = {name: set() for name, one in self._named.items() if one.compares}
+        self._prepared = not self._marked
+        self._judges_texts = any(
+            defect.scope in ("record", "caption", "region") and not defect.compares for defect in self._named.values()
+        )
+        self._looks = any(
+            defect.scope == "image" and not defect.compares
+            for defect in self._named.values()
+            if defect.name != "missing_image"
+        )
         self._bands: dict[tuple[str, int, int], Band] = {}
         self._seen: dict[str, set[str]] = {}
 
     @property
     def needs_preparation(self) -> bool:
         """Whether a named filter must see the whole data set first (see `prepare`)."""
-        return any(name in PREPARED for name in self.names)
+        return bool(self._marked)
 
     def report(self) -> dict[str, dict[str, int]]:
         """What every named filter did: records or images dropped, and changed. JSON-able."""
@@ -88,35 +89,34 @@ class Filters:
     def _count(self, kind: str, what: str, number: int = 1) -> None:
         self._report[kind][what] += number
 
-    # the look over the whole tree ------------------------------------------------------------------------------------
+    # the look over the whole data set -----------------------------------------------------------------------------
 
     def prepare(self, root: str | Path, *, show_progress: bool = False) -> None:
-        """Look over a tree in GeoText-1652's layout, if a named filter compares records, images or places.
+        """Look over a tree in GeoText-1652's layout, if a named filter compares and no audit was watched.
 
         Args:
             root: directory with the JSON files and `images/`.
             show_progress: show bars on stderr.
 
         Raises:
-            DataError: see `walk.survey_tree`.
+            DataError: see `survey.survey_tree`.
         """
-        if not self.needs_preparation:
+        if self._prepared:
             return
-        pictures = any(name in NEED_PICTURES for name in self.names)
-        self._adopt(survey_tree(root, self._mark, pictures=pictures, show_progress=show_progress))
+        pictures = any(defect.compares == "pictures" for defect in self._named.values())
+        self.adopt(survey_tree(root, Survey(self.mark), pictures=pictures, show_progress=show_progress))
 
-    def _mark(self, finding: Finding) -> None:
-        """Remember what a prepared filter is to drop."""
-        if finding.kind not in self._marked:
-            return
-        keys = {
-            "place_in_two_splits": finding.image_id,
-            "shared_caption": (finding.split, finding.image_id, short_hash(finding.text)),
-        }
-        self._marked[finding.kind].add(keys.get(finding.kind, (finding.split, finding.image_id)))
+    def mark(self, finding: Finding) -> None:
+        """Remember what a comparing filter is to drop."""
+        if finding.kind in self._marked:
+            self._marked[finding.kind].add((finding.split, finding.image_id, short_hash(finding.text)))
 
-    def _adopt(self, survey: Survey) -> None:
-        self._bands = survey.overlay.bands() if "fixed_overlay" in self.names else {}
+    def _is_marked(self, kind: str, split: str, subject: str, text: str = "") -> bool:
+        return split == "train" and (split, subject, short_hash(text)) in self._marked[kind]
+
+    def adopt(self, survey: Survey) -> None:
+        """Take over a closed survey whose findings were all marked: the data set need not be looked over again."""
+        self._bands = survey.overlay.bands() if "fixed_overlay" in self._named else {}
         self._prepared = True
 
     def _check_prepared(self) -> None:
@@ -131,7 +131,7 @@ class Filters:
         """One pass over the records of a split, in file order, without those dropped.
 
         Records that follow each other and name one image are judged together, as the audit does. A new pass of a
-        split begins anew in telling first records from second ones.
+        split begins anew in parting first records from second ones.
 
         Args:
             records: the entries of the JSON list.
@@ -139,12 +139,10 @@ class Filters:
         """
         self._seen[split] = set()
         previous = None
-        for _, group in groupby(
-            records, key=lambda record: record.get("image_id") if isinstance(record, dict) else None
-        ):
+        for _, group in groupby(records, key=image_id_of):
             same_image = list(group)
             sound = [record for record in same_image if structure_fault(record, split) is None]
-            texts = [text for record in sound for text in captions_of(record, split) if isinstance(text, str)]
+            texts = texts_of(text for record in sound for text in captions_of(record, split))
             for record in same_image:
                 kept = self.record(record, split, image_captions=texts, previous=previous)
                 if kept is not None:
@@ -168,28 +166,42 @@ class Filters:
         """
         self._check_prepared()
         findings = []
-        if any(name in JUDGED_RECORDS for name in self.names):
-            judged = check_record(record, split, image_captions=image_captions, previous=previous)
-            findings = [found for found in judged if found.kind in self._report]
-        dropping = next((found.kind for found in findings if found.kind in RECORD_DROPS), None)
-        if dropping is None and structure_fault(record, split) is None:
-            dropping = self._dropping(record, split)
-        elif dropping is None:
-            return record
+        if self._judges_texts:
+            findings = check_record(record, split, image_captions=image_captions, previous=previous)
+        findings = [found for found in findings if found.kind in self._named]
+        is_sound = structure_fault(record, split) is None
+        dropping = self._dropping(findings) or (self._dropping_compared(record, split) if is_sound else None)
         if dropping is not None:
             self._count(dropping, "dropped")
             return None
-        return self._repair_captions(self._repair_regions(record, findings), findings, split)
+        if not is_sound:
+            return record
+        record = self._repair_regions(record, findings)
+        captions = captions_of(record, split)
+        left = self._captions(captions, findings, split, platform_of(record["image_id"]))
+        if left is None or left == captions:
+            return record if left is not None else None
+        return {**record, "caption": left if split == "test" else left[0]}
 
-    def _dropping(self, record: Mapping[str, Any], split: str) -> str | None:
+    def _dropping(self, findings: list[Finding]) -> str | None:
+        """The first filter that drops a record or row for a finding; a query is never dropped for its words."""
+        for found in findings:
+            defect = self._named[found.kind]
+            if defect.filter in _DROPS and (found.split == "train" or defect.scope != "caption"):
+                return found.kind
+        return None
+
+    def _dropping_compared(self, record: Mapping[str, Any], split: str) -> str | None:
         """The filter that drops a sound record for what others hold."""
-        image_id = record["image_id"]
-        if split == "train" and image_id.split("/")[0] in self._marked.get("place_in_two_splits", ()):
-            return "place_in_two_splits"
-        if split == "train" and isinstance(record["caption"], str):
-            key = (split, image_id, short_hash(record["caption"]))
-            return "shared_caption" if key in self._marked.get("shared_caption", ()) else None
-        if split == "test" and "duplicate_record" in self._report:
+        image_id, caption = record["image_id"], record["caption"]
+        for kind in self._marked:
+            place_id = image_id.split("/")[0]
+            if self._named[kind].filter == "drop_record" and self._is_marked(kind, split, place_id):
+                return kind
+            is_text = self._named[kind].filter == "drop_caption" and isinstance(caption, str)
+            if is_text and self._is_marked(kind, split, image_id, caption):
+                return kind
+        if split == "test" and "duplicate_record" in self._named:
             seen = self._seen.setdefault(split, set())
             if image_id in seen:
                 return "duplicate_record"
@@ -197,84 +209,69 @@ class Filters:
         return None
 
     def _repair_regions(self, record: dict[str, Any], findings: list[Finding]) -> dict[str, Any]:
-        keeps_null = "null_bbox" not in self._report  # else a box made null takes its sentence along
+        keeps_null = "null_bbox" not in self._named  # else a box made null takes its sentence along
         for found in findings:
-            if found.kind in BOX_REPAIRS or found.kind in REGION_DROPS:
-                keep_sentence = found.kind in BOX_REPAIRS and keeps_null
+            action = self._named[found.kind].filter
+            if action in ("null_box", "drop_region"):
+                keep_sentence = action == "null_box" and keeps_null
                 record = without_region(record, found.region_index, keep_sentence=keep_sentence)
                 self._count(found.kind, "changed")
         return record
 
-    def _repair_captions(self, record: dict[str, Any], findings: list[Finding], split: str) -> dict[str, Any] | None:
-        """The record with repaired captions; None if none is left."""
-        kinds = {found.kind for found in findings}
-        if split == "test":
-            return self._without_empty(record) if "empty_caption" in kinds else record
-        caption = record["caption"]
-        if isinstance(caption, str):
-            caption, emptied_by = self._repaired(caption, kinds, platform_of(record["image_id"]))
-            if emptied_by is not None:
-                self._count(emptied_by, "dropped")
-                return None
-        if "empty_caption" in kinds:
-            self._count("empty_caption", "dropped")
-            return None
-        return record if caption == record["caption"] else {**record, "caption": caption}
-
-    def _repaired(self, caption: str, kinds: set[str], platform: str | None) -> tuple[str, str | None]:
-        """A training caption without the defects `kinds`, and the filter that left nothing of it, not counted yet."""
-        for kind, repair in CAPTION_REPAIRS.items():
-            if kind in kinds:
-                caption = repair(caption, platform)
-                if not caption:
-                    return "", kind
-                self._count(kind, "changed")
-        return caption, None
-
-    def _without_empty(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """A test record without its empty captions; None if no caption is left."""
-        captions = [text for text in record["caption"] if isinstance(text, str) and text.strip()]
-        self._count("empty_caption", "changed" if captions else "dropped")
-        return {**record, "caption": captions} if captions else None
-
-    # rows ------------------------------------------------------------------------------------------------------------
-
-    def row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A row of a source without records, as the named filters out of `ROW_FILTERS` leave it; None if dropped.
-
-        Args:
-            row: the keys of `schema.FEATURES`, `platform` a name or None.
-
-        Example:
-            >>> row = {"image_id": "a.jpg", "split": "train", "platform": None, "captions": ["A hall.", " "]}
-            >>> Filters(["empty_caption"]).row({**row, "image": {"bytes": b"", "path": None}})["captions"]
-            ['A hall.']
-        """
-        has_none = row["split"] == "train" and not row["captions"]
-        faults = {"unknown_platform": row["platform"] is None, "no_caption": has_none}
-        dropping = next((kind for kind, is_so in faults.items() if is_so and kind in self._report), None)
-        if dropping is not None:
-            self._count(dropping, "dropped")
-            return None
-        captions = self._captions(row)
-        return self.image({**row, "captions": captions}) if captions or not row["captions"] else None
-
-    def _captions(self, row: Mapping[str, Any]) -> list[str]:
-        """The captions of a row that the filters leave, repaired in train."""
+    def _captions(
+        self, captions: list[Any], findings: list[Finding], split: str, platform: str | None
+    ) -> list[Any] | None:
+        """The captions of a record or row that the filters leave, repaired in train; None if none is left."""
         left, gone = [], []
-        for index, caption in enumerate(row["captions"]):
-            findings = check_caption(caption, row["split"], row["image_id"], index, row["platform"])
-            kinds = {found.kind for found in findings} & self._report.keys()
-            emptied_by = "empty_caption" if "empty_caption" in kinds else None
-            if row["split"] == "train" and emptied_by is None and kinds:
-                caption, emptied_by = self._repaired(caption, kinds, row["platform"])
+        if not captions:
+            gone = [found.kind for found in findings if found.kind == "empty_caption"]
+        for index, caption in enumerate(captions):
+            kinds = [found.kind for found in findings if found.caption_index == index]
+            if split == "test":
+                kinds = [kind for kind in kinds if kind == "empty_caption"]
+            caption, emptied_by = self._repaired(caption, kinds, split, platform)
             if emptied_by is None:
                 left.append(caption)
             else:
                 gone.append(emptied_by)
         for kind in dict.fromkeys(gone) if left else gone[:1]:
             self._count(kind, "changed" if left else "dropped")
-        return left
+        return left if left or not gone else None
+
+    def _repaired(self, caption: Any, kinds: list[str], split: str, platform: str | None) -> tuple[Any, str | None]:
+        """A caption without the defects `kinds`, and the filter that left nothing of it, not counted yet."""
+        for kind in kinds:
+            defect = self._named[kind]
+            caption = CAPTION_REPAIRS[defect.filter](
+                caption, lambda text, check=defect.check: check(text, split, platform)
+            )
+            if not caption:
+                return "", kind
+            self._count(kind, "changed")
+        return caption, None
+
+    # rows ------------------------------------------------------------------------------------------------------------
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A row of a source without records, as the named filters that work on rows leave it; None if dropped.
+
+        Args:
+            row: the keys of `schema.FEATURES`, `platform` a name or None.
+
+        Example:
+            >>> row = {"image_id": "a.jpg", "place_id": "a", "split": "train", "platform": None, "source": "folder",
+            ...        "captions": ["A hall.", " "], "regions": [], "latitude_deg": None, "longitude_deg": None}
+            >>> Filters(["empty_caption"]).row({**row, "image": {"bytes": b"", "path": None}})["captions"]
+            ['A hall.']
+        """
+        findings = check_row(row) if self._judges_texts else []
+        findings = [found for found in findings if found.kind in self._named]
+        dropping = self._dropping(findings)
+        if dropping is not None:
+            self._count(dropping, "dropped")
+            return None
+        captions = self._captions(row["captions"], findings, row["split"], row["platform"])
+        return None if captions is None else self.image({**row, "captions": captions})
 
     # pictures --------------------------------------------------------------------------------------------------------
 
@@ -282,11 +279,11 @@ class Filters:
         """Whether an archive is passed over that could not be read; its number of images is counted as dropped.
 
         Args:
-            error: what `ImageFiles.read` raised, which tells an unsafe archive from a broken one.
+            error: what `ImageFiles.read` raised.
             images: how many were wanted of it.
         """
         kind = archive_defect(error)
-        if kind not in self._report:
+        if kind not in self._named:
             return False
         self._count(kind, "dropped", images)
         return True
@@ -299,37 +296,32 @@ class Filters:
                 picture that no filter drops comes back as it is.
         """
         self._check_prepared()
-        row = dict(row)
-        key = (row["split"], row["image_id"])
-        alike = [kind for kind in ALIKE if row["split"] == "train" and key in self._marked.get(kind, ())]
-        missing = ["missing_image"] if row["image"]["bytes"] is None and "missing_image" in self._report else []
-        if alike or missing:
-            self._count([*alike, *missing][0], "dropped")
-            return None
-        looks = {*IMAGE_DROPS, *IMAGE_REPAIRS, "fixed_overlay"} & self._report.keys()
-        return self._look(row) if looks and row["image"]["bytes"] is not None else row
-
-    def _look(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """A row after the filters that look at its picture."""
-        image, broken = decode_image(row["image"]["bytes"])
-        findings = [broken] if broken is not None else look_findings(image, row["platform"])
-        kinds = [found.kind for found in findings if found.kind in self._report]
-        dropping = next((kind for kind in kinds if kind in IMAGE_DROPS), None)
-        if dropping is not None:
-            self._count(dropping, "dropped")
+        row, data = dict(row), row["image"]["bytes"]
+        drops = [kind for kind in self._marked if self._named[kind].filter == "drop_image"]
+        dropping = [kind for kind in drops if self._is_marked(kind, row["split"], row["image_id"])]
+        if data is None and "missing_image" in self._named:
+            dropping.append("missing_image")
+        image, kinds = None, []
+        if data is not None and not dropping and (self._looks or self._bands):
+            image, findings = check_image(data, row["platform"])
+            kinds = [found.kind for found in findings if found.kind in self._named]
+            dropping = [kind for kind in kinds if self._named[kind].filter == "drop_image"]
+        if dropping:
+            self._count(dropping[0], "dropped")
             return None
         return row if image is None else self._repair_picture(row, image, kinds)
 
     def _repair_picture(self, row: dict[str, Any], image: Image.Image, kinds: list[str]) -> dict[str, Any]:
-        tops = {}
-        if "burnt_in_attribution" in kinds:
-            tops["burnt_in_attribution"] = find_text_band(image).top_px
+        """A row with its picture in RGB and cropped above text, where a filter asks for it; each is counted."""
+        actions = {kind: self._named[kind].filter for kind in kinds}
+        text = find_text_band(image) if "crop" in actions.values() else None
+        tops = {kind: text.top_px for kind, action in actions.items() if action == "crop" and text is not None}
         band = self._bands.get((row["platform"] or UNKNOWN, *image.size))
         if band is not None:
             tops["fixed_overlay"] = band.top_px
-        if "non_rgb_image" in kinds:
+        repainted = [kind for kind, action in actions.items() if action == "to_rgb"]
+        if repainted:
             row, image = to_rgb(row, image)
-            self._count("non_rgb_image", "changed")
-        for kind in tops:
+        for kind in (*repainted, *tops):
             self._count(kind, "changed")
         return crop_above(row, image, min(tops.values()))[0] if tops else row

@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from PIL import Image
 
-from pemoe.datasets_scripts.audit.captions import JOINT, rejected_words
+from pemoe.datasets_scripts.audit.captions import Found
 from pemoe.datasets_scripts.sources.geotext.rows import region_lists
-from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import complete_sentences, normalize_space, split_sentences
 
 JPEG_QUALITY = 95
 
-
-def without_sentences(text: str, pattern: re.Pattern[str]) -> str:
-    """A text without the sentences in which `pattern` is found; "" when nothing is left.
-
-    Example:
-        >>> without_sentences("A pond. The sign reads 19. A road.", rejected_words("drone"))
-        'A pond. A road.'
-    """
-    return " ".join(sentence for sentence in split_sentences(text) if not pattern.search(sentence))
+Find = Callable[[str], "Found | None"]
 
 
-# how a training caption is repaired, given its platform, in this order: a joint says where a sentence was cut
-CAPTION_REPAIRS: dict[str, Callable[[str, str | None], str]] = {
-    "truncated_caption": lambda text, platform: " ".join(complete_sentences(text)),
-    "mof_joint": lambda text, platform: normalize_space(JOINT.sub(" ", text)),
-    "refused_caption": lambda text, platform: without_sentences(text, refusal_words("train")),
-    "rejected_words": lambda text, platform: without_sentences(text, rejected_words(platform)),
+def _blank_words(text: str, find: Find) -> str:
+    found = find(text)
+    for start, end in reversed(found.spans if found else ()):
+        text = f"{text[:start]} {text[end:]}"
+    return normalize_space(text)
+
+
+# what an action makes of a training caption, given the check of its defect; "" where nothing is left
+CAPTION_REPAIRS: dict[str, Callable[[str, Find], str]] = {
+    "keep_complete": lambda text, find: " ".join(complete_sentences(text)),
+    "blank_words": _blank_words,
+    "drop_sentences": lambda text, find: " ".join(part for part in split_sentences(text) if not find(part)),
+    "drop_caption": lambda text, find: "",
 }
-BOX_REPAIRS = ("bad_bbox", "noisy_bbox")  # the box becomes null
-REGION_DROPS = (
-    "stale_sentence",
-    "sentence_caption_disagree",
-    "false_side_sentence",
-    "both_sides_sentence",
-    "null_bbox",
-)
 
 
 def without_region(record: Mapping[str, Any], slot: int, *, keep_sentence: bool) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from itertools import dropwhile
 
 from pemoe.datasets_scripts.sanitize import find_directions
-from pemoe.datasets_scripts.schema import PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import DataError, check_platform
 from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
 from pemoe.datasets_scripts.text.visibility import without_hidden
 
@@ -362,17 +362,16 @@ class RuleRefiner:
 
         Args:
             caption: raw caption.
-            platform: one of `schema.PLATFORMS`.
+            platform: its name; of one beside `schema.PLATFORMS` nothing is known to be hidden.
 
         Returns:
             Distinct texts in the order of the caption, at least one: where the rules leave nothing, the caption
             itself, cleaned (it may then hold directions).
 
         Raises:
-            DataError: the caption is empty or the platform unknown.
+            DataError: the caption is empty or the platform's name none.
         """
-        if platform not in PLATFORMS:
-            raise DataError(f"unknown platform {platform!r}: use one of {', '.join(PLATFORMS)}")
+        check_platform(platform)
         cleaned = clean_caption(caption)
         if not cleaned:
             raise DataError(f"the caption {caption!r} is empty; drop it or write one")

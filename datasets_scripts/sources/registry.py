@@ -38,7 +38,6 @@ class Source:
         load: makes its `DatasetDict` from a root and options; None where the reader does.
         filters: what can be named to it: "records" every filter, "rows" those that judge an image by itself.
         audit: whether the audit looks at the "tree" as it lies on the disk, or at the "rows" of the reader.
-        has_thumbnails: whether its report shows pictures, found by image_id below the root.
         title: of the data set's card; "" where the owner gives one.
         license: that follows from the source, in the words of the Hub's metadata; {} where the owner names one.
     """
@@ -48,7 +47,6 @@ class Source:
     load: Callable[..., datasets.DatasetDict] | None = None
     filters: Literal["records", "rows"] | None = None
     audit: Literal["tree", "rows"] = "rows"
-    has_thumbnails: bool = False
     title: str = ""
     license: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,7 +61,7 @@ def _is_built_or_on_the_hub(root: str) -> bool:
 
 # the last one that recognises what a user names is taken, so the most special stands last
 SOURCES: dict[str, Source] = {
-    "folder": Source(FolderReader, detect=lambda root: Path(root).is_dir(), filters="rows", has_thumbnails=True),
+    "folder": Source(FolderReader, detect=lambda root: Path(root).is_dir(), filters="rows"),
     "robosense": Source(  # holds pictures of GeoText-1652
         RoboSenseReader,
         detect=lambda root: Path(root).is_dir() and is_challenge(root),
@@ -75,7 +73,6 @@ SOURCES: dict[str, Source] = {
         detect=_is_geotext,
         filters="records",
         audit="tree",
-        has_thumbnails=True,
         title="GeoText-1652, one row per image",
         license=_GEOTEXT_LICENSE,
     ),

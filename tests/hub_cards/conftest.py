@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import RuleRefiner

@@ -14,8 +14,8 @@ import yaml
 from huggingface_hub import DatasetCard
 
 from pemoe.datasets_scripts import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import DEFECTS
-from pemoe.datasets_scripts.audit.directory import Audit
 from pemoe.hub_cards import CardOptions, render_dataset_card
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 

@@ -19,6 +19,17 @@ _DRONE_STEM = re.compile(r"image-\d+")
 _HASHED_STEM = re.compile(r"image_[0-9a-f]{8}")
 
 
+def is_image_id(image_id: object) -> bool:
+    """Whether a value is `<building>/<file>`, two plain path parts.
+
+    Example:
+        >>> is_image_id("0006/0006.jpg"), is_image_id("../0006.jpg")
+        (True, False)
+    """
+    parts = image_id.split("/") if isinstance(image_id, str) else []
+    return len(parts) == 2 and not any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
+
+
 def split_image_id(image_id: object) -> tuple[str, str]:
     """Split `<building>/<file>` into its two parts.
 
@@ -29,14 +40,14 @@ def split_image_id(image_id: object) -> tuple[str, str]:
         >>> split_image_id("0006/0006.jpg")
         ('0006', '0006.jpg')
     """
-    parts = image_id.split("/") if isinstance(image_id, str) else []
-    if len(parts) != 2 or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
+    if not is_image_id(image_id):
         raise DataError(f"image_id {image_id!r} is not '<building>/<file>'; correct the record")
-    return parts[0], parts[1]
+    building, file_name = image_id.split("/")
+    return building, file_name
 
 
 def platform_of(image_id: str) -> str | None:
-    """Tell the platform of an image by its name: `<building>.*` satellite, `image-<digits>.*` drone, else ground.
+    """The platform that an image's name stands for: `<building>.*` satellite, `image-<digits>.*` drone, else ground.
 
     Returns:
         The platform; None for the hashed names of the challenge galleries, `image_<8 hex digits>.*`.

@@ -19,8 +19,8 @@ from pemoe.datasets_scripts.schema import SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import JSON_NAMES, split_image_id
-from pemoe.datasets_scripts.sources.geotext.records import RecordStore, find_json, find_root, iter_records
-from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, check_record, merge_records
+from pemoe.datasets_scripts.sources.geotext.records import RecordStore, find_json, find_root, iter_records, no_records
+from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, checked_record, merge_records
 from pemoe.datasets_scripts.sources.images import check_decodes
 from pemoe.datasets_scripts.sources.readers import NoFilters, Reader, RowFilters
 
@@ -71,7 +71,7 @@ class GeoTextReader(Reader):
 
     def fingerprint(self) -> str:
         """A text that changes whenever a file that is read changes: sizes and times of images, bytes of tables."""
-        tables = [*(find_json(self.root, split) for split in SPLITS), *self._joined]
+        tables = [path for path in (*(find_json(self.root, split) for split in SPLITS), *self._joined) if path]
         lines = [f"{path.name} {hash_file(path)}" for path in tables]
         options = f"{sorted(self.filters.names)} {self.image_check} {self._wanted_platforms or ''}"
         return hash_lines(iter([*lines, options, *file_states(self._files.directory)]))
@@ -80,7 +80,7 @@ class GeoTextReader(Reader):
         """The places of a split in order of first appearance.
 
         Raises:
-            DataError: missing or invalid JSON, a record that is not one, or a place in both splits.
+            DataError: invalid JSON, no record in either split, a record that cannot be used, a place in both splits.
         """
         return self._stores[split].place_ids
 
@@ -88,7 +88,7 @@ class GeoTextReader(Reader):
         """The rows of places of a split, lazily.
 
         Raises:
-            DataError: an empty caption, a bad box, an absent or undecodable image, an unsafe archive. One line.
+            DataError: what `place_ids` raises; an absent or undecodable image, an unsafe archive. One line.
         """
         for place_id in place_ids:
             merged = merge_records(self._stores[split].read(place_id), split)
@@ -113,6 +113,8 @@ class GeoTextReader(Reader):
         """Records grouped by place, of both splits, which must not share a place."""
         self.filters.prepare(self.root)
         stores = {split: RecordStore(self._records(split), lambda record: record["place_id"]) for split in JSON_NAMES}
+        if not any(store.place_ids for store in stores.values()):
+            raise no_records(self.root)
         shared = sorted(set(stores["train"].place_ids) & set(stores["test"].place_ids))
         if shared:
             raise DataError(
@@ -127,7 +129,7 @@ class GeoTextReader(Reader):
         """The filtered records of a split, each checked, with its place beside."""
         path = find_json(self.root, split)
         for position, record in enumerate(self.filters.records(iter_records(path), split)):
-            checked = check_record(record, position, split, path.name)
+            checked = checked_record(record, split, f"{path.name}: record {position}")
             yield {**checked, "place_id": split_image_id(checked["image_id"])[0]}
 
     def _is_wanted(self, row: dict[str, Any]) -> bool:

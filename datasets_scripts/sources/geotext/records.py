@@ -41,43 +41,47 @@ def find_root(root: str | Path | None, names: Iterable[str] = ALL_JSON_NAMES) ->
     return next((path for path in inner if any((path / name).exists() for name in names)), Path(root))
 
 
-def find_json(root: str | Path, split: str) -> Path:
-    """The JSON file of a split; of two test files the full one.
-
-    Raises:
-        DataError: there is none.
+def find_json(root: str | Path, split: str) -> Path | None:
+    """The JSON file of a split; of two test files the full one; None where the split is not there.
 
     Example:
         >>> find_json("GeoText1652_Dataset", "train")               # doctest: +SKIP
         PosixPath('GeoText1652_Dataset/train.json')
     """
-    names = JSON_NAMES[split]
-    found = next((Path(root) / name for name in names if (Path(root) / name).is_file()), None)
-    if found is None:
-        raise DataError(f"{root} holds no {' or '.join(names)}; give the directory with the JSON files and images/")
-    return found
+    return next((Path(root) / name for name in JSON_NAMES[split] if (Path(root) / name).is_file()), None)
 
 
-def iter_records(path: str | Path) -> Iterator[Any]:
+def no_records(root: str | Path) -> DataError:
+    """The error where neither split has a record."""
+    names = " and ".join(" or ".join(names) for names in JSON_NAMES.values())
+    return DataError(
+        f"{root} holds no records, or none that the filters leave: see that {names} are there and not empty, and give "
+        "the directory with the JSON files and images/"
+    )
+
+
+def iter_records(path: str | Path | None) -> Iterator[Any]:
     """The records of a JSON list in file order, one at a time.
 
     Args:
-        path: a JSON file whose top level is a list.
+        path: a JSON file whose top level is a list; None stands for a split that is not there.
 
     Returns:
-        Iterator over the entries, of whatever type they are.
+        Iterator over the entries, of whatever type they are; over nothing for an empty list.
 
     Raises:
-        DataError: invalid JSON, another top level than a list, or an empty one.
+        DataError: invalid JSON, or another top level than a list.
 
     Example:
         >>> next(iter_records("train.json"))["image_id"]            # doctest: +SKIP
         '0839/image-43.jpeg'
     """
+    if path is None:
+        return
     count = 0
     with Path(path).open("rb") as file:
         if (file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] or b"?") not in b"[":
-            raise DataError(f"{path} must be a non-empty list of records")
+            raise DataError(f"{path} must be a list of records")
         file.seek(3 if file.seek(0) == 0 and file.read(3) == b"\xef\xbb\xbf" else 0)
         try:
             for record in ijson.items(file, "item", use_float=True):
@@ -86,8 +90,6 @@ def iter_records(path: str | Path) -> Iterator[Any]:
         except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
             reason = one_line(error)
             raise DataError(f"{path} is not valid JSON after record {count} ({reason}); fetch it again") from error
-    if count == 0:
-        raise DataError(f"{path} must be a non-empty list of records")
 
 
 class RecordStore:

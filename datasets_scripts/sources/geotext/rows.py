@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.geotext.files import folder_names
-from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS, platform_of, split_image_id
+from pemoe.datasets_scripts.sources.geotext.names import IMAGE_FOLDERS, is_image_id, platform_of, split_image_id
 
 SOURCE = "geotext1652"
 
@@ -48,74 +47,139 @@ def region_lists(record: Mapping[str, Any]) -> tuple[Any, Any]:
     return sentences or [], bboxes or []
 
 
-def check_record(record: object, position: int, split: str, json_name: str) -> dict[str, Any]:
-    """Refuse a record whose keys, `image_id` or image path are not as they must be.
+class Fault(NamedTuple):
+    """What makes a record unusable: the kind of defect, as the audit calls it, what exactly is wrong, and where."""
 
-    Returns:
-        The record, with `image` as `canonical_image` gives it.
+    kind: str
+    detail: str
+    caption_index: int | None = None
+    region_index: int | None = None
 
-    Raises:
-        DataError: names the file, and the position or the `image_id`.
+
+def captions_of(record: Mapping[str, Any], split: str) -> list[Any]:
+    """The captions of a record: a string in train.json, a list in the test JSON.
 
     Example:
-        >>> check_record({"image_id": "6/6.jpg", "image": "train/6/6.jpg", "caption": "A hall."}, 0, "train", "t.json")
-        {'image_id': '6/6.jpg', 'image': 'train/6/6.jpg', 'caption': 'A hall.'}
+        >>> captions_of({"caption": "A hall."}, "train")
+        ['A hall.']
     """
-    if not isinstance(record, dict):
-        raise DataError(f"{json_name}: record {position} is not an object")
-    missing = [key for key in _REQUIRED_KEYS if key not in record]
-    if missing:
-        named = f" ({record['image_id']!r})" if "image_id" in record else ""
-        raise DataError(f"{json_name}: record {position}{named} lacks {', '.join(missing)}; complete the record")
-    image_id = record["image_id"]
-    split_image_id(image_id)
-    image = canonical_image(record["image"], image_id, split)
-    if image is None:
-        expected = " or ".join(f"{folder}/{image_id}" for folder in IMAGE_FOLDERS[split])
-        raise DataError(f"{json_name}: image {record['image']!r} of {image_id!r} is not {expected}")
-    return {**record, "image": image}
+    return record["caption"] if split == "test" else [record["caption"]]
 
 
-def _captions(record: dict[str, Any], split: str) -> list[str]:
-    """The captions of a record: a string in train.json, a list of strings in the test JSON; none of them empty."""
-    image_id, caption = record["image_id"], record["caption"]
-    if split == "test" and not isinstance(caption, list):
-        raise DataError(f"the caption of {image_id!r} must be a list of strings")
-    captions = [caption] if split == "train" else caption
-    if not captions:
-        raise DataError(f"{image_id!r} has no captions; every image needs at least one")
-    for text in captions:
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{image_id!r} has the empty or non-text caption {text!r}; write or drop it")
-    return captions
+def regions_of(record: Mapping[str, Any]) -> list[tuple[int, str, Any]]:
+    """The regions of a sound record as (slot, sentence, box); slots without a sentence are passed over.
+
+    Example:
+        >>> regions_of({"sentences": [None, "A road."], "bboxes": [None, [0.5, 0.5, 0.2, 0.2]]})
+        [(1, 'A road.', [0.5, 0.5, 0.2, 0.2])]
+    """
+    pairs = zip(*region_lists(record), strict=True)
+    return [(slot, text, bbox) for slot, (text, bbox) in enumerate(pairs) if text and text.strip()]
 
 
-def _checked_bbox(bbox: Any, image_id: str) -> list[float] | None:
-    """A box `[cx, cy, w, h]` of fractions with positive width and height; None stays None."""
+def bbox_fault(bbox: object) -> str | None:
+    """What makes a box unusable; None for a good box and for null.
+
+    Example:
+        >>> bbox_fault([0.5, 0.5, 1.2, 0.3]), bbox_fault(None)
+        ('has a value outside [0, 1]', None)
+    """
     if bbox is None:
         return None
-    four_numbers = (
-        isinstance(bbox, list)
-        and len(bbox) == 4
-        and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in bbox)
-    )
-    in_range = four_numbers and all(math.isfinite(value) and 0 <= value <= 1 for value in bbox)
-    if not in_range or bbox[2] <= 0 or bbox[3] <= 0:
-        raise DataError(f"{image_id!r} has the bbox {bbox!r}; it must be [cx, cy, w, h] within [0, 1] with w, h > 0")
-    return [float(value) for value in bbox]
+    numbers = isinstance(bbox, (list, tuple)) and len(bbox) == 4
+    if not numbers or not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in bbox):
+        return "is not four numbers"
+    if not all(0 <= value <= 1 for value in bbox):  # nan is in no range
+        return "has a value outside [0, 1]"
+    return "has no area" if bbox[2] <= 0 or bbox[3] <= 0 else None
 
 
-def _regions(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The region sentences of a record with their boxes; null or blank sentences are passed over, not their boxes."""
-    image_id = record["image_id"]
+def structure_fault(record: object, split: str) -> Fault | None:
+    """What keeps the texts of a record from being looked at; None for a sound record.
+
+    Args:
+        record: an entry of the JSON list, of whatever type.
+        split: "train" or "test".
+
+    Example:
+        >>> structure_fault({"image_id": "6/6.jpg", "caption": "A hall."}, "train").detail
+        'lacks image'
+    """
+    if not isinstance(record, dict):
+        return Fault("bad_record", f"is not an object but {str(record)[:60]!r}")
+    missing = [key for key in _REQUIRED_KEYS if key not in record]
+    if missing:
+        return Fault("bad_record", f"lacks {', '.join(missing)}")
+    image_id, image = record["image_id"], record["image"]
+    if not is_image_id(image_id):
+        return Fault("bad_image_id", f"image_id {str(image_id)[:80]!r} is not '<building>/<file>'")
+    if canonical_image(image, image_id, split) is None:
+        expected = " or ".join(f"{folder}/{image_id}" for folder in IMAGE_FOLDERS[split])
+        return Fault("bad_record", f"image {str(image)[:80]!r} is not {expected}")
+    if split == "test" and not isinstance(record["caption"], list):
+        return Fault("bad_record", "the caption of a test record is not a list")
     sentences, bboxes = region_lists(record)
     if not isinstance(sentences, list) or not isinstance(bboxes, list) or len(sentences) != len(bboxes):
-        raise DataError(f"{image_id!r} must have as many bboxes as sentences, both as lists")
+        return Fault("bad_record", "sentences and bboxes are not lists of one length")
     wrong = next((text for text in sentences if text is not None and not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"{image_id!r} has the sentence {wrong!r}, which is not text")
-    pairs = zip(sentences, (_checked_bbox(bbox, image_id) for bbox in bboxes), strict=True)
-    return [{"text": text, "bbox": bbox} for text, bbox in pairs if text and text.strip()]
+    return None if wrong is None else Fault("bad_record", f"the sentence {str(wrong)[:60]!r} is not text")
+
+
+def content_faults(captions: Iterable[Any], bboxes: Iterable[Any]) -> Iterator[Fault]:
+    """The empty captions and bad boxes of a sound record or a row.
+
+    Example:
+        >>> [fault.detail for fault in content_faults(["A hall.", " "], [None, [0, 0, 0, 0]])]
+        ["caption 1 is ' '", 'the box [0, 0, 0, 0] has no area']
+    """
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str) or not caption.strip():
+            yield Fault("empty_caption", f"caption {index} is {caption!r}"[:200], caption_index=index)
+    for index, bbox in enumerate(bboxes):
+        if fault := bbox_fault(bbox):
+            yield Fault("bad_bbox", f"the box {repr(bbox)[:80]} {fault}", region_index=index)
+
+
+def record_faults(record: Any, split: str) -> Iterator[Fault]:
+    """Everything that makes a record unusable; a fault of its structure stands alone, since it hides the others.
+
+    Example:
+        >>> record = {"image_id": "6/6.jpg", "image": "train/6/6.jpg", "caption": ""}
+        >>> [fault.kind for fault in record_faults(record, "train")]
+        ['empty_caption']
+    """
+    fault = structure_fault(record, split)
+    if fault is not None:
+        yield fault
+        return
+    captions = captions_of(record, split)
+    if not captions:
+        yield Fault("empty_caption", "has no captions")
+    yield from content_faults(captions, region_lists(record)[1])
+
+
+def checked_record(record: Any, split: str, where: str) -> dict[str, Any]:
+    """A record that can be used, with `image` as `canonical_image` gives it.
+
+    Args:
+        record: an entry of the JSON list.
+        split: "train" or "test".
+        where: the file and the number of the record, for the error.
+
+    Raises:
+        DataError: `where`, the `image_id`, the first fault, and the filter that takes care of it.
+
+    Example:
+        >>> record = {"image_id": "6/6.jpg", "image": "train(701)/6/6.jpg", "caption": "A hall."}
+        >>> checked_record(record, "train", "train.json: record 0")["image"]
+        'train/6/6.jpg'
+    """
+    fault = next(record_faults(record, split), None)
+    if fault is not None:
+        image_id = record.get("image_id") if isinstance(record, dict) else None
+        named = f" ({str(image_id)[:80]})" if image_id is not None else ""
+        raise DataError(f"{where}{named}: {fault.detail}; correct it, or name the filter {fault.kind}")
+    return {**record, "image": canonical_image(record["image"], record["image_id"], split)}
 
 
 def _new_row(record: dict[str, Any], split: str) -> dict[str, Any]:
@@ -138,14 +202,14 @@ def merge_records(records: Iterable[dict[str, Any]], split: str) -> dict[str, di
     """One row per image, still without its picture: train records of an image merge, without exact duplicates.
 
     Args:
-        records: checked records in file order (see `check_record`).
+        records: those of `checked_record`, in file order.
         split: "train" or "test"; a test image has one record, its captions all kept.
 
     Returns:
         Rows by the path of their image below `images/`, in order of first appearance.
 
     Raises:
-        DataError: an empty caption, a bad region, or a second record of a test image.
+        DataError: a second record of a test image.
 
     Example:
         >>> record = {"image_id": "6/6.jpg", "image": "train/6/6.jpg", "caption": "A hall."}
@@ -155,9 +219,14 @@ def merge_records(records: Iterable[dict[str, Any]], split: str) -> dict[str, di
     rows: dict[str, dict[str, Any]] = {}
     for record in records:
         if split == "test" and any(row["image_id"] == record["image_id"] for row in rows.values()):
-            raise DataError(f"{record['image_id']!r} has two records; the test split has one per image")
-        captions = _captions(record, split)
+            raise DataError(
+                f"{record['image_id']!r} has two records; the test split has one per image: keep one, or name the "
+                "filter duplicate_record"
+            )
         row = rows.setdefault(record["image"], _new_row(record, split))
+        captions = captions_of(record, split)
         row["captions"] += captions if split == "test" else [text for text in captions if text not in row["captions"]]
-        row["regions"] += [region for region in _regions(record) if region not in row["regions"]]
+        boxed = [(text, bbox and [float(value) for value in bbox]) for _, text, bbox in regions_of(record)]
+        regions = [{"text": text, "bbox": bbox} for text, bbox in boxed]
+        row["regions"] += [region for region in regions if region not in row["regions"]]
     return rows

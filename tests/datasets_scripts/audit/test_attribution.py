@@ -11,7 +11,7 @@ from defect_tree import mark, stamp
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.attribution import MIN_PLACES, OverlayWatch, find_text_band
-from pemoe.datasets_scripts.audit.directory import audit_directory
+from pemoe.datasets_scripts.audit.audit import audit_directory
 from pemoe.datasets_scripts.campus.source import rows_for_place
 
 PLACES = 40

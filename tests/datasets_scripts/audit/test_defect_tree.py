@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 from defect_tree import PLANTS, write_clean_tree, write_defect_tree
 
-from pemoe.datasets_scripts.audit.defects import DEFECTS, ROWS_ONLY, Finding
-from pemoe.datasets_scripts.audit.walk import archive_defect, survey_tree
+from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
+from pemoe.datasets_scripts.audit.survey import Survey, archive_defect, survey_tree
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.archives import iter_image_members
 
-ELSEWHERE = {"fixed_overlay", *ROWS_ONLY}  # see test_attribution.py, test_records.py
+ELSEWHERE = {
+    "fixed_overlay",
+    *(kind for kind, defect in DEFECTS.items() if defect.only == "rows"),
+}  # see test_attribution.py, test_records.py
 
 
 def findings_in(root: Path) -> list[Finding]:
     found: list[Finding] = []
-    survey_tree(root, found.append)
+    survey_tree(root, Survey(found.append))
     return found
 
 

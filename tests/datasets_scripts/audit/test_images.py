@@ -7,7 +7,8 @@ import io
 import pytest
 from PIL import Image, ImageFile
 
-from pemoe.datasets_scripts.audit.images import check_image, hash_image
+from pemoe.datasets_scripts.audit.images import hash_image
+from pemoe.datasets_scripts.audit.records import check_image
 from pemoe.datasets_scripts.campus.source import rows_for_place
 
 
@@ -24,7 +25,7 @@ def encoded(image: Image.Image, form: str = "JPEG", **options: int) -> bytes:
 
 
 def kinds(data: bytes, platform: str | None = "drone") -> list[str]:
-    return [found.kind for found in check_image(data, platform)]
+    return [found.kind for found in check_image(data, platform)[1]]
 
 
 def apart(a: int, b: int) -> int:

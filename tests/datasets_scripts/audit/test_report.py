@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from html.parser import HTMLParser
@@ -11,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
-from pemoe.datasets_scripts.audit.directory import Audit
+from pemoe.datasets_scripts.audit.images import thumbnail
 from pemoe.datasets_scripts.audit.report import render_audit, write_audit_json, write_audit_report
 
 HOSTILE = '<script>alert(1)</script> [MOF] <img src=x onerror=alert(2)> &amp; "quoted"'
@@ -37,6 +37,7 @@ def audit() -> Audit:
     at = HOSTILE.index("[MOF]")
     found.add(Finding("mof_joint", "train", "0006/0006.jpg", "has [mof]", text=HOSTILE, spans=((at, at + 5),)))
     found.add(Finding("truncated_image", "train", "0007/<i>.jpg", "image file is truncated"))
+    found.pictures["0006/0006.jpg"] = thumbnail(Image.new("RGB", (900, 900), "teal"))
     found.statistics.add_image("train", "satellite", "0006")
     found.statistics.add_texts("train", "satellite", [HOSTILE], [None])
     return found
@@ -48,21 +49,15 @@ def read(page: str) -> Tags:
     return tags
 
 
-def picture(image_id: str) -> bytes | None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (900, 900), "teal").save(buffer, "PNG")
-    return buffer.getvalue() if image_id == "0006/0006.jpg" else b"broken"
-
-
 def test_what_the_data_says_is_escaped(audit: Audit) -> None:
-    tags = read(render_audit(audit, picture))
+    tags = read(render_audit(audit))
     assert {tag for tag, _ in tags.found} & {"script", "b"} == set()
     assert not any(name.startswith("on") for _, attributes in tags.found for name in attributes)
     assert "<script>alert(1)</script>" in tags.text and "Audit of <b>data</b>" in tags.text
 
 
 def test_the_page_loads_nothing_from_elsewhere(audit: Audit) -> None:
-    page = render_audit(audit, picture)
+    page = render_audit(audit)
     links = [
         value for _, attributes in read(page).found for name, value in attributes.items() if name in ("src", "href")
     ]
@@ -71,9 +66,10 @@ def test_the_page_loads_nothing_from_elsewhere(audit: Audit) -> None:
 
 
 def test_offending_words_are_marked_and_broken_pictures_have_a_placeholder(audit: Audit) -> None:
-    page = render_audit(audit, picture)
+    page = render_audit(audit)
     assert "<mark>[MOF]</mark>" in page
     assert page.count('class="nopicture"') == 1 and page.count("<img") == 1
+    audit.pictures.clear()
     assert render_audit(audit).count('class="nopicture"') == 2
 
 

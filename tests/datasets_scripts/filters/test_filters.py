@@ -14,20 +14,22 @@ from defect_tree import mark, stamp, write_clean_tree, write_defect_tree
 from PIL import Image
 
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
-from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
-from pemoe.datasets_scripts.filters.filters import FILTERS, ROW_FILTERS, Filters
+from pemoe.datasets_scripts.audit.survey import Survey, survey_rows, survey_tree
+from pemoe.datasets_scripts.filters.filters import Filters, filter_names
 from pemoe.datasets_scripts.schema import SPLITS, DataError
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import platform_of
 from pemoe.datasets_scripts.sources.geotext.records import find_json, iter_records
 
+FILTERS = filter_names()
+ROW_FILTERS = filter_names(on_rows=True)
 ERRORS = [name for name in FILTERS if DEFECTS[name].severity == "error"]
 WARNINGS = [name for name in FILTERS if DEFECTS[name].severity == "warning"]
 
 
 def kinds_in(root: Path) -> set[str]:
     found: list[Finding] = []
-    survey_tree(root, found.append)
+    survey_tree(root, Survey(found.append))
     return {finding.kind for finding in found}
 
 
@@ -211,7 +213,7 @@ def test_rows_lose_what_a_filter_is_for_and_nothing_else(name: str) -> None:
 
 def findings_of(one: dict[str, Any]) -> list[Finding]:
     found: list[Finding] = []
-    survey_rows([one], found.append)
+    survey_rows([one], Survey(found.append))
     return found
 
 

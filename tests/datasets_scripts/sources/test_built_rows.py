@@ -19,11 +19,11 @@ import pytest
 from defect_tree import write_clean_tree, write_defect_tree
 
 from pemoe.datasets_scripts import load_source, open_reader
+from pemoe.datasets_scripts.audit.audit import audit_rows
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Finding
-from pemoe.datasets_scripts.audit.directory import audit_rows
-from pemoe.datasets_scripts.audit.walk import survey_rows
+from pemoe.datasets_scripts.audit.survey import Survey, survey_rows
 from pemoe.datasets_scripts.builds.dataset import BuildPlan, build_dataset
-from pemoe.datasets_scripts.filters.filters import FILTERS
+from pemoe.datasets_scripts.filters.filters import filter_names
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
@@ -31,6 +31,7 @@ from pemoe.datasets_scripts.sources.parquet import ParquetReader
 
 RAW = BuildPlan(refiner=None, sanitize=None, places_per_shard=7)
 JSON_NAMES = {"train": "train.json", "test": "test_951_version.json"}
+FILTERS = filter_names()
 ERRORS = [name for name in FILTERS if DEFECTS[name].severity == "error"]
 NO_FILTER = set(DEFECTS) - set(FILTERS)
 STREAM = """
@@ -150,7 +151,7 @@ def built(root: Path, output: Path, filters: list[str]) -> tuple[list[dict], dic
 
 def found_in(rows: list[dict]) -> set[tuple[str, str | None]]:
     found: list[Finding] = []
-    survey_rows(rows, found.append)
+    survey_rows(rows, Survey(found.append))
     return {(finding.kind, finding.image_id) for finding in found}
 
 
@@ -168,7 +169,7 @@ def test_defects_stop_a_build_that_has_no_filters(defects: tuple, tmp_path: Path
             build_dataset(
                 open_reader("geotext1652", defects[1], filters=filters), tmp_path / "built", RAW, overwrite=True
             )
-        assert "\n" not in str(error.value) and "'0003/0003.jpg') lacks caption" in str(error.value)
+        assert "\n" not in str(error.value) and "(0003/0003.jpg): lacks caption" in str(error.value)
     assert not (tmp_path / "built").exists() and not list(tmp_path.rglob("*.parquet"))
 
 

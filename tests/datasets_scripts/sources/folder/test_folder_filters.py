@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pemoe.datasets_scripts import load_source, open_reader
-from pemoe.datasets_scripts.audit.directory import audit_rows
+from pemoe.datasets_scripts.audit.audit import audit_rows
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.readers import Reader
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pemoe.common.fingerprints import file_states
 from pemoe.datasets_scripts import load_source
-from pemoe.datasets_scripts.audit.directory import audit_directory
+from pemoe.datasets_scripts.audit.audit import audit_directory
 from pemoe.datasets_scripts.schema import FEATURES, DataError
 from pemoe.datasets_scripts.sources.geotext.names import FOLDER_ALIASES, platform_of
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
@@ -226,14 +226,24 @@ def test_platform_of():
 def test_missing_root_and_json(extracted, tmp_path):
     assert_refused(None, "None")
     assert_refused(tmp_path / "nowhere", "nowhere")
-    (extracted / "train.json").rename(extracted / "kept.json")
-    assert_refused(extracted, "train.json")
-    (extracted / "kept.json").rename(extracted / "train.json")
-    (extracted / "test_951_version.json").unlink()
-    assert_refused(extracted, "test_951_version.json", "test_24G_version.json")
+    for name in ("train.json", "test_951_version.json"):
+        (extracted / name).unlink()
+    assert_refused(extracted, "train.json", "test_951_version.json", "test_24G_version.json")
 
 
-@pytest.mark.parametrize("content", [b"[{", b"\xff\xfe[]", b'{"a": 1}', b"[]", b"[1]", b""])
+@pytest.mark.parametrize("name", ["train.json", "test_951_version.json"])
+@pytest.mark.parametrize("content", [None, "[]"])
+def test_a_split_without_records_has_no_rows(extracted, name, content):
+    expected = rows_of(load_source("geotext1652", extracted))
+    (extracted / name).unlink() if content is None else (extracted / name).write_text(content)
+    empty, other = ("train", "test") if name == "train.json" else ("test", "train")
+    assert rows_of(load_source("geotext1652", extracted)) == {empty: [], other: expected[other]}
+    for path in extracted.glob("*.json"):
+        path.write_text("[]")
+    assert_refused(extracted, "holds no records", "train.json", "test_951_version.json")
+
+
+@pytest.mark.parametrize("content", [b"[{", b"\xff\xfe[]", b'{"a": 1}', b"[1]", b"", b"null"])
 def test_bad_json(extracted, content):
     (extracted / "train.json").write_bytes(content)
     assert_refused(extracted, "train.json")
@@ -317,7 +327,7 @@ def test_bad_sentences(extracted):
     edit(extracted, "train.json", lambda records: records[1].update(sentences=[1, None, None]))
     assert_refused(extracted, "0001/image-02.jpeg", "1")
     edit(extracted, "train.json", lambda records: records[1].update(sentences=["one"]))
-    assert_refused(extracted, "0001/image-02.jpeg", "as many bboxes")
+    assert_refused(extracted, "0001/image-02.jpeg", "sentences and bboxes are not lists of one length")
 
 
 @pytest.mark.parametrize("layout", ["extracted", "packed"])

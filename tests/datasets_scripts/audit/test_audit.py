@@ -12,8 +12,8 @@ import pytest
 from defect_tree import write_clean_tree, write_defect_tree
 from PIL import Image
 
+from pemoe.datasets_scripts.audit.audit import MAX_EXAMPLES, MAX_TEXT_CHARS, Audit, audit_directory, audit_rows
 from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.audit.directory import MAX_EXAMPLES, MAX_TEXT_CHARS, Audit, audit_directory, audit_rows
 from pemoe.datasets_scripts.schema import DataError
 
 
@@ -130,14 +130,54 @@ def test_percentiles_never_pass_the_longest_text() -> None:
 def test_only_a_root_or_json_that_cannot_be_read_stops_an_audit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a directory"):
         audit_directory(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no train"):
+    with pytest.raises(DataError, match="holds no records"):
         audit_directory(tmp_path)
     (tmp_path / "train.json").write_text("[1, null, {}, []]")
     (tmp_path / "test_951_version.json").write_text('["text", ')
     with pytest.raises(DataError, match="not valid JSON"):
         audit_directory(tmp_path)
+    (tmp_path / "test_951_version.json").write_text('{"image_id": "6/6.jpg"}')
+    with pytest.raises(DataError, match="must be a list"):
+        audit_directory(tmp_path)
     (tmp_path / "test_951_version.json").write_text('["text", {"image_id": ["6"]}]')
     assert counts(audit_directory(tmp_path)) == {"bad_record": 6}
+
+
+@pytest.mark.parametrize("name", ["train.json", "test_951_version.json"])
+@pytest.mark.parametrize("content", [None, "[]"])
+def test_a_split_without_records_is_no_fault_where_the_other_has_some(
+    tmp_path: Path, name: str, content: str | None
+) -> None:
+    root = write_clean_tree(tmp_path / "tree", train_places=2)
+    (root / name).unlink() if content is None else (root / name).write_text(content)
+    images = audit_directory(root).to_dict()["images"]
+    assert images.keys() == {"test" if name == "train.json" else "train"}
+    for other in root.glob("*.json"):
+        other.write_text("[]")
+    with pytest.raises(DataError, match=r"^[^\n]* holds no records[^\n]*$"):
+        audit_directory(root)
+
+
+def test_pictures_of_examples_are_kept_while_they_come_by(tmp_path: Path) -> None:
+    """Of those that are found by comparing, too; of an image that has no picture, none."""
+    planted = write_defect_tree(tmp_path / "tree")
+    found = audit_directory(tmp_path / "tree")
+    examples = {
+        (kind, example["image_id"])
+        for kind, defect in found.to_dict()["defects"].items()
+        for example in defect["examples"]
+        if "/" in (example["image_id"] or "")
+    }
+    hidden = {"missing_image", "undecodable_image", "truncated_image", "bad_record", "bad_image_id"}
+    pictureless = {image_id for kind, image_id in planted if kind in hidden}
+    lost = {place_id for kind, place_id in planted if kind in ("unsafe_archive", "broken_archive")}
+    shown = {(kind, image_id) for kind, image_id in examples if image_id in found.pictures}
+    assert {one for one in examples - shown if one[1][:4] not in lost and one[1] not in pictureless} == set()
+    assert {"duplicate_image", "near_duplicate_image", "near_duplicate_across_places"} <= {kind for kind, _ in shown}
+    assert planted & shown and {image_id for _, image_id in examples} >= found.pictures.keys()
+    for data in found.pictures.values():
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "JPEG" and max(image.size) <= 300
 
 
 @pytest.mark.skipif("PEMOE_REAL_CAMPUS" not in os.environ, reason="PEMOE_REAL_CAMPUS names no directory")

@@ -1,27 +1,18 @@
-"""The audit of a whole data set: every defect counted, exampled by image_id, as a JSON-able result."""
+"""The audit of a whole data set: every defect counted, with examples by image_id, as a JSON-able result."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from pemoe.datasets_scripts.audit.defects import (
-    DEFECTS,
-    GENERATOR_ONLY,
-    ROWS_ONLY,
-    SEVERITIES,
-    TREE_ONLY,
-    Finding,
-)
+from pemoe.datasets_scripts.audit.defects import DEFECTS, SEVERITIES, Finding
 from pemoe.datasets_scripts.audit.statistics import Statistics, nested
-from pemoe.datasets_scripts.audit.survey import short_hash
-from pemoe.datasets_scripts.audit.walk import survey_rows, survey_tree
+from pemoe.datasets_scripts.audit.survey import MAX_EXAMPLES, Survey, short_hash, survey_rows, survey_tree
 from pemoe.datasets_scripts.sources.coordinates import Coordinates, count_covered
 from pemoe.datasets_scripts.sources.geotext.rows import SOURCE
 
-MAX_EXAMPLES = 8  # of a kind, each of another image
 MAX_TEXT_CHARS = 400  # of an example's text, around the offending words
 MAX_DETAIL_CHARS = 300
 
@@ -61,12 +52,26 @@ class _Tally:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Watcher(Protocol):
+    """Who wants to see what an audit sees, so that the data set is read once."""
+
+    def mark(self, finding: Finding) -> None:
+        """Called with every finding."""
+
+    def adopt(self, survey: Survey) -> None:
+        """Called with the closed survey."""
+
+
 class Audit:
     """What an audit found.
 
     Args:
         root_name: the name of what was audited.
         unchecked: keys of `DEFECTS` that were not looked for, since this kind of source cannot show them.
+
+    Attributes:
+        statistics: what was counted beside defects.
+        pictures: small copies of the examples' pictures, JPEG by image_id.
 
     Example:
         >>> audit = Audit("my data")
@@ -79,7 +84,9 @@ class Audit:
         self.root_name = root_name
         self.unchecked = frozenset(unchecked)
         self.statistics = Statistics()
+        self.pictures: dict[str, bytes] = {}
         self._tallies: dict[str, _Tally] = {}
+        self._shown: set[str | None] = set()
 
     def add(self, finding: Finding) -> None:
         """Count a finding; the first ones of different images are kept as examples."""
@@ -87,8 +94,26 @@ class Audit:
         image = short_hash(f"{finding.split}:{finding.image_id}")
         if image not in tally.images and len(tally.examples) < MAX_EXAMPLES:
             tally.examples.append(_example(finding))
+            self._shown.add(finding.image_id)
         tally.count += 1
         tally.images.add(image)
+
+    def survey(self, watcher: Watcher | None = None) -> Survey:
+        """A new survey whose findings go here, and to `watcher` too."""
+
+        def sink(finding: Finding) -> None:
+            self.add(finding)
+            if watcher is not None:
+                watcher.mark(finding)
+
+        return Survey(sink, self._shown.__contains__)
+
+    def close(self, survey: Survey, watcher: Watcher | None = None) -> None:
+        """Take over what a closed survey knows beside its findings, and hand it to `watcher` too."""
+        self.statistics = survey.statistics
+        self.pictures = {name: data for name, data in survey.pictures.items() if name in self._shown}
+        if watcher is not None:
+            watcher.adopt(survey)
 
     @property
     def has_errors(self) -> bool:
@@ -147,7 +172,11 @@ class Audit:
 
 
 def audit_directory(
-    root: str | Path, *, coordinates: Mapping[str, Coordinates] | None = None, show_progress: bool = False
+    root: str | Path,
+    *,
+    coordinates: Mapping[str, Coordinates] | None = None,
+    watcher: Watcher | None = None,
+    show_progress: bool = False,
 ) -> Audit:
     """Audit a tree in GeoText-1652's layout, archives or extracted; it is read once and nothing is written.
 
@@ -157,24 +186,26 @@ def audit_directory(
     Args:
         root: directory with the JSON files and `images/`.
         coordinates: of `coordinates.read_coordinates`: places it lacks are findings; None looks for none.
+        watcher: filters that compare the whole data set, for instance.
         show_progress: show bars on stderr.
 
     Returns:
         The audit.
 
     Raises:
-        DataError: no such directory, no JSON file of a split, or one that is no JSON list; `coordinates` of no place.
+        DataError: no such directory, no record in either split, or a JSON file that is no JSON list; `coordinates` of
+            no place.
 
     Example:
         >>> audit_directory("GeoText1652_Dataset").has_errors               # doctest: +SKIP
         False
     """
-    checked = () if coordinates is None else ("missing_coordinates",)
-    audit = Audit(Path(root).resolve().name, set(ROWS_ONLY).difference(checked))
-    survey = survey_tree(root, audit.add, coordinates=coordinates, show_progress=show_progress)
+    rows_only = {kind for kind, defect in DEFECTS.items() if defect.only == "rows"}
+    audit = Audit(Path(root).resolve().name, rows_only - {"missing_coordinates" if coordinates is not None else ""})
+    survey = survey_tree(root, audit.survey(watcher), coordinates=coordinates, show_progress=show_progress)
     if coordinates is not None:
         count_covered(filter(None, survey.images.places), coordinates, "the table of coordinates")
-    audit.statistics = survey.statistics
+    audit.close(survey, watcher)
     return audit
 
 
@@ -195,12 +226,15 @@ def audit_rows(rows: Iterable[Mapping[str, Any]], root_name: str = "rows", *, sh
     """
     sources: set[str] = set()
 
-    def told() -> Iterator[Mapping[str, Any]]:
+    def noted() -> Iterator[Mapping[str, Any]]:
         for row in rows:
             sources.add(row["source"])
             yield row
 
     audit = Audit(root_name)
-    audit.statistics = survey_rows(told(), audit.add, show_progress=show_progress).statistics
-    audit.unchecked = frozenset((*TREE_ONLY, *(() if SOURCE in sources else GENERATOR_ONLY)))
+    audit.close(survey_rows(noted(), audit.survey(), show_progress=show_progress))
+    unchecked = (
+        kind for kind, one in DEFECTS.items() if one.only == "tree" or (one.generator and SOURCE not in sources)
+    )
+    audit.unchecked = frozenset(unchecked)
     return audit
