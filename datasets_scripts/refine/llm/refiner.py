@@ -190,8 +190,8 @@ class LLMRefiner:
                 function, items, self.concurrency, window or 4 * self.concurrency, self._caller.stop
             )
         except BudgetError as error:
-            told = f"the budget is used up ({error}); all {len(self.cache)} answers are kept in {self.cache_path}"
-            raise BudgetError(f"{told}: give a larger budget and run again to go on") from None
+            line = f"the budget is used up ({error}); all {len(self.cache)} answers are kept in {self.cache_path}"
+            raise BudgetError(f"{line}: give a larger budget and run again to go on") from None
 
     def refine_request(self, request: RefineRequest) -> Refinement:
         """Refine one caption, from the cache as far as it reaches; may be called from several threads."""
