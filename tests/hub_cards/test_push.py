@@ -16,12 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from local_hub import CLOSE, LocalHub
 from local_hub_routes import Repo
 
 from pemoe.datasets_scripts import PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import features_of
 from pemoe.hub_cards import plan_push
 
 REPORTS = ("audit.html", "refine.html", "refine.json")
@@ -340,3 +342,24 @@ def test_every_count_is_checked_against_the_files(built_dir: Path, name: str) ->
     path.write_text(json.dumps(build))
     with pytest.raises(DataError, match=f"build.json counts .* {name}, the files hold"):
         plan_push(built_dir, "me/campus")
+
+
+def test_a_platform_of_its_own_is_published(built_dir: Path) -> None:
+    metadata = features_of(["infrared"]).arrow_schema.metadata
+    for path in built_dir.glob("*/*.parquet"):
+        table = pq.read_table(path).replace_schema_metadata(metadata)
+        if path.parent.name == "ground":
+            position = table.schema.get_field_index("platform")
+            table = table.set_column(position, "platform", pa.array([3] * len(table), pa.int64()))
+        pq.write_table(table, path)
+    (built_dir / "ground").rename(built_dir / "infrared")
+    build = json.loads((built_dir / "build.json").read_text())
+    for platforms in build["counts"].values():
+        platforms["infrared"] = platforms.pop("ground")
+    (built_dir / "build.json").write_text(json.dumps(build))
+    readme = built_dir / "README.md"
+    readme.write_text(readme.read_text().replace("ground/", "infrared/"))
+    plan = plan_push(built_dir, "me/campus")
+    assert "satellite 0, drone 1, ground 2, infrared 3; null" in plan.card
+    assert "platforms: satellite, drone, infrared;" in plan.card and "Configs: `all`" in plan.card
+    assert any(file.path.startswith("infrared/test-") for file in plan.files)
