@@ -50,6 +50,7 @@ INSTALL_REQUIRES = [
     "jinja2>=3.1,<4",  # audit report and cards, escaped; in torch already; BSD-3
     "filelock>=3.13,<4",  # one process audits while the others wait; datasets locks its cache by it; Unlicense
     "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
+    "tenacity>=9,<10",  # tries of a language model again after a fault: waits, stops, Retry-After; Apache-2.0
 ]
 
 RASTERIO = "rasterio>=1.4,<2"  # GeoTIFF tiles with their georeference, GDAL in the wheel; BSD-3

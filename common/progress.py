@@ -1,4 +1,4 @@
-"""The progress bars of `datasets`, which are on for a whole process unless switched off."""
+"""The progress bars of `datasets` and `huggingface_hub`, which each library has one switch for in a whole process."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import datasets
+import huggingface_hub.utils
 
 
 @contextmanager
 def progress_bars(shown: bool) -> Iterator[None]:
-    """Show or hide the bars of `datasets` inside the block, and put the user's setting back.
+    """Show or hide the bars of both libraries inside the block, and put the user's settings back.
 
     Example:
         >>> with progress_bars(False):
         ...     datasets.are_progress_bars_disabled()
         True
     """
-    were_hidden = datasets.are_progress_bars_disabled()
-    (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+    others = [one for one in (datasets, huggingface_hub.utils) if one.are_progress_bars_disabled() == shown]
+    for library in others:
+        (library.enable_progress_bars if shown else library.disable_progress_bars)()
     try:
         yield
     finally:
-        (datasets.disable_progress_bars if were_hidden else datasets.enable_progress_bars)()
+        for library in others:
+            (library.disable_progress_bars if shown else library.enable_progress_bars)()

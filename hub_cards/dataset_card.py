@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from huggingface_hub import DatasetCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from pemoe.datasets_scripts.builds.shards import configs_of
-from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
+from pemoe.datasets_scripts.schema import SPLITS, DataError, order_platforms
+from pemoe.datasets_scripts.sources.parquet import ParquetReader
+from pemoe.datasets_scripts.sources.registry import source_of
 from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.report_sections import cell, report_sections, shown
 
@@ -23,18 +25,6 @@ COUNTED = ("images", "places", "captions", "refined_captions")
 REPORTS = ("audit", "refine", "sanitize")
 PARTS = {"version": (str, int), "source": str, "fingerprint": str, "options": dict, "steps": list, "counts": dict}
 
-GEOTEXT_LICENSE = {
-    "license": "other",
-    "license_name": "geotext-1652-research-use",
-    "license_link": "https://github.com/MultimodalGeo/GeoText-1652",
-}
-# licences that follow from the source; the owner of any other source names one. RoboSense's copy holds GeoText-1652
-SOURCE_LICENSES = {"campus": {"license": "apache-2.0"}, "geotext1652": GEOTEXT_LICENSE, "robosense": GEOTEXT_LICENSE}
-SOURCE_NAMES = {
-    "campus": "PE-MoE campus",
-    "geotext1652": "GeoText-1652, one row per image",
-    "robosense": "RoboSense 2025 Track 4, one row per image",
-}
 SIZES = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
 
 
@@ -43,7 +33,7 @@ class CardOptions:
     """What the build cannot know about a data set.
 
     Args:
-        license_id: a licence as the Hub spells it ("cc-by-4.0"); needed unless in `SOURCE_LICENSES`.
+        license_id: a licence as the Hub spells it ("cc-by-4.0"); needed where none follows from the source.
         license_note: one or two sentences below it, for example whose pictures these are.
         language: of the captions, ISO 639-1.
         pretty_name: title of the card; None: the source's name, for `folder` the repository's.
@@ -75,7 +65,7 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
     options = options or CardOptions()
     check_repo_id(repo_id)
     build = _with_earlier(read_build(built_dir))
-    title = options.pretty_name or SOURCE_NAMES.get(build["source"], repo_id.partition("/")[2])
+    title = options.pretty_name or source_of(build["source"]).title or repo_id.partition("/")[2]
     configs = configs_of(Path(built_dir))
     if not configs:
         raise DataError(f"{built_dir}: build.json is there and no Parquet; run `pemoe data build` again")
@@ -89,11 +79,12 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
         repo_id=repo_id,
         example=_example(configs),
         configs=[config["config_name"] for config in configs],
-        platforms=_platforms(build["counts"]),
+        platforms=order_platforms({name for platforms in build["counts"].values() for name in platforms}),
+        codes=ParquetReader(built_dir).platforms,
         splits=list(build["counts"]),
         total_images=f"{_total_images(build['counts']):,}",
         count_rows=list(_count_rows(build["counts"])),
-        option_rows=list(_numbers(_with_joined_lists(build["options"]))),
+        option_rows=list(_named_values(build["options"])),
         sections=report_sections(build["reports"]),
         license=card_data.to_dict()["license"],
         license_note=options.license_note,
@@ -105,7 +96,7 @@ def read_build(built_dir: str | Path) -> dict[str, Any]:
     """Read and check `build.json`; of absolute paths in it only the last name stays.
 
     Returns:
-        The object, its `counts` in the order of `SPLITS` and `PLATFORMS`.
+        The object, its `counts` in the order of splits and platforms.
 
     Raises:
         DataError: no or broken `build.json`, or a part or a number of it is missing.
@@ -154,31 +145,24 @@ def _with_earlier(build: dict[str, Any]) -> dict[str, Any]:
 def _checked_counts(counts: Mapping[str, Any], path: Path) -> dict[str, dict[str, dict[str, int]]]:
     """The counts in canonical order; every one of them is there and a whole number; platforms without images go."""
     checked: dict[str, dict[str, dict[str, int]]] = {}
-    for split in sorted(counts, key=_place_in(SPLITS)):
-        platforms = _as_mapping(counts[split], f"{path}: counts.{split}")
-        for platform in sorted(platforms, key=_place_in(PLATFORMS)):
+    for split in (name for name in SPLITS if name in counts):
+        platforms = _of_kind(counts[split], Mapping, f"{path}: counts.{split}")
+        for platform in order_platforms(platforms):
             where = f"{path}: counts.{split}.{platform}"
-            numbers = _as_mapping(platforms[platform], where)
-            for name in COUNTED:
-                number = numbers.get(name)
-                if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-                    raise DataError(f"{where}.{name} is {number!r}; run `pemoe data build` again")
-            if numbers["images"]:
-                checked.setdefault(split, {})[platform] = {name: numbers[name] for name in COUNTED}
+            numbers = _of_kind(platforms[platform], Mapping, where)
+            found = {name: _of_kind(numbers.get(name), int, f"{where}.{name}") for name in COUNTED}
+            if found["images"]:
+                checked.setdefault(split, {})[platform] = found
     if not checked:
         raise DataError(f"{path}: counts no image, so there is nothing to publish")
     return checked
 
 
-def _as_mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+def _of_kind(value: Any, kind: type, where: str) -> Any:
+    """A value as it is, if it is a mapping or a count, as it has to be."""
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
         raise DataError(f"{where} is {value!r}; run `pemoe data build` again")
     return value
-
-
-def _place_in(order: tuple[str, ...]) -> Callable[[str], tuple[int, str]]:
-    """Sort key: the names of `order` as they stand there, then all others by the alphabet."""
-    return lambda name: (order.index(name) if name in order else len(order), name)
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -201,11 +185,6 @@ def check_repo_id(repo_id: str) -> None:
         raise DataError(f"{repo_id!r} is no repository id: write it as owner/name")
 
 
-def _platforms(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Platforms that have at least one image in some split, in the order of `PLATFORMS`."""
-    return sorted({platform for split in counts.values() for platform in split}, key=_place_in(PLATFORMS))
-
-
 def _card_data(
     build: Mapping[str, Any], options: CardOptions, title: str, configs: list[dict[str, Any]]
 ) -> DatasetCardData:
@@ -221,13 +200,14 @@ def _card_data(
 
 
 def _license(source: str, license_id: str | None) -> dict[str, str]:
-    if source in SOURCE_LICENSES and license_id:
+    known = source_of(source).license
+    if known and license_id:
         raise DataError(f"the licence of {source} is its authors' to give: leave --license out")
-    if source not in SOURCE_LICENSES and not license_id:
+    if not known and not license_id:
         raise DataError(f"only you know the licence of this data ({source}): give it with --license, e.g. cc-by-4.0")
     if license_id and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_id):
         raise DataError(f"{license_id!r} is no licence as the Hub spells them: use e.g. cc-by-4.0, mit or other")
-    return SOURCE_LICENSES.get(source) or {"license": str(license_id)}
+    return dict(known) or {"license": str(license_id)}
 
 
 def _example(configs: list[dict[str, Any]]) -> dict[str, str]:
@@ -256,23 +236,16 @@ def _count_rows(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterat
             yield [split, platform, *(f"{numbers[name]:,}" for name in COUNTED)]
 
 
-def _numbers(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Name and value of every scalar in a nested dict.
+def _named_values(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Name and value of every scalar and list in a nested dict.
 
     Example:
-        >>> list(_numbers({"places_per_shard": 64, "options": {"root": "geotext"}}))
+        >>> list(_named_values({"places_per_shard": 64, "options": {"root": "geotext"}}))
         [('places per shard', '64'), ('options: root', 'geotext')]
     """
     for key, value in options.items():
         name = above + str(key).replace("_", " ")
         if isinstance(value, Mapping):
-            yield from _numbers(value, name + ": ")
+            yield from _named_values(value, name + ": ")
         else:
-            yield cell(name), shown(value)
-
-
-def _with_joined_lists(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with each list as one string."""
-    joined = {name: ", ".join(map(str, value)) for name, value in options.items() if isinstance(value, list)}
-    nested = {name: _with_joined_lists(value) for name, value in options.items() if isinstance(value, Mapping)}
-    return {**options, **joined, **nested}
+            yield cell(name), shown(", ".join(map(str, value)) if isinstance(value, list) else value)

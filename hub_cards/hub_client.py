@@ -1,4 +1,4 @@
-"""Talking to the Hub so that a user understands it: a token, bars or none, and every failure as one line."""
+"""Talking to the Hub so that a user understands it: a token, and every failure as one line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from contextlib import contextmanager
 
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.common.errors import InputError
 
 
-class PublishError(DataError):
-    """A push that cannot go on, told in one line; no token is ever in it."""
+class PublishError(InputError):
+    """A push that cannot go on, in one line; no token is ever in it."""
 
 
 def require_token(token: str | None) -> str:
@@ -33,24 +32,11 @@ def require_token(token: str | None) -> str:
 
 
 @contextmanager
-def progress_bars(show: bool) -> Iterator[None]:
-    """Bars of huggingface_hub on or off, and back to what they were."""
-    were_off = are_progress_bars_disabled()
-    if show == were_off:
-        (enable_progress_bars if show else disable_progress_bars)()
-    try:
-        yield
-    finally:
-        if show == were_off:
-            (disable_progress_bars if were_off else enable_progress_bars)()
-
-
-@contextmanager
 def one_line_errors(repo_id: str, endpoint: str, token: str) -> Iterator[None]:
     """Turn whatever the client raises into one line without the token."""
     try:
         yield
-    except DataError:
+    except InputError:
         raise
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         line = " ".join(_explain(error, repo_id, endpoint).split()).replace(token, "<token>")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub.repocard import metadata_load
 
-from pemoe.datasets_scripts.schema import DataError, features_of
+from pemoe.datasets_scripts.schema import UNKNOWN, DataError, features_of
 from pemoe.datasets_scripts.sources.parquet import open_shard, platforms_in, row_groups
 
 
@@ -79,9 +79,7 @@ def _count(shards: list[Path], platform: str) -> dict[str, int]:
     counted = {"images": 0, "captions": 0, "refined_captions": 0}
     places: set[str | None] = set()  # all pictures without a place count as one
     for path in shards:
-        with open_shard(path) as file:
-            platforms = _check_columns(path, file.schema_arrow)
-        code = platforms.index(platform) if platform in platforms else None
+        code = _code_of(path, platform)
         for table in row_groups(path):
             counted["images"] += table.num_rows
             counted["captions"] += _items(table["captions"])
@@ -97,12 +95,14 @@ def _items(lists: pa.ChunkedArray) -> int:
     return pc.sum(pc.list_value_length(lists)).as_py() or 0
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> tuple[str, ...]:
-    """The platforms of a shard that has the columns of a built data set."""
-    features = datasets.Features.from_arrow_schema(schema)
-    if features != features_of(platforms_in(features)):
+def _code_of(path: Path, platform: str) -> int | None:
+    """The number that stands for a platform in a shard, None for the unknown one; checks the columns on the way."""
+    with open_shard(path) as file:
+        features = datasets.Features.from_arrow_schema(file.schema_arrow)
+    names = platforms_in(features)
+    if features != features_of(names) or platform not in (*names, UNKNOWN):
         raise DataError(f"{path}: other columns or types than a built data set has; build the data again")
-    return platforms_in(features)
+    return None if platform == UNKNOWN else names.index(platform)
 
 
 def _check_counts(name: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from pemoe.common.progress import progress_bars
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.hub_cards.dataset_card import CardOptions, read_build, render_dataset_card
-from pemoe.hub_cards.hub_client import PublishError, one_line_errors, progress_bars, require_token
+from pemoe.hub_cards.hub_client import PublishError, one_line_errors, require_token
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 from pemoe.hub_cards.parquet_check import check_parquet
 
@@ -181,12 +182,12 @@ def _operations(api: HfApi, plan: PushPlan, revision: str | None) -> list[Commit
 def _reports(root: Path) -> Iterator[PlannedFile]:
     """Files below `reports/`; in those that are text, absolute paths of this machine are cut to their last name."""
     paths = sorted(path for path in (root / "reports").rglob("*") if path.is_file() and not path.name.startswith("."))
-    told = {path: _read_json(path) for path in [root / "build.json", *paths] if path.suffix == ".json"}
-    known = find_machine_paths(list(told.values())) | {str(root.resolve())}
+    reports = {path: _read_json(path) for path in [root / "build.json", *paths] if path.suffix == ".json"}
+    known = find_machine_paths(list(reports.values())) | {str(root.resolve())}
     for path in paths:
         content: Path | bytes = path
-        if path in told:
-            content = _as_json(without_machine_paths(told[path]))
+        if path in reports:
+            content = _as_json(without_machine_paths(reports[path]))
         elif path.suffix in TEXT_SUFFIXES:
             content = cut_machine_paths(path.read_text(encoding="utf-8"), known).encode()
         yield PlannedFile(path.relative_to(root).as_posix(), content)

@@ -1,4 +1,4 @@
-"""What the reports of a build say, as Markdown for the card: one table each where there is something to tell."""
+"""What the reports of a build say, as Markdown for the card: one table each where there is something to report."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _filters(report: Mapping[str, Any]) -> str:
 def _refine(report: Mapping[str, Any]) -> str:
     """Who refined how much, lengths before and after, what was rejected, and what calls cost, if there were any."""
     refiners = ", ".join(f"{cell(name)} ({shown(count)} captions)" for name, count in report["by_refiner"].items())
-    told = f"By {refiners or 'nobody'}: {shown(report['captions'])} captions → {shown(report['texts'])} texts."
+    summary = f"By {refiners or 'nobody'}: {shown(report['captions'])} captions → {shown(report['texts'])} texts."
     lengths = report["length_chars"]
     rows = [
         (name, *(lengths[when][key] for key in ("count", "mean", "p10", "p90")))
@@ -128,7 +128,7 @@ def _refine(report: Mapping[str, Any]) -> str:
     rejected = [(reason, entry["count"], entry["meaning"]) for reason, entry in report["rejections"].items()]
     return "\n\n".join(
         [
-            told,
+            summary,
             _table(("characters", ":texts", ":mean", ":10 %", ":90 %"), rows),
             target,
             _table(("rejected for", ":times", "which means"), rejected) if rejected else "Nothing was rejected.",

@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from pemoe.common.files import write_json, write_text
+from pemoe.common.files import write_json
+from pemoe.common.pages import jpeg_url, render_page, write_page
 from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import SEVERITIES
-from pemoe.datasets_scripts.audit.report_template import TEMPLATE
 
-BAR_PX = 32
+_BODY = """
+{% macro badge(severity) %}<span class="badge {{ severity }}">{{ severity }}</span>{% endmacro %}
+<p class="muted">
+{% if not defects %}Nothing was found.{% endif %}
+{% for severity, count in audit.findings.items() if defects %}
+{{ count }} {{ severity }}{{ "s" if count != 1 }}{{ ", " if not loop.last else "." }}
+{%- endfor %}
+
+An error stops a build unless its filter is named; a warning is kept unless filtered; a note is worth knowing.</p>
+
+<h2>What is there</h2>
+{% call table(["split", "platform", ":images", ":places", ":captions", ":mean length", ":5 to 95 %",
+  "lengths in characters", ":boxes / regions"]) %}
+{% for row in contents %}
+<tr><td>{{ row.split }}</td><td>{{ row.platform }}</td><td class="n">{{ row.images }}</td>
+<td class="n">{{ row.places }}</td><td class="n">{{ row.captions }}</td>
+<td class="n">{{ row.lengths.mean_chars if row.lengths else "" }}</td>
+<td class="n">{% if row.lengths %}{{ row.lengths.p05_chars }} to {{ row.lengths.p95_chars }}{% endif %}</td>
+<td>{% if row.bins %}{{ histogram(row.bins, row.lengths.bin_chars, 170, 34, 1) }}{% endif %}</td>
+<td class="n">{{ row.boxes }} / {{ row.regions }}</td></tr>
+{% endfor %}
+{% endcall %}
+{% if audit.statistics.image_sizes_px %}
+<p class="muted">Picture sizes, the most frequent:
+{% for platform, sizes in audit.statistics.image_sizes_px.items() %}
+{{ platform }}:
+{%- for size, count in sizes.items() %} {{ size }} px ({{ count }}){{ "," if not loop.last }}{% endfor %}
+{{- "; " if not loop.last }}
+{% endfor %}</p>
+{% endif %}
+
+<h2>What was found</h2>
+{% if defects %}
+{% call table(["", "defect", ":findings", ":images or places"]) %}
+{% for name, defect in defects %}
+<tr><td>{{ badge(defect.severity) }}</td><td><a href="#{{ name }}">{{ name }}</a></td>
+<td class="n">{{ defect.count }}</td><td class="n">{{ defect.images }}</td></tr>
+{% endfor %}
+{% endcall %}
+{% endif %}
+<p class="muted">Looked for and not found: {{ absent | join(", ") or "nothing" }}.</p>
+
+{% for name, defect in defects %}
+<h3 id="{{ name }}">{{ badge(defect.severity) }} {{ name }}</h3>
+<p>{{ defect.what }}</p>
+<p class="muted">{{ defect.count }} finding{{ "s" if defect.count > 1 }} on {{ defect.images }}
+{{ "place" if defect.scope == "place" else "image" }}{{ "s" if defect.images > 1 }}.
+What to do: {{ defect.remedy }}.</p>
+<div class="cards">
+{% for example in defect.cards %}{% call card(example.url) %}
+<code>{{ example.image_id or "" }}</code> <span class="muted">{{ example.split or "" }}</span>
+<div>{{ example.detail }}</div>
+{% if example.parts %}<p class="muted">
+{%- for part, marked in example.parts -%}
+{% if marked %}<mark>{{ part }}</mark>{% else %}{{ part }}{% endif %}
+{%- endfor -%}
+</p>{% endif %}
+{% endcall %}{% endfor %}
+</div>
+{% endfor %}
+"""
 
 
 def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
@@ -32,38 +89,28 @@ def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
     return [part for part in [*parts, (text[position:], False)] if part[0]]
 
 
-def _cards(examples: list[dict[str, Any]], pictures: dict[str, bytes]) -> list[dict[str, Any]]:
-    """The examples with picture in base64, "" where there is none, and highlighted text."""
-    return [
-        {
-            **example,
-            "picture": base64.b64encode(pictures.get(example["image_id"], b"")).decode(),
-            "parts": marked_parts(example["text"], example["spans"]),
-        }
-        for example in examples
-    ]
+def _cards(defect: dict[str, Any], pictures: dict[str, bytes]) -> list[dict[str, Any]]:
+    """The examples of a defect with picture (None for those of a place, which have none) and text in parts."""
+    cards = []
+    for example in defect["examples"]:
+        data = pictures.get(example["image_id"])
+        url = jpeg_url(data) if data else None if defect["scope"] == "place" else ""
+        cards.append({**example, "url": url, "parts": marked_parts(example["text"], example["spans"])})
+    return cards
 
 
 def _contents(audit: dict[str, Any]) -> list[dict[str, Any]]:
-    """One line of the first table for every split and platform."""
-    lines = []
+    """One line of the first table for every split and platform; all histograms have the same number of bins."""
+    statistics, lines = audit["statistics"], []
+    longest = max((len(one["bins"]) for by in statistics["caption_chars"].values() for one in by.values()), default=0)
     for split, platforms in audit["images"].items():
-        for platform in platforms:
-            lengths = audit["statistics"]["caption_chars"].get(split, {}).get(platform)
-            regions = audit["statistics"]["regions"].get(split, {}).get(platform, {"regions": 0, "boxes": 0})
-            bins = lengths["bins"] if lengths else []
-            lines.append(
-                {
-                    "split": split,
-                    "platform": platform,
-                    "images": platforms[platform],
-                    "places": audit["places"].get(split, {}).get(platform, 0),
-                    "captions": audit["captions"].get(split, {}).get(platform, 0),
-                    "lengths": lengths,
-                    "heights": [round(BAR_PX * count / max(bins)) for count in bins],
-                    **regions,
-                }
-            )
+        for platform, images in platforms.items():
+            lengths = statistics["caption_chars"].get(split, {}).get(platform)
+            padded = [*lengths["bins"], *[0] * (longest - len(lengths["bins"]))] if lengths else []
+            counts = {what: audit[what].get(split, {}).get(platform, 0) for what in ("places", "captions")}
+            regions = statistics["regions"].get(split, {}).get(platform, {"regions": 0, "boxes": 0})
+            names = {"split": split, "platform": platform, "images": images}
+            lines.append({**names, **counts, **regions, "lengths": lengths, "bins": padded})
     return lines
 
 
@@ -76,43 +123,27 @@ def render_audit(audit: Audit) -> str:
     """
     found = audit.to_dict()
     by_severity = sorted(found["defects"].items(), key=lambda item: SEVERITIES.index(item[1]["severity"]))
-    contents = _contents(found)
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(TEMPLATE)
-    return template.render(
+    return render_page(
+        f"Audit of {audit.root_name}",
+        _BODY,
         audit=found,
-        contents=contents,
-        longest=max(
-            (len(line["heights"]) * line["lengths"]["bin_chars"] for line in contents if line["lengths"]), default=0
-        ),
-        defects=[
-            (name, {**defect, "cards": _cards(defect["examples"], audit.pictures)}) for name, defect in by_severity
-        ],
+        contents=_contents(found),
+        defects=[(name, {**defect, "cards": _cards(defect, audit.pictures)}) for name, defect in by_severity],
         absent=audit.not_found(),
     )
 
 
 def write_audit_report(audit: Audit, path: str | Path) -> Path:
-    """Write the report as a self-contained HTML file.
-
-    Args:
-        audit: what was found.
-        path: the file; its folder is made.
-
-    Returns:
-        The path.
+    """Write the report as a self-contained HTML file; see `write_page`.
 
     Example:
         >>> write_audit_report(audit_directory("data"), "audit.html")                   # doctest: +SKIP
     """
-    write_text(Path(path), render_audit(audit))
-    return Path(path)
+    return write_page(path, render_audit(audit))
 
 
 def write_audit_json(audit: Audit, path: str | Path) -> Path:
-    """Write `Audit.to_dict()` as a JSON file.
-
-    Returns:
-        The path.
+    """Write `Audit.to_dict()` as a JSON file; returns the path.
 
     Example:
         >>> write_audit_json(audit_directory("data"), "audit.json")                     # doctest: +SKIP

@@ -4,8 +4,8 @@ from pemoe.datasets_scripts.refine.llm.backends import EndpointBackend, LocalBac
 from pemoe.datasets_scripts.refine.llm.budget import BudgetError
 from pemoe.datasets_scripts.refine.llm.refiner import Estimate, LLMRefiner
 from pemoe.datasets_scripts.refine.outcome import Refinement, Refiner, RefineRequest, Rejection
+from pemoe.datasets_scripts.refine.page import write_refine_report
 from pemoe.datasets_scripts.refine.report import RefineReport
-from pemoe.datasets_scripts.refine.report_html import write_refine_report
 from pemoe.datasets_scripts.refine.rows import BatchRefiner, refine_dataset, refine_rows, row_requests
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 

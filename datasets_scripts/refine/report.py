@@ -15,7 +15,7 @@ from pemoe.datasets_scripts.refine.rules import TARGET_CHARS
 
 BIN_CHARS, BINS = 50, 24  # of the histograms; the last bin holds all longer texts
 EXAMPLES, REJECTED_EXAMPLES = 20, 3
-TOLD_CHARS = 300  # of a rejected text in the report
+QUOTED_CHARS = 300  # of a rejected text in the report
 
 
 def describe_lengths(lengths: Counter[int]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class RefineReport:
         for rejection in refinement.rejections:
             entry = self._rejected.setdefault(rejection.reason, {"count": 0, "examples": []})
             entry["count"] += 1
-            example = {"text": rejection.text[:TOLD_CHARS], "detail": rejection.detail[:TOLD_CHARS]}
+            example = {"text": rejection.text[:QUOTED_CHARS], "detail": rejection.detail[:QUOTED_CHARS]}
             if len(entry["examples"]) < REJECTED_EXAMPLES and example not in entry["examples"]:
                 entry["examples"].append(example)
 

@@ -80,7 +80,7 @@ def test_the_audit_is_one_table(built_dir: Path) -> None:
     assert section(render_dataset_card(built_dir, "me/campus"), "Audit") == "No defect was found."
 
 
-def test_filters_are_told_if_any_was_named(built_dir: Path) -> None:
+def test_filters_are_reported_if_any_was_named(built_dir: Path) -> None:
     assert section(render_dataset_card(built_dir, "me/campus"), "Filters") == "None named."
     report = {"mof_joint": {"dropped": 0, "changed": 1500}, "folder": {"no_image": 2, "unlisted": 0}}
     change_build(built_dir, lambda build: build["reports"].update(filters=report))
@@ -94,13 +94,13 @@ def test_filters_are_told_if_any_was_named(built_dir: Path) -> None:
     ]
 
 
-def test_refinement_and_sanitizing_are_told_with_their_numbers(built_dir: Path) -> None:
+def test_refinement_and_sanitizing_are_reported_with_their_numbers(built_dir: Path) -> None:
     reports = json.loads((built_dir / "build.json").read_text())["reports"]
     card = render_dataset_card(built_dir, "me/campus")
     refine, text = reports["refine"], section(card, "Refinement")
     count = refine["by_refiner"]["rules"]
-    told = f"By rules ({count} captions): {refine['captions']} captions → {refine['texts']} texts."
-    assert text.startswith(told) and "Nothing was rejected." in text
+    reported = f"By rules ({count} captions): {refine['captions']} captions → {refine['texts']} texts."
+    assert text.startswith(reported) and "Nothing was rejected." in text
     assert "tokens" not in text and "USD" not in text  # no language model was asked
     names = ("count", "mean", "p10", "p90")
     assert [row[1:] for row in table_below(card, "### Refinement")] == [
@@ -116,7 +116,7 @@ def test_refinement_and_sanitizing_are_told_with_their_numbers(built_dir: Path) 
     assert section(card, "Sanitizing").startswith("Mode `remove`.")
 
 
-def test_what_a_language_model_was_asked_is_told(built_dir: Path) -> None:
+def test_what_a_language_model_was_asked_is_reported(built_dir: Path) -> None:
     asked = {"calls": 12, "cached": 3, "prompt_tokens": 4000, "completion_tokens": 500, "cost_usd": 0.0123}
     rejected = {"too_long": {"count": 2, "meaning": "longer than | asked", "examples": [{"text": "a", "detail": "b"}]}}
     change_build(built_dir, lambda build: build["reports"]["refine"].update(asked, rejections=rejected))
@@ -139,7 +139,7 @@ def test_every_step_is_listed_and_one_not_run_is_said(built_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("refined_anew", [True, False])
-def test_what_was_done_in_an_earlier_build_is_told(built_dir: Path, refined_anew: bool) -> None:
+def test_what_was_done_in_an_earlier_build_is_reported(built_dir: Path, refined_anew: bool) -> None:
     first = json.loads((built_dir / "build.json").read_text())
     before = {name: first[name] for name in ("steps", "options", "reports")}
     before["reports"] = {**before["reports"], "filters": {"mof_joint": {"dropped": 7, "changed": 0}}}
@@ -157,7 +157,7 @@ def test_what_was_done_in_an_earlier_build_is_told(built_dir: Path, refined_anew
 
 
 @pytest.mark.parametrize("earlier", ["text", {"steps": []}, {"steps": [], "reports": {}, "built_from": 3}])
-def test_a_broken_record_of_the_earlier_build_is_told(built_dir: Path, earlier: object) -> None:
+def test_a_broken_record_of_the_earlier_build_is_reported(built_dir: Path, earlier: object) -> None:
     change_build(built_dir, lambda build: build.update(built_from=earlier))
     with pytest.raises(DataError, match=r"'built_from(\.reports)?' is missing or of the wrong kind"):
         render_dataset_card(built_dir, "me/campus")
@@ -184,13 +184,13 @@ def test_the_lines_to_load_name_what_exists(built_dir: Path) -> None:
 @pytest.mark.parametrize("value", [None, "12", -1, True])
 def test_a_missing_count_stops_the_render(built_dir: Path, name: str, value: object) -> None:
     change_build(built_dir, lambda build: build["counts"]["train"]["drone"].update({name: value}))
-    with pytest.raises(DataError, match=rf"counts\.train\.drone\.{name} is") as told:
+    with pytest.raises(DataError, match=rf"counts\.train\.drone\.{name} is") as reported:
         render_dataset_card(built_dir, "me/campus")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize("broken", [5, None, {"drone": 5}])
-def test_broken_counts_are_told(built_dir: Path, broken: object) -> None:
+def test_broken_counts_are_reported(built_dir: Path, broken: object) -> None:
     change_build(built_dir, lambda build: build["counts"].update(train=broken))
     with pytest.raises(DataError, match=r"counts\.train.* is (5|None); run `pemoe data build` again"):
         render_dataset_card(built_dir, "me/campus")
@@ -259,12 +259,12 @@ def test_licence_of_a_folder_is_the_owners(built_dir: Path) -> None:
 
 
 def test_no_path_of_the_machine_is_in_the_card(built_dir: Path) -> None:
-    told = json.loads((built_dir / "build.json").read_text())["options"]["options"]["cache"]
+    reported = json.loads((built_dir / "build.json").read_text())["options"]["options"]["cache"]
     card = render_dataset_card(built_dir, "me/campus")
-    for path in (told, str(Path(told).parent), str(built_dir), str(Path.home()) + "/", "/home", "anna"):
+    for path in (reported, str(Path(reported).parent), str(built_dir), str(Path.home()) + "/", "/home", "anna"):
         assert path not in card, path
-    told = table_below(card, "## How it was made")
-    assert ["options: root", "geotext"] in told and ["options: filters", "a, b"] in told
+    reported = table_below(card, "## How it was made")
+    assert ["options: root", "geotext"] in reported and ["options: filters", "a, b"] in reported
     assert find_machine_paths(yaml.safe_load(card.split("---\n")[1])) == set()
 
 
@@ -284,7 +284,7 @@ def test_the_same_build_gives_the_same_card(built_dir: Path) -> None:
         ("12 km/h, 3 / 4, and/or", None),
     ],
 )
-def test_paths_are_told_from_other_slashes(text: str, kept: str | None) -> None:
+def test_paths_are_distinguished_from_other_slashes(text: str, kept: str | None) -> None:
     assert without_machine_paths({"a": [text]}) == {"a": [text if kept is None else kept]}
 
 

@@ -20,41 +20,41 @@ from huggingface_hub import HfApi, get_session, hf_hub_download, snapshot_downlo
 from huggingface_hub.errors import (
     EntryNotFoundError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 )
-api, folder, told = HfApi(), Path(sys.argv[1]), {}
+api, folder, seen = HfApi(), Path(sys.argv[1]), {}
 def raised(call, *words, **options):
     try:
         call(*words, **options)
     except (EntryNotFoundError, HfHubHTTPError) as error:
         return type(error).__name__
-told["user"] = api.whoami()["name"]
-told["created"] = str(api.create_repo("me/tiny", private=False))
-told["again"] = raised(api.create_repo, "me/tiny")
+seen["user"] = api.whoami()["name"]
+seen["created"] = str(api.create_repo("me/tiny", private=False))
+seen["again"] = raised(api.create_repo, "me/tiny")
 first = api.upload_folder(repo_id="me/tiny", folder_path=folder).oid
 api.create_tag("me/tiny", tag="v1")
 api.upload_file(path_or_fileobj=b"changed", path_in_repo="notes/a.txt", repo_id="me/tiny")
-told["at_tag"] = Path(hf_hub_download("me/tiny", "notes/a.txt", revision="v1")).read_text()
-told["at_main"] = Path(hf_hub_download("me/tiny", "notes/a.txt")).read_text()
-told["snapshot"] = sorted(p.name for p in Path(snapshot_download("me/tiny", revision=first)).rglob("*") if p.is_file())
-told["tree"] = [entry.path for entry in api.list_repo_tree("me/tiny")]
-told["deep"] = [entry.path for entry in api.list_repo_tree("me/tiny", recursive=True)]
-told["info"] = [entry.size for entry in api.get_paths_info("me/tiny", ["model.safetensors"])]
-told["refs"] = [ref.name for ref in api.list_repo_refs("me/tiny").tags]
-told["range"] = get_session().get(
+seen["at_tag"] = Path(hf_hub_download("me/tiny", "notes/a.txt", revision="v1")).read_text()
+seen["at_main"] = Path(hf_hub_download("me/tiny", "notes/a.txt")).read_text()
+seen["snapshot"] = sorted(p.name for p in Path(snapshot_download("me/tiny", revision=first)).rglob("*") if p.is_file())
+seen["tree"] = [entry.path for entry in api.list_repo_tree("me/tiny")]
+seen["deep"] = [entry.path for entry in api.list_repo_tree("me/tiny", recursive=True)]
+seen["info"] = [entry.size for entry in api.get_paths_info("me/tiny", ["model.safetensors"])]
+seen["refs"] = [ref.name for ref in api.list_repo_refs("me/tiny").tags]
+seen["range"] = get_session().get(
     f"{api.endpoint}/me/tiny/resolve/main/model.safetensors", headers={"Range": "bytes=2-4"}
 ).text
 api.delete_file("notes/a.txt", "me/tiny")
-told["deleted"] = api.file_exists("me/tiny", "notes/a.txt")
-told["no_file"] = raised(hf_hub_download, "me/tiny", "no.txt")
-told["no_repo"] = raised(api.model_info, "me/none")
-told["no_revision"] = raised(api.model_info, "me/tiny", revision="v9")
-told["other_kind"] = api.repo_exists("me/tiny", repo_type="dataset")
-told["other_owner"] = raised(api.create_repo, "others/tiny")
-told["wrong_token"] = raised(HfApi(token="hf_wrong").whoami)
+seen["deleted"] = api.file_exists("me/tiny", "notes/a.txt")
+seen["no_file"] = raised(hf_hub_download, "me/tiny", "no.txt")
+seen["no_repo"] = raised(api.model_info, "me/none")
+seen["no_revision"] = raised(api.model_info, "me/tiny", revision="v9")
+seen["other_kind"] = api.repo_exists("me/tiny", repo_type="dataset")
+seen["other_owner"] = raised(api.create_repo, "others/tiny")
+seen["wrong_token"] = raised(HfApi(token="hf_wrong").whoami)
 api.create_repo("me/hidden", repo_type="dataset", private=True)
-told["hidden"] = [one.repo_exists("me/hidden", repo_type="dataset") for one in (HfApi(token=False), api)]
+seen["hidden"] = [one.repo_exists("me/hidden", repo_type="dataset") for one in (HfApi(token=False), api)]
 api.delete_repo("me/hidden", repo_type="dataset")
-told["gone"] = api.repo_exists("me/hidden", repo_type="dataset")
-print(json.dumps(told))
+seen["gone"] = api.repo_exists("me/hidden", repo_type="dataset")
+print(json.dumps(seen))
 """
 
 

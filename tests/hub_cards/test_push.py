@@ -16,37 +16,37 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from local_hub import CLOSE, LocalHub
 from local_hub_routes import Repo
 
 from pemoe.datasets_scripts import PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import features_of
 from pemoe.hub_cards import plan_push
-from pemoe.hub_cards.hub_client import progress_bars
 
 REPORTS = ("audit.html", "refine.html", "refine.json")
 KEY = ("dataset", "me/campus")
 PUSH = """
 import json, sys
-from pemoe.datasets_scripts import DataError
+from pemoe.common.errors import InputError
 from pemoe.hub_cards import plan_push, push_dataset
 for line in sys.argv[2:]:
-    told = json.loads(line)
+    options = json.loads(line)
     try:
-        if told.pop("dry", False):
-            plan = plan_push(sys.argv[1], **told)
+        if options.pop("dry", False):
+            plan = plan_push(sys.argv[1], **options)
             print(json.dumps({file.path: file.size_bytes for file in plan.files}))
         else:
-            result = push_dataset(sys.argv[1], **told)
+            result = push_dataset(sys.argv[1], **options)
             print(json.dumps([result.url, result.commit, result.private]))
-    except DataError as error:
+    except InputError as error:
         print(json.dumps({"refused": str(error), "kind": type(error).__name__}))
 """
 READ = """
 import hashlib, json, sys, datasets
-def told(name, split, streaming):
+def reported(name, split, streaming):
     rows = datasets.load_dataset(sys.argv[1], name, split=split, streaming=streaming)
     rows = rows.cast_column("image", datasets.Image(decode=False))
     digest = lambda image: hashlib.sha256(image["bytes"]).hexdigest()
@@ -54,7 +54,7 @@ def told(name, split, streaming):
     return [[*(row[name] for name in names), digest(row["image"])] for row in rows]
 names = datasets.get_dataset_config_names(sys.argv[1])
 splits = ("train", "test")
-print(json.dumps([names, told("drone", "train", True), {s: told("all", s, False) for s in splits}]))
+print(json.dumps([names, reported("drone", "train", True), {s: reported("all", s, False) for s in splits}]))
 """
 
 
@@ -95,7 +95,7 @@ def test_pushed_rows_are_read_without_our_code(built_dir: Path, hub: LocalHub, h
     assert url == f"{hub.endpoint}/datasets/me/campus"
     assert hub.repos[KEY].refs["main"] == commit
     assert private and hub.repos[KEY].private
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", "import sys; sys.modules['pemoe'] = None\n" + READ, "me/campus"],
         env=hub.env(home),
         cwd=hub.root,
@@ -103,7 +103,7 @@ def test_pushed_rows_are_read_without_our_code(built_dir: Path, hub: LocalHub, h
         text=True,
         check=True,
     )
-    names, drone, of_all = json.loads(told.stdout)
+    names, drone, of_all = json.loads(reported.stdout)
     assert names == ["all", *PLATFORMS]
     assert drone == rows_of(built_dir, "train", ("drone",))
     assert of_all == {split: rows_of(built_dir, split) for split in ("train", "test")}
@@ -129,12 +129,12 @@ def test_a_dry_run_sends_nothing(built_dir: Path, hub: LocalHub, home: Path) -> 
 
 
 def test_what_is_pushed_names_no_path_of_the_machine(built_dir: Path) -> None:
-    told = json.loads((built_dir / "build.json").read_text())["options"]["options"]["cache"]
+    reported = json.loads((built_dir / "build.json").read_text())["options"]["options"]["cache"]
     plan = plan_push(built_dir, "me/campus")
     texts = {file.path: file.content.decode() for file in plan.files if isinstance(file.content, bytes)}
     assert texts.keys() == {"README.md", "build.json", *(f"reports/{name}" for name in REPORTS)}
     for path, text in texts.items():
-        hidden = (told, str(Path(told).parent), str(built_dir), "/home", "anna")
+        hidden = (reported, str(Path(reported).parent), str(built_dir), "/home", "anna")
         assert not [word for word in hidden if word in text], path
     assert "data:,/9j/" in texts["reports/audit.html"]  # a picture stays as it is
     assert json.loads(texts["build.json"])["counts"] == json.loads((built_dir / "build.json").read_text())["counts"]
@@ -176,7 +176,7 @@ def test_a_killed_push_goes_on(
     assert set(put.values()) == {1}
 
 
-def test_a_failing_server_is_asked_again_or_told(built_dir: Path, hub: LocalHub, home: Path) -> None:
+def test_a_failing_server_is_asked_again_or_reported(built_dir: Path, hub: LocalHub, home: Path) -> None:
     faults = {"/preupload/": 503, "/lfs/": CLOSE, "/commit/": 500}
     hub.fault = lambda method, path, _: next((faults.pop(page) for page in list(faults) if page in path), None)
     refused, [_, commit, _] = push(built_dir, hub.env(home), {}, {})
@@ -197,17 +197,17 @@ def test_refusals_are_one_line_without_the_token(built_dir: Path, hub: LocalHub,
         {"repo_id": "me/lost"},
     ]
     hub.fault = lambda method, path, count: 404 if "me/lost" in path else None
-    told = [answer["refused"] for answer in push(built_dir, hub.env(home), *calls)]
-    assert "does not accept the token (401): run `hf auth login`" in told[0]
-    assert "may not write to others/campus (403)" in told[1]
-    assert "http://127.0.0.1:9 cannot be reached" in told[2]
-    assert "write it as owner/name" in told[3]
-    assert "me/lost was not found at" in told[4] and "(404)" in told[4]
-    assert all("\n" not in line and len(line) < 300 for line in told)
+    reported = [answer["refused"] for answer in push(built_dir, hub.env(home), *calls)]
+    assert "does not accept the token (401): run `hf auth login`" in reported[0]
+    assert "may not write to others/campus (403)" in reported[1]
+    assert "http://127.0.0.1:9 cannot be reached" in reported[2]
+    assert "write it as owner/name" in reported[3]
+    assert "me/lost was not found at" in reported[4] and "(404)" in reported[4]
+    assert all("\n" not in line and len(line) < 300 for line in reported)
     assert hub.sent("PUT", "") == [] == hub.sent("POST", "/commit/")
 
 
-def test_no_token_and_offline_are_told(built_dir: Path, hub: LocalHub, home: Path) -> None:
+def test_no_token_and_offline_are_reported(built_dir: Path, hub: LocalHub, home: Path) -> None:
     [none] = push(built_dir, hub.env(home, token=""))
     assert "no token" in none["refused"] and "HF_TOKEN" in none["refused"]
     [offline] = push(built_dir, {**hub.env(home), "HF_HUB_OFFLINE": "1"})
@@ -252,20 +252,6 @@ def test_a_revision_is_a_branch_of_its_own(built_dir: Path, hub: LocalHub, home:
     assert hub.repos[KEY].refs["v2"] == commit
     assert "README.md" in hub.repos[KEY].files("v2")
     assert "README.md" not in hub.repos[KEY].files("main")
-
-
-@pytest.mark.parametrize("show", [True, False])
-@pytest.mark.parametrize("were_off", [True, False])
-def test_bars_are_left_as_they_were(show: bool, were_off: bool) -> None:
-    before = are_progress_bars_disabled()
-    (disable_progress_bars if were_off else enable_progress_bars)()
-    try:
-        with pytest.raises(KeyError), progress_bars(show):
-            assert are_progress_bars_disabled() is not show
-            raise KeyError
-        assert are_progress_bars_disabled() is were_off
-    finally:
-        (disable_progress_bars if before else enable_progress_bars)()
 
 
 def spoil_missing(root: Path) -> None:
@@ -343,9 +329,9 @@ def spoil_report(root: Path) -> None:
 def test_what_was_not_built_whole_is_not_pushed(built_dir: Path, spoil: Callable[[Path], None], line: str) -> None:
     plan_push(built_dir, "me/campus")
     spoil(built_dir)
-    with pytest.raises(DataError, match=line) as told:
+    with pytest.raises(DataError, match=line) as reported:
         plan_push(built_dir, "me/campus")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
 
 
 @pytest.mark.parametrize("name", ["images", "places", "captions", "refined_captions"])
@@ -356,3 +342,24 @@ def test_every_count_is_checked_against_the_files(built_dir: Path, name: str) ->
     path.write_text(json.dumps(build))
     with pytest.raises(DataError, match=f"build.json counts .* {name}, the files hold"):
         plan_push(built_dir, "me/campus")
+
+
+def test_a_platform_of_its_own_is_published(built_dir: Path) -> None:
+    metadata = features_of(["infrared"]).arrow_schema.metadata
+    for path in built_dir.glob("*/*.parquet"):
+        table = pq.read_table(path).replace_schema_metadata(metadata)
+        if path.parent.name == "ground":
+            position = table.schema.get_field_index("platform")
+            table = table.set_column(position, "platform", pa.array([3] * len(table), pa.int64()))
+        pq.write_table(table, path)
+    (built_dir / "ground").rename(built_dir / "infrared")
+    build = json.loads((built_dir / "build.json").read_text())
+    for platforms in build["counts"].values():
+        platforms["infrared"] = platforms.pop("ground")
+    (built_dir / "build.json").write_text(json.dumps(build))
+    readme = built_dir / "README.md"
+    readme.write_text(readme.read_text().replace("ground/", "infrared/"))
+    plan = plan_push(built_dir, "me/campus")
+    assert "satellite 0, drone 1, ground 2, infrared 3; null" in plan.card
+    assert "platforms: satellite, drone, infrared;" in plan.card and "Configs: `all`" in plan.card
+    assert any(file.path.startswith("infrared/test-") for file in plan.files)

@@ -73,10 +73,10 @@ class LocalHub:
     def env(self, home: Path, token: str | None = None) -> dict[str, str]:
         """Environment of a subprocess that takes this server for the Hub; `token` "" for none at all."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE"))}
-        told = self.token if token is None else token
+        given = self.token if token is None else token
         return {
             **kept,
-            **({"HF_TOKEN": told} if told else {}),
+            **({"HF_TOKEN": given} if given else {}),
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
@@ -106,7 +106,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A killed client leaves broken connections behind; anything else is told."""
+        """A killed client leaves broken connections behind; anything else is printed."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

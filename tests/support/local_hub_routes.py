@@ -50,8 +50,8 @@ class Repo:
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
 
     def commit(self, branch: str, files: dict[str, Blob]) -> str:
-        told = json.dumps([self.name, len(self.commits), {path: blob.oid for path, blob in sorted(files.items())}])
-        oid = hashlib.sha1(told.encode()).hexdigest()
+        payload = json.dumps([self.name, len(self.commits), {path: blob.oid for path, blob in sorted(files.items())}])
+        oid = hashlib.sha1(payload.encode()).hexdigest()
         self.commits[oid], self.refs[branch] = dict(files), oid
         return oid
 
@@ -106,54 +106,63 @@ class Routes:
         return self._denied() or Answer(200, {**user, "orgs": [{"name": org} for org in self.hub.orgs]})
 
     def create(self) -> Answer:
-        told = json.loads(self.body)
-        kind, name = told.get("type") or "model", f"{told.get('organization') or self.hub.user}/{told['name']}"
+        payload = json.loads(self.body)
+        kind, name = (
+            payload.get("type") or "model",
+            f"{payload.get('organization') or self.hub.user}/{payload['name']}",
+        )
         denied = self._denied(name)
         if denied:
             return denied
         url = f"{self.hub.endpoint}/{PREFIX[kind]}{name}"
         if (kind, name) in self.hub.repos:
             return Answer(409, {"error": "You already created this repo", "url": url})
-        private = told.get("visibility") == "private" or bool(told.get("private"))
+        private = payload.get("visibility") == "private" or bool(payload.get("private"))
         repo = self.hub.repos[kind, name] = Repo(kind, name, private)
         repo.commit("main", {".gitattributes": self.hub.store(b"*.parquet filter=lfs\n", lfs=False)})
         return Answer(200, {"url": url, "name": name, "id": name})
 
     def delete(self) -> Answer:
-        told = json.loads(self.body)
-        name = f"{told.get('organization') or self.hub.user}/{told['name']}"
+        payload = json.loads(self.body)
+        name = f"{payload.get('organization') or self.hub.user}/{payload['name']}"
         denied = self._denied(name)
         if not denied:
-            self.hub.repos.pop((told.get("type") or "model", name), None)
+            self.hub.repos.pop((payload.get("type") or "model", name), None)
         return denied or Answer(200, {})
 
     def info(self, kind: str, name: str, revision: str = "main") -> Answer:
         found = self._files(kind, name, revision)
         if isinstance(found, Answer):
             return found
-        told = {"id": name, "sha": found[0], "private": self.hub.repos[kind, name].private, "tags": [], "downloads": 0}
-        return Answer(200, {**told, "siblings": [{"rfilename": path} for path in sorted(found[1])]})
+        payload = {
+            "id": name,
+            "sha": found[0],
+            "private": self.hub.repos[kind, name].private,
+            "tags": [],
+            "downloads": 0,
+        }
+        return Answer(200, {**payload, "siblings": [{"rfilename": path} for path in sorted(found[1])]})
 
     def refs(self, kind: str, name: str) -> Answer:
         repo = self._repo(kind, name)
         if isinstance(repo, Answer):
             return repo
-        told = {
+        payload = {
             key: [{"name": ref, "ref": f"refs/{what}/{ref}", "targetCommit": oid} for ref, oid in pointed.items()]
             for key, what, pointed in (("branches", "heads", repo.refs), ("tags", "tags", repo.tags))
         }
-        return Answer(200, {**told, "converts": []})
+        return Answer(200, {**payload, "converts": []})
 
     def point(self, kind: str, name: str, what: str, ref: str) -> Answer:
         """A new branch called `ref`, or a new tag at `ref`."""
-        told = json.loads(self.body or b"{}")
+        payload = json.loads(self.body or b"{}")
         denied = self._denied(name)
-        start = (told.get("startingPoint") or "main") if what == "branch" else ref
+        start = (payload.get("startingPoint") or "main") if what == "branch" else ref
         found = self._files(kind, name, start)
         if denied or isinstance(found, Answer):
             return denied or found
         pointed = self.hub.repos[kind, name].refs if what == "branch" else self.hub.repos[kind, name].tags
-        new = ref if what == "branch" else told["tag"]
+        new = ref if what == "branch" else payload["tag"]
         if new in pointed:
             return Answer(409, {"error": f"{new} exists"})
         pointed[new] = found[0]
@@ -206,25 +215,25 @@ class Routes:
         found = self._files(kind, name, revision)
         if self._denied(name) or isinstance(found, Answer):
             return self._denied(name) or found
-        told = []
+        payload = []
         for file in json.loads(self.body)["files"]:
             mode = "lfs" if file["path"].endswith(self.hub.lfs_suffixes) else "regular"
             there = found[1].get(file["path"])
             oid = there.oid if there else None
-            told.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
-        return Answer(200, {"files": told})
+            payload.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        return Answer(200, {"files": payload})
 
     def lfs_batch(self, kind: str, name: str) -> Answer:
         denied = self._denied(name)
         if denied:
             return denied
-        told = []
+        payload = []
         for asked in json.loads(self.body)["objects"]:
             upload = {"upload": {"href": f"{self.hub.endpoint}/lfs/{asked['oid']}", "header": {}}}
             there = (self.hub.root / "objects" / asked["oid"]).is_file()
-            told.append({**asked, **({} if there else {"actions": upload})})
+            payload.append({**asked, **({} if there else {"actions": upload})})
         kind_of_json = {"Content-Type": "application/vnd.git-lfs+json"}
-        return Answer(200, {"transfer": "basic", "objects": told}, kind_of_json)
+        return Answer(200, {"transfer": "basic", "objects": payload}, kind_of_json)
 
     def lfs_put(self, oid: str) -> Answer:
         if hashlib.sha256(self.body).hexdigest() != oid:
@@ -238,8 +247,8 @@ class Routes:
             return self._denied(name) or found
         files = dict(found[1])
         for line in self.body.splitlines():
-            told = json.loads(line)
-            fault = self._change(files, told["key"], told["value"])
+            payload = json.loads(line)
+            fault = self._change(files, payload["key"], payload["value"])
             if fault:
                 return Answer(400, {"error": fault})
         oid = self.hub.repos[kind, name].commit(revision, files)

@@ -1,8 +1,8 @@
-"""A chat endpoint that says what it is told to say, over real sockets, and remembers every request.
+"""A chat endpoint that says what a script says, over real sockets, and remembers every request.
 
 In a thread: `with ScriptedLLM(script) as server`, where `script(body, times)` gives the `Reply` to a request body that
 came `times` times before. As a process, for benchmarks: `python scripted_llm.py --latency-s 0.05 --slots 8`; it prints
-its address, answers until it is ended, and tells at `GET /log` how many requests it served.
+its address, answers until it is ended, and says at `GET /log` how many requests it served.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def sound_reply(body: dict, times: int = 0) -> Reply:
 
 
 def numbered_caption(number: int) -> str:
-    """A caption that tells its number."""
+    """A caption with its number."""
     return (
         f"The image shows a long white hall of number {number} with a flat grey roof. "
         "On the left there is a round pond. A car park is behind the hall."

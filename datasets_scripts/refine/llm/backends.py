@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import email.utils
+import importlib
 import math
-import re
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -29,18 +28,17 @@ ADVICE = {
     404: "check base_url and the model's name",
 }
 LONGEST_WAIT_S = 86_400.0  # a day: no server means more
-TOLD_CHARS = 160  # of a server's own words in a message
+QUOTED_CHARS = 160  # of another's words in a message
 
 
 class _Verbatim(dict):
-    """A dict that `InferenceClient` sends as it is.
-
-    For an endpoint given by URL it rewrites `{"type": "json_schema"}`, found by `get`, to a form of text-generation-
-    inference that OpenAI's and vLLM's servers do not know.
-    """
+    """A dict that `InferenceClient` does not rewrite to a form that only text-generation-inference knows."""
 
     def get(self, key: str, default: Any = None) -> Any:
         return default
+
+
+FORMATS = {None: None, "json_object": {"type": "json_object"}, "json_schema": _Verbatim(ANSWER_FORMAT)}
 
 
 @dataclass
@@ -73,9 +71,9 @@ class EndpointBackend:
 
     def __post_init__(self) -> None:
         if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
-            told = self.base_url.rpartition("@")[2].partition("?")[0]  # no password, no key
-            raise DataError(f"base_url {told!r} is no address; give one like http://127.0.0.1:8000/v1")
-        if self.response_format not in ("json_schema", "json_object", None):
+            shown = self.base_url.rpartition("@")[2].partition("?")[0]  # no password, no key
+            raise DataError(f"base_url {shown!r} is no address; give one like http://127.0.0.1:8000/v1")
+        if self.response_format not in FORMATS:
             raise DataError(f"response_format is {self.response_format!r}; use json_schema, json_object or None")
 
     @property
@@ -98,7 +96,7 @@ class EndpointBackend:
         """Put one question.
 
         Raises:
-            UnreachableError: the connection is refused, or the host has no address.
+            UnreachableError: no connection can be made.
             FaultError: 408, 409, 425, 429, 5xx, a timeout, a lost connection, an answer that cannot be read.
             DataError: any other status; one line without the key.
         """
@@ -109,7 +107,7 @@ class EndpointBackend:
                 temperature=sampling.temperature,
                 max_tokens=sampling.max_tokens,
                 seed=sampling.seed,
-                response_format=self._format(),
+                response_format=FORMATS[self.response_format],
             )
             text = (output.choices[0].message.content or "").encode("utf-8", "replace").decode("utf-8")
             usage = output.usage
@@ -120,27 +118,23 @@ class EndpointBackend:
             return Answer(text, Tokens(estimate_tokens(sent), estimate_tokens(text)))
         return Answer(text, Tokens(usage.prompt_tokens or 0, usage.completion_tokens or 0))
 
-    def _format(self) -> dict | None:
-        """The `response_format` of the request."""
-        formats = {None: None, "json_object": {"type": "json_object"}, "json_schema": _Verbatim(ANSWER_FORMAT)}
-        return formats[self.response_format]
-
     def _translated(self, error: Exception) -> Exception:
         """What went wrong, as a fault that may pass or an error that stays."""
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+        from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
-        http_error = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")  # httpx or httpx2
+        client = importlib.import_module(HTTPError.__module__)  # httpx, or httpx2 with later versions of the Hub's
         if isinstance(error, OfflineModeIsEnabled):
-            told = "huggingface_hub calls no endpoint, a local one neither, while HF_HUB_OFFLINE is set; unset it"
-            return DataError(f"{self.where}: {told} for this run")
+            line = "huggingface_hub calls no endpoint, a local one neither, while HF_HUB_OFFLINE is set; unset it"
+            return DataError(f"{self.where}: {line} for this run")
         if isinstance(error, HfHubHTTPError):
             return self._refused(error.response)
-        if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        if isinstance(error, (TimeoutError, client.TimeoutException)):
             return FaultError(f"no answer within {self.timeout_s:g} s")
-        if isinstance(error, (http_error, OSError)):
-            if why := unreachable(error):
-                advice = "start the server or correct --base-url" if self.base_url else "see that the network is up"
-                return UnreachableError(f"{self.where} does not answer ({why}); {advice}")
+        if isinstance(error, client.ConnectError):
+            advice = "start the server or correct --base-url" if self.base_url else "see that the network is up"
+            why = str(error).rpartition("] ")[2].lower()[:QUOTED_CHARS]  # "[Errno 111] Connection refused"
+            return UnreachableError(f"{self.where} does not answer ({why}); {advice}")
+        if isinstance(error, (HTTPError, OSError)):
             return FaultError(f"connection lost ({type(error).__name__}) to {self.where}")
         if isinstance(error, (ValueError, KeyError, TypeError, AttributeError, IndexError)):
             return FaultError(f"an answer that cannot be read ({type(error).__name__})")
@@ -151,30 +145,12 @@ class EndpointBackend:
         status = response.status_code
         if status in FAULTS or status >= 500:
             return FaultError(f"HTTP {status}", retry_after_s(response.headers.get("Retry-After")))
-        told = re.sub(r"\s+", " ", response.text).strip()[: 10 * TOLD_CHARS]
+        words = " ".join(response.text[: 10 * QUOTED_CHARS].split())
         for secret in filter(None, (self.api_key, urlsplit(self.base_url or "").password)):
-            told = told.replace(secret, "***")
+            words = words.replace(secret, "***")
         advice = ADVICE.get(status, "see what the server says")
-        said = f" ({told[:TOLD_CHARS]})" if told else ""
-        return DataError(f"{self.where}: HTTP {status} for model {self.name!r}: {advice}{said}")
-
-
-def unreachable(error: BaseException | None) -> str | None:
-    """Why a connection was never made, from an error or what caused it; None for any other error.
-
-    Example:
-        >>> unreachable(ConnectionRefusedError()), unreachable(ConnectionResetError())
-        ('connection refused', None)
-    """
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if isinstance(error, ConnectionRefusedError):
-            return "connection refused"
-        if isinstance(error, socket.gaierror):
-            return "no such host"
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return None
+        quoted = f" ({words[:QUOTED_CHARS]})" if words else ""
+        return DataError(f"{self.where}: HTTP {status} for model {self.name!r}: {advice}{quoted}")
 
 
 def retry_after_s(header: str | None) -> float | None:
@@ -184,10 +160,8 @@ def retry_after_s(header: str | None) -> float | None:
         >>> retry_after_s("3"), retry_after_s("inf"), retry_after_s(None), retry_after_s("soon")
         (3.0, 86400.0, None, None)
     """
-    if header is None:
-        return None
     try:
-        wait_s = float(header)
+        wait_s = float(header or "nan")
     except ValueError:
         try:
             wait_s = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
@@ -206,10 +180,6 @@ class LocalBackend:
         name: directory or Hub repository of the model; needs a chat template.
         takes_images: load it as an image-text-to-text model and show it the picture.
         device: where it runs, as transformers names it.
-        dtype: "auto" for the checkpoint's own.
-
-    Raises:
-        DataError: at the first question, when the model cannot be loaded or has no chat template.
 
     Example:
         >>> LocalBackend("models/qwen2.5-3b").ask(messages, Sampling(0.0, 300, 0)).text    # doctest: +SKIP
@@ -219,7 +189,6 @@ class LocalBackend:
     name: str
     takes_images: bool = False
     device: str = "cpu"
-    dtype: str = "auto"
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @cached_property
@@ -232,20 +201,24 @@ class LocalBackend:
             loaders = (transformers.AutoProcessor, transformers.AutoModelForImageTextToText)
         try:
             processor = loaders[0].from_pretrained(self.name)
-            model = loaders[1].from_pretrained(self.name, dtype=self.dtype).to(self.device).eval()
+            model = loaders[1].from_pretrained(self.name, dtype="auto").to(self.device).eval()
         except (OSError, ValueError, ImportError) as error:
-            told = str(error).strip().splitlines()[0][:TOLD_CHARS]
-            raise DataError(f"{self.name}: cannot be loaded as a local model ({told}); name a chat model") from error
+            why = str(error).strip().splitlines()[0][:QUOTED_CHARS]
+            raise DataError(f"{self.name}: cannot be loaded as a local model ({why}); name a chat model") from error
         if processor.chat_template is None:
             raise DataError(f"{self.name}: has no chat template; use an instruction-tuned model")
         return processor, model
 
     def ask(self, messages: Sequence[dict], sampling: Sampling) -> Answer:
-        """Put one question; `sampling.max_tokens` bounds the answer."""
+        """Put one question; `sampling.max_tokens` bounds the answer.
+
+        Raises:
+            DataError: at the first question, when the model cannot be loaded or has no chat template.
+        """
         with self._lock:
             processor, model = self._parts
             inputs = processor.apply_chat_template(
-                [_as_parts(message) for message in messages] if self.takes_images else list(messages),
+                _in_parts(messages) if self.takes_images else list(messages),
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
@@ -258,11 +231,8 @@ class LocalBackend:
         return Answer(text, Tokens(prompt, int(output.shape[1]) - prompt))
 
 
-def _as_parts(message: dict) -> dict:
-    """A message whose content is a list, with pictures named as transformers' templates name them."""
-    content = message["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    named = [
-        {"type": "image", "url": part["image_url"]["url"]} if part["type"] == "image_url" else part for part in parts
-    ]
-    return {**message, "content": named}
+def _in_parts(messages: Sequence[dict]) -> list[dict]:
+    """The messages with every content a list, which templates of models that see pictures expect."""
+    contents = [message["content"] for message in messages]
+    parts = [[{"type": "text", "text": one}] if isinstance(one, str) else one for one in contents]
+    return [{**message, "content": part} for message, part in zip(messages, parts, strict=True)]

@@ -86,7 +86,7 @@ class Budget:
         with self._changed:
             while not self._fits(self.spent + self._scaled(self._estimated + estimate)) or self._must_wait():
                 if self._in_flight == 0:
-                    raise BudgetError(self._told())
+                    raise BudgetError(self._spent_of_caps())
                 self._changed.wait()
             self._estimated += estimate
             self._in_flight += 1
@@ -106,7 +106,7 @@ class Budget:
         return Tokens(math.ceil(self._ratio * estimate.prompt), estimate.completion)
 
     def _must_wait(self) -> bool:
-        """Whether the first answer, which tells how this server counts, is still on its way."""
+        """Whether the first answer, which shows how this server counts, is still on its way."""
         return self._is_unknown and self._in_flight > 0
 
     def _fits(self, tokens: Tokens) -> bool:
@@ -114,7 +114,7 @@ class Budget:
         cap, cap_usd = self._caps
         return (cap is None or tokens.total <= cap) and (cap_usd is None or self.usd(tokens) <= cap_usd)
 
-    def _told(self) -> str:
+    def _spent_of_caps(self) -> str:
         """What is spent, of what."""
         cap, cap_usd = self._caps
         spent_usd = self.usd(self.spent)

@@ -75,7 +75,7 @@ class AnswerCache:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        with self._told():
+        with self._one_line_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_S, check_same_thread=False, isolation_level=None
@@ -116,7 +116,7 @@ class AnswerCache:
                 time.sleep(0.01)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _one_line_errors(self) -> Iterator[None]:
         """Turn what SQLite and the file system say into one line."""
         try:
             yield
@@ -132,7 +132,7 @@ class AnswerCache:
             raise DataError(f"{self.path}: cannot make this answer cache ({error}); name another file") from error
 
     def _execute(self, statement: str, values: Sequence[object]) -> list[tuple]:
-        with self._lock, self._told():
+        with self._lock, self._one_line_errors():
             return self._connection.execute(statement, values).fetchall()
 
     def get(self, key: CacheKey, number: int) -> Answer | None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-import numpy as np
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from pemoe.datasets_scripts.refine.llm.budget import Budget
 from pemoe.datasets_scripts.refine.llm.cache import Answer
 from pemoe.datasets_scripts.refine.outcome import Tokens
 from pemoe.datasets_scripts.schema import DataError
 
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0
+LONGEST_BACKOFF_S = 60.0
 LONG_WAIT_S = 60.0  # a wait the server asks for that is worth a warning
 
 _LOGGER = logging.getLogger(__name__)
@@ -24,13 +25,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a model draws its answer; part of the cache's key.
-
-    Args:
-        temperature: 0 for the likeliest words.
-        max_tokens: longest answer.
-        seed: for servers that take one.
-    """
+    """How a model draws its answer, part of the cache's key: temperature 0 takes the likeliest words."""
 
     temperature: float
     max_tokens: int
@@ -38,19 +33,19 @@ class Sampling:
 
 
 class FaultError(Exception):
-    """A call that failed in a way that may pass: told by `args[0]`; `retry_after_s` where the server named a time."""
+    """A call that failed in a way that may pass; `retry_after_s` where the server named a time."""
 
-    def __init__(self, told: str, retry_after_s: float | None = None) -> None:
-        super().__init__(told)
+    def __init__(self, line: str, retry_after_s: float | None = None) -> None:
+        super().__init__(line)
         self.retry_after_s = retry_after_s
 
 
 class UnreachableError(FaultError):
-    """A connection that nobody takes: may pass while a server restarts; `args[0]` says where, why and what to do."""
+    """A connection that nobody takes: may pass while a server restarts; says where, why and what to do."""
 
 
 class NoAnswerError(Exception):
-    """Every try for one caption failed; told by `args[0]`."""
+    """Every try for one caption failed."""
 
 
 class Backend(Protocol):
@@ -73,42 +68,35 @@ class Pacer:
     Args:
         per_minute: requests a minute at most; None for no limit.
         stopped: waiting ends early once it is set.
-
-    Raises:
-        DataError: the limit is not positive.
     """
 
     def __init__(self, per_minute: float | None, stopped: threading.Event) -> None:
-        if per_minute is not None and per_minute <= 0:
-            raise DataError(f"requests_per_minute is {per_minute}; give a positive number, or None for no limit")
         self._spacing_s = 60.0 / per_minute if per_minute else 0.0
         self._stopped = stopped
         self._lock = threading.Lock()
         self._next_s = 0.0
-        self._paused_until_s = 0.0
 
     def wait(self) -> None:
         """Return when the next request may start."""
-        while not self._stopped.is_set():
+        while True:
             with self._lock:
-                now_s = time.monotonic()
-                start_s = max(now_s, self._next_s, self._paused_until_s)
-                self._next_s = start_s + self._spacing_s
-            if start_s > now_s:
-                self._stopped.wait(start_s - now_s)
-            if self._paused_until_s <= start_s:
+                wait_s = self._next_s - time.monotonic()
+                if wait_s <= 0:
+                    self._next_s = time.monotonic() + self._spacing_s
+                    return
+            if self._stopped.wait(wait_s):
                 return
 
     def pause(self, seconds: float) -> None:
         """Start nothing for so long."""
         with self._lock:
-            self._paused_until_s = max(self._paused_until_s, time.monotonic() + seconds)
+            self._next_s = max(self._next_s, time.monotonic() + seconds)
 
 
 class Caller:
     """Asks a backend until it answers, for several threads at a time.
 
-    Faults are retried after `backoff_s * 2^n`, times a factor drawn from [0.5, 1.5), at most a minute, or after what
+    Faults are retried after `backoff_s * 2^n`, at most a minute, times a factor drawn from [0.5, 1.5), or after what
     the server asked for. It stops for good, and every thread with it, on an error that another try cannot mend, when
     the budget is used up, and when the endpoint is down: nobody takes the first connection, nothing ever came, or
     several captions in a row failed.
@@ -119,48 +107,43 @@ class Caller:
         per_minute: requests a minute at most; None for no limit.
         retries: tries after the first one.
         backoff_s: about the wait before the first of them.
+        failures_to_stop: captions in a row without an answer that stop it; None never stops.
+        has_answered: it answered in an earlier run; else the first caption without an answer stops this one.
         seed: of the draws.
-
-    Raises:
-        DataError: the limit is not positive.
     """
 
     def __init__(
-        self, backend: Backend, budget: Budget, per_minute: float | None, retries: int, backoff_s: float, seed: int
+        self,
+        backend: Backend,
+        budget: Budget,
+        *,
+        per_minute: float | None,
+        retries: int,
+        backoff_s: float,
+        failures_to_stop: int | None,
+        has_answered: bool,
+        seed: int,
     ) -> None:
-        self.budget = budget
-        self._backend = backend
-        self._stopped = threading.Event()
-        self._pacer = Pacer(per_minute, self._stopped)
-        self._retries = retries
-        self._backoff_s = backoff_s
-        self._generator = np.random.default_rng(seed)
-        self._lock = threading.Lock()
+        self._backend, self._budget = backend, budget
+        self._tries = retries + 1
+        self._backoff_s = wait_exponential(backoff_s, LONGEST_BACKOFF_S)
+        self._jitter = random.Random(seed).uniform
+        self._failures_to_stop = failures_to_stop
+        self._has_answered, self._was_reached = has_answered, False  # ever; in this run
+        self._failures = 0  # captions in a row
         self._error: DataError | None = None
-        self._has_answered = False  # in this run or an earlier one
-        self._was_reached = False  # in this run
-        self._failures = 0
-        self._failures_to_stop: int | None = None
-
-    def expect(self, has_answered: bool, failures_to_stop: int | None) -> None:
-        """Say when captions without an answer mean that the endpoint is down.
-
-        Args:
-            has_answered: it answered in an earlier run; else the first caption without an answer stops this one.
-            failures_to_stop: captions in a row without an answer that stop it; None never stops.
-        """
-        self._has_answered, self._failures_to_stop = has_answered, failures_to_stop
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+        self._pacer = Pacer(per_minute, self._stopped)
 
     def restart(self) -> None:
         """Allow calls again after a stop."""
-        self._error = None
-        self._failures = 0
+        self._error, self._failures = None, 0
         self._stopped.clear()
 
     def stop(self, error: DataError | None = None) -> None:
         """Send nothing any more; what is on its way is still received."""
         with self._lock:
-            self._error = self._error or error
+            self._error = self._error or error or DataError("the run was stopped")
         self._stopped.set()
 
     def ask(
@@ -180,86 +163,62 @@ class Caller:
             NoAnswerError: all tries failed.
             DataError: an error that stays, a used-up budget (`BudgetError`), an endpoint that is down, or a stop.
         """
+        tries = Retrying(
+            retry=retry_if_exception_type(FaultError),
+            stop=stop_after_attempt(self._tries),
+            wait=self._wait_s,
+            sleep=self._stopped.wait,
+            retry_error_callback=self._give_up,
+        )
+        spent = Tokens()
         try:
-            self.budget.reserve(at_most)
+            self._budget.reserve(at_most)
+            try:
+                answer = tries(self._ask_once, messages, sampling, keep)
+                spent = answer.tokens
+            finally:
+                self._budget.settle(at_most, spent)
         except DataError as error:
             self.stop(error)
             raise
-        spent = Tokens()
+        return answer, tries.statistics["attempt_number"] - 1
+
+    def _ask_once(self, messages: Sequence[dict], sampling: Sampling, keep: Callable[[Answer], None]) -> Answer:
+        """One request, unless the run was stopped; without a server to wait for, its fault is an error that stays."""
+        self._pacer.wait()
+        if self._error is not None:
+            raise self._error
         try:
-            answer, faults = self._try(messages, sampling, keep)
-            spent = answer.tokens
-        finally:
-            self.budget.settle(at_most, spent)
-        return answer, faults
-
-    def _try(self, messages: Sequence[dict], sampling: Sampling, keep: Callable[[Answer], None]) -> tuple[Answer, int]:
-        """The tries for one question."""
-        told = ""
-        for number in range(self._retries + 1):
-            self._pacer.wait()
-            self._check()
-            try:
-                answer = self._backend.ask(messages, sampling)
-                keep(answer)
-            except FaultError as fault:
-                told = str(fault)
-                self._check_reached(fault)
-                if number < self._retries:
-                    self._back_off(number, fault.retry_after_s)
-            except DataError as error:
-                self.stop(error)
+            answer = self._backend.ask(messages, sampling)
+            keep(answer)
+        except UnreachableError as fault:
+            if self._was_reached or self._failures_to_stop is None:
                 raise
-            else:
-                self._count_answer()
-                return answer, number
-        self._count_failure(told)
-        raise NoAnswerError(f"{self._tries} failed, the last one with: {told}")
-
-    @property
-    def _tries(self) -> str:
-        """How often one question is put."""
-        return f"{self._retries + 1} {'tries' if self._retries else 'try'}"
-
-    def _check_reached(self, fault: FaultError) -> None:
-        """Raise, for good, where nobody has taken a connection yet: waiting would not help."""
-        with self._lock:
-            self._was_reached = self._was_reached or not isinstance(fault, UnreachableError)
-            is_lost = not self._was_reached and self._failures_to_stop is not None
-        if is_lost:
-            error = DataError(str(fault))
-            self.stop(error)
-            raise error
-
-    def _check(self) -> None:
-        """Raise what stopped the run."""
-        if self._stopped.is_set():
-            error = self._error or DataError("the run was stopped")
-            raise type(error)(*error.args)
-
-    def _back_off(self, number: int, retry_after_s: float | None) -> None:
-        """Wait before the next try; a time named by the server holds for everybody."""
-        with self._lock:
-            factor = 0.5 + self._generator.random()
-        wait_s = min(self._backoff_s * 2**number, LONGEST_BACKOFF_S) * factor
-        if retry_after_s is not None:
-            if retry_after_s > LONG_WAIT_S:
-                _LOGGER.warning("%s asks to wait %.0f s", self._backend.name, retry_after_s)
-            self._pacer.pause(retry_after_s)
-            wait_s = retry_after_s
-        self._stopped.wait(wait_s)
-
-    def _count_answer(self) -> None:
+            raise DataError(str(fault)) from None
+        except FaultError:
+            self._was_reached = True
+            raise
         with self._lock:
             self._has_answered = self._was_reached = True
             self._failures = 0
+        return answer
 
-    def _count_failure(self, told: str) -> None:
+    def _wait_s(self, state: RetryCallState) -> float:
+        """Seconds before the next try; a time named by the server holds for everybody."""
+        asked_s = state.outcome.exception().retry_after_s
+        if asked_s is None:
+            return self._backoff_s(state) * self._jitter(0.5, 1.5)
+        if asked_s > LONG_WAIT_S:
+            _LOGGER.warning("%s asks to wait %.0f s", self._backend.name, asked_s)
+        self._pacer.pause(asked_s)
+        return asked_s
+
+    def _give_up(self, state: RetryCallState) -> NoReturn:
         """One caption without an answer; stops the run when that is no accident."""
+        tries, fault = f"{self._tries} {'tries' if self._tries > 1 else 'try'}", state.outcome.exception()
         with self._lock:
             self._failures += 1
             is_down = not self._has_answered or self._failures >= (self._failures_to_stop or 0)
         if is_down and self._failures_to_stop is not None:
-            error = DataError(f"{self._backend.name}: no answer after {self._tries}, the last one: {told}")
-            self.stop(error)
-            raise error
+            raise DataError(f"{self._backend.name}: no answer after {tries}, the last one: {fault}")
+        raise NoAnswerError(f"{tries} failed, the last one with: {fault}")

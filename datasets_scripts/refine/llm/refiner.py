@@ -112,17 +112,25 @@ class LLMRefiner:
         for name in ("concurrency", "answers", "max_statements", "max_tokens"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
+            line = f"requests_per_minute is {self.requests_per_minute}"
+            raise DataError(f"{line}; give a positive number, or None for no limit")
         if self.retries < 0 or self.backoff_s < 0 or self.temperature < 0:
             raise DataError("retries, backoff_s or temperature is negative; give zero or more")
         self.fallback = self.fallback if self.fallback is not None else RuleRefiner()
         self.budget = Budget(self.budget_tokens, self.budget_usd, self.usd_per_million_in, self.usd_per_million_out)
         self._prompts = load_prompts(self.prompt_version, self.max_statements)
-        self._caller = Caller(
-            self.backend, self.budget, self.requests_per_minute, self.retries, self.backoff_s, self.seed
-        )
         self.cache = AnswerCache(self.cache_path)
-        has_answered = self.cache.mean_tokens(self.backend.name, self.prompt_version) is not None
-        self._caller.expect(has_answered, self.failures_to_stop)
+        self._caller = Caller(
+            self.backend,
+            self.budget,
+            per_minute=self.requests_per_minute,
+            retries=self.retries,
+            backoff_s=self.backoff_s,
+            failures_to_stop=self.failures_to_stop,
+            has_answered=self.cache.mean_tokens(self.backend.name, self.prompt_version) is not None,
+            seed=self.seed,
+        )
 
     @property
     def takes_images(self) -> bool:
@@ -187,8 +195,8 @@ class LLMRefiner:
                 function, items, self.concurrency, window or 4 * self.concurrency, self._caller.stop
             )
         except BudgetError as error:
-            told = f"the budget is used up ({error}); all {len(self.cache)} answers are kept in {self.cache_path}"
-            raise BudgetError(f"{told}: give a larger budget and run again to go on") from None
+            line = f"the budget is used up ({error}); all {len(self.cache)} answers are kept in {self.cache_path}"
+            raise BudgetError(f"{line}: give a larger budget and run again to go on") from None
 
     def refine_request(self, request: RefineRequest) -> Refinement:
         """Refine one caption, from the cache as far as it reaches; may be called from several threads."""

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from pemoe.datasets_scripts.refine.outcome import Rejection
 from pemoe.datasets_scripts.sanitize import find_directions
+from pemoe.datasets_scripts.text.refusals import REFUSALS
 from pemoe.datasets_scripts.text.sentences import normalize_space
 from pemoe.datasets_scripts.text.visibility import HIDDEN_ADJECTIVES, HIDDEN_NOUNS
 
@@ -19,7 +20,7 @@ SAME_SHARE = 0.9  # of the words of two statements; more, with the same numbers,
 MIN_CAPTION_SHARE = 0.25  # of a statement's content words, found in the caption
 MIN_FUNCTION_SHARE, MIN_LATIN_SHARE = 0.08, 0.9
 
-REASONS = {  # every reason there is, as told to people and, on a second try, to the model
+REASONS = {  # every reason there is, as reported to people and, on a second try, to the model
     "no_answer": "no answer came from the endpoint",
     "unreadable_image": "the image cannot be read",
     "chatter": "there is chatter around the answer",
@@ -36,7 +37,7 @@ REASONS = {  # every reason there is, as told to people and, on a second try, to
     "not_english": "it is not in English",
     "copied_prompt": "it repeats the instruction",
     "direction": "it names a direction, which turning the image makes untrue",
-    "hidden": "it tells what this platform cannot see",
+    "hidden": "it names what this platform cannot see",
     "not_the_building": "it does not open with the building itself",
     "unrelated": "it has next to nothing of the description",
     "duplicate": "it says the same as another statement",
@@ -45,11 +46,11 @@ REASONS = {  # every reason there is, as told to people and, on a second try, to
 _ANY_CASE = re.IGNORECASE
 _FENCE = re.compile(r"^```(?:json)?\s*\n(?P<inside>.*)\n```$", re.DOTALL | _ANY_CASE)
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+# what refuses in any text ("unable to see"), and what only a model says that was asked ("I must decline")
 _REFUSAL = re.compile(
-    r"\b(?:as an? (?:ai|artificial|language model|assistant)|"
-    r"i(?:['’]m| am) (?:sorry|unable|not able|an? (?:ai|language))|"
-    r"i (?:cannot|can['’]?t|can not|could not|couldn['’]t|won['’]t|must decline)|(?:sorry|apologi[sz]e|apologies)\b|"
-    r"unable to (?:assist|help|provide|describe|view|see)|(?:no|any) image (?:was |is )?(?:provided|attached|given))",
+    rf"\b(?:{REFUSALS}|as an? (?:artificial|assistant)|i(?:['’]m| am) (?:unable|not able|an? ai)|"
+    r"i (?:can[’]?t|can not|could not|couldn['’]t|won['’]t|must decline)|apologies|unable to (?:assist|help|view)|"
+    r"(?:no|any) image (?:was |is )?(?:provided|attached|given))\b",
     _ANY_CASE,
 )
 _CHATTER = re.compile(
@@ -162,10 +163,10 @@ def is_english(text: str) -> bool:
 
 def _shares_words(text: str, instruction: str) -> str:
     """The first run of `COPIED_WORDS` words that a text shares with the instruction; "" for none."""
-    told = " ".join(words_of(instruction))
+    instructed = " ".join(words_of(instruction))
     words = words_of(text)
     runs = (" ".join(words[start : start + COPIED_WORDS]) for start in range(len(words) - COPIED_WORDS + 1))
-    return next((run for run in runs if f" {run} " in f" {told} "), "")
+    return next((run for run in runs if f" {run} " in f" {instructed} "), "")
 
 
 def _without_json(answer: str, text: str, error: Exception) -> Rejection:

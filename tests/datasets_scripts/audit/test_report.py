@@ -82,7 +82,7 @@ def test_every_kind_that_was_looked_for_is_named_found_or_not(audit: Audit) -> N
     assert 'href="#truncated_image"' in page and 'href="#bad_bbox"' not in page
 
 
-def test_one_is_told_in_the_singular(audit: Audit) -> None:
+def test_one_is_reported_in_the_singular(audit: Audit) -> None:
     assert "1 error, 1 warning, 0 notes. An error" in " ".join(read(render_audit(audit)).text.split())
     audit.add(Finding("truncated_image", "train", "0008/0008.jpg", "image file is truncated"))
     assert "2 errors, 1 warning, 0 notes." in " ".join(read(render_audit(audit)).text.split())

@@ -17,6 +17,7 @@ import pytest
 from refining_worker import numbered_rows
 from scripted_llm import Reply, ScriptedLLM, description_of, numbered_caption, sound_reply
 
+from pemoe.common.errors import InputError
 from pemoe.datasets_scripts.refine import (
     EndpointBackend,
     LLMRefiner,
@@ -28,7 +29,7 @@ from pemoe.datasets_scripts.refine import (
 )
 from pemoe.datasets_scripts.refine.report import BIN_CHARS, EXAMPLES, describe_lengths
 from pemoe.datasets_scripts.refine.rows import merge_near_duplicates
-from pemoe.datasets_scripts.schema import FEATURES, DataError
+from pemoe.datasets_scripts.schema import FEATURES
 
 
 def llm_for(server: ScriptedLLM, path: Path, **options: object) -> LLMRefiner:
@@ -193,7 +194,7 @@ def test_the_page_is_self_contained_and_escapes(tmp_path: Path) -> None:
     empty = write_refine_report(RefineReport(), tmp_path / "empty.html").read_text(encoding="utf-8")
     assert "No row has refined captions" in empty
     (tmp_path / "taken").write_text("")
-    with pytest.raises(DataError, match="cannot write the report"):
+    with pytest.raises(InputError, match="cannot write the page"):
         write_refine_report(report, tmp_path / "taken" / "x.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.html", "empty.html", "new", "taken"]
 

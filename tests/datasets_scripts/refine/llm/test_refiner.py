@@ -1,5 +1,5 @@
 """Invariant: whatever an endpoint does, every caption gets sound texts or the run stops with one line; nothing that
-was received is asked for again, the key is never told, and neither the rate limit nor the budget is passed.
+was received is asked for again, the key is never shown, and neither the rate limit nor the budget is passed.
 """
 
 from __future__ import annotations
@@ -202,8 +202,8 @@ def test_what_another_try_cannot_mend_stops_at_once_in_one_line(
     tmp_path: Path, status: int, advice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    told = json.dumps({"error": {"message": f"bad key {KEY}\nfor you", "code": status}})
-    with ScriptedLLM(lambda body, times: Reply(told, status, delay_s=0.05)) as server:
+    reported = json.dumps({"error": {"message": f"bad key {KEY}\nfor you", "code": status}})
+    with ScriptedLLM(lambda body, times: Reply(reported, status, delay_s=0.05)) as server:
         refiner = refiner_for(server, tmp_path, concurrency=3)
         with pytest.raises(DataError) as error:
             refiner.refine_batch(requests_for(40))
@@ -215,16 +215,16 @@ def test_what_another_try_cannot_mend_stops_at_once_in_one_line(
     assert KEY not in message + repr(refiner) + caplog.text and error.value.__cause__ is None
 
 
-def test_an_endpoint_that_never_answers_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_endpoint_that_never_answers_is_reported_in_one_line(tmp_path: Path) -> None:
     with ScriptedLLM(sound_reply) as server:
         gone = EndpointBackend("m", server.base_url, api_key=KEY)
-    told = f"{gone.where} does not answer (connection refused); start the server or correct --base-url"
+    reported = f"{gone.where} does not answer (connection refused); start the server or correct --base-url"
     for retries in (0, 5):
         refiner = LLMRefiner(gone, tmp_path / "a.sqlite", retries=retries, backoff_s=60.0)
         start_s = time.monotonic()
         with pytest.raises(DataError) as error:
             refiner.refine_batch(requests_for(20))
-        assert str(error.value) == told and time.monotonic() - start_s < 20
+        assert str(error.value) == reported and time.monotonic() - start_s < 20
     patient = LLMRefiner(gone, tmp_path / "a.sqlite", retries=1, backoff_s=0.01, failures_to_stop=None)
     assert [one.refiner for one in patient.refine_batch(requests_for(3))] == ["rule_fallback"] * 3
 
@@ -254,9 +254,9 @@ def test_a_server_that_goes_away_in_a_run_is_waited_for(tmp_path: Path) -> None:
     assert [one.refiner for one in refiner.refine_batch(requests_for(20))] == ["llm"] * 20
 
 
-def test_one_try_is_told_as_one(tmp_path: Path) -> None:
-    told = "no answer after 1 try, the last one: HTTP 500"
-    with ScriptedLLM(lambda body, times: Reply(status=500)) as server, pytest.raises(DataError, match=told):
+def test_one_try_is_reported_as_one(tmp_path: Path) -> None:
+    reported = "no answer after 1 try, the last one: HTTP 500"
+    with ScriptedLLM(lambda body, times: Reply(status=500)) as server, pytest.raises(DataError, match=reported):
         refiner_for(server, tmp_path, retries=0).refine_batch(requests_for(3))
 
 
@@ -319,8 +319,8 @@ def test_the_budget_stops_the_run_keeps_what_came_and_says_how_to_go_on(tmp_path
             spent = refiner.budget.spent.total
             assert spent <= caps.get("budget_tokens", np.inf)
             assert (refiner.budget.usd(refiner.budget.spent) or 0) <= caps.get("budget_usd", np.inf)
-            told = str(error.value)
-            assert "larger budget" in told and f"all {sent} answers are kept" in told and "\n" not in told
+            reported = str(error.value)
+            assert "larger budget" in reported and f"all {sent} answers are kept" in reported and "\n" not in reported
             refined = refiner_for(server, path).refine_batch(requests)
         assert len(server.log) == 40 and all(one.refiner == "llm" for one in refined)
 
@@ -411,7 +411,7 @@ def test_processes_that_start_together_share_a_new_cache(tmp_path: Path) -> None
             )
 
 
-def test_a_damaged_cache_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_reported_in_one_line(tmp_path: Path) -> None:
     backend = EndpointBackend("m", "http://127.0.0.1:9")
     path = tmp_path / "answers.sqlite"
     for content in (b"this is no database, whatever its name says" * 99, b""):
@@ -441,7 +441,7 @@ def test_a_damaged_cache_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"concurrency": 0}, "concurrency is 0"),
         ({"answers": 0}, "answers is 0"),
@@ -452,8 +452,8 @@ def test_a_damaged_cache_is_told_in_one_line(tmp_path: Path) -> None:
         ({"prompt_version": "v0"}, "no prompt version"),
     ],
 )
-def test_bad_arguments(tmp_path: Path, options: dict, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_bad_arguments(tmp_path: Path, options: dict, reported: str) -> None:
+    with pytest.raises(DataError, match=reported):
         LLMRefiner(EndpointBackend("m", "http://127.0.0.1:9"), tmp_path / "a.sqlite", **options)
 
 
@@ -470,7 +470,7 @@ def test_bad_backends_and_requests(tmp_path: Path) -> None:
         refiner.refine(" ", "drone")
 
 
-def test_offline_mode_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
         LLMRefiner(EndpointBackend("m", "http://127.0.0.1:9"), tmp_path / "a.sqlite").refine("A pond.", "drone")

@@ -83,11 +83,11 @@ def check_gibberish(backend: object, path: Path, rows: list[dict]) -> None:
     refiner = LLMRefiner(backend, path, max_tokens=12, retries=1, concurrency=2)
     report = RefineReport()
     refined = list(refine_rows(rows, refiner, report=report))
-    told = report.to_dict()
+    reported = report.to_dict()
     captions = sum(len(row["captions"]) for row in rows)
-    assert told["by_refiner"] == {"rule_fallback": captions}
-    assert sum(entry["count"] for entry in told["rejections"].values()) == told["calls"] == 2 * captions
-    assert told["prompt_tokens"] > told["completion_tokens"] > 0
+    assert reported["by_refiner"] == {"rule_fallback": captions}
+    assert sum(entry["count"] for entry in reported["rejections"].values()) == reported["calls"] == 2 * captions
+    assert reported["prompt_tokens"] > reported["completion_tokens"] > 0
     assert [row["refined_captions"] for row in refined] == [
         row["refined_captions"] for row in refine_rows(rows, RuleRefiner())
     ]
@@ -128,10 +128,10 @@ def test_a_local_model_that_sees_pictures(tmp_path: Path) -> None:
     assert seeing.tokens.prompt == blind.tokens.prompt + (IMAGE_PX // PATCH_PX) ** 2
 
 
-def test_a_local_model_that_cannot_be_used_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_local_model_that_cannot_be_used_is_reported_in_one_line(tmp_path: Path) -> None:
     mute = write_text_chat(tmp_path / "model", template=None)
-    for name, told in ((tmp_path / "absent", "cannot be loaded"), (mute, "no chat template")):
+    for name, reported in ((tmp_path / "absent", "cannot be loaded"), (mute, "no chat template")):
         refiner = LLMRefiner(LocalBackend(str(name)), tmp_path / "a.sqlite")
-        with pytest.raises(DataError, match=told) as error:
+        with pytest.raises(DataError, match=reported) as error:
             refiner.refine("A hall by a pond.", "drone")
         assert "\n" not in str(error.value)

@@ -77,7 +77,7 @@ def test_a_fence_or_a_thought_is_no_fault(answer: str) -> None:
         ("satellite", GOOD + " " + "Long white hall beside a round pond and a road. " * 9, "too_long"),
         ("satellite", "I cannot see a long white hall with a flat grey roof.", "refusal"),
         ("satellite", "Sure, a long white hall with a flat grey roof and a pond.", "chatter"),
-        ("satellite", "Long white hall as told in the description, with a round pond.", "chatter"),
+        ("satellite", "Long white hall as given in the description, with a round pond.", "chatter"),
         ("satellite", "Long white hall with a flat grey roof in the upper part of the image.", "about_the_picture"),
         ("satellite", "**Long white hall** with a flat grey roof next to a round pond.", "markup"),
         ("satellite", "- Long white hall with a flat grey roof next to a round pond.", "markup"),
@@ -188,7 +188,7 @@ def test_pictures_go_out_small_and_in_a_known_kind(kind: str, mode: str, size: t
 
 
 @pytest.mark.parametrize("length", [0, 3, 200])
-def test_broken_pictures_are_told(length: int) -> None:
+def test_broken_pictures_are_reported(length: int) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((2000, 900), 50).save(buffer, "JPEG")
     with pytest.raises(UnreadableImageError):
