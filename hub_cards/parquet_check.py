@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub.repocard import metadata_load
 
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
-from pemoe.datasets_scripts.sources.parquet import open_shard, row_groups
+from pemoe.datasets_scripts.schema import DataError, features_of
+from pemoe.datasets_scripts.sources.parquet import open_shard, platforms_in, row_groups
 
 
 def check_parquet(built_dir: Path, counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Path]:
@@ -76,12 +76,12 @@ def _count(shards: list[Path], platform: str) -> dict[str, int]:
 
     Every column is read, pictures too, a row group at a time: a damaged page is met here, not by who downloads it.
     """
-    code = PLATFORMS.index(platform) if platform in PLATFORMS else None
     counted = {"images": 0, "captions": 0, "refined_captions": 0}
     places: set[str | None] = set()  # all pictures without a place count as one
     for path in shards:
         with open_shard(path) as file:
-            _check_columns(path, file.schema_arrow)
+            platforms = _check_columns(path, file.schema_arrow)
+        code = platforms.index(platform) if platform in platforms else None
         for table in row_groups(path):
             counted["images"] += table.num_rows
             counted["captions"] += _items(table["captions"])
@@ -97,9 +97,12 @@ def _items(lists: pa.ChunkedArray) -> int:
     return pc.sum(pc.list_value_length(lists)).as_py() or 0
 
 
-def _check_columns(path: Path, schema: pa.Schema) -> None:
-    if datasets.Features.from_arrow_schema(schema) != FEATURES:
+def _check_columns(path: Path, schema: pa.Schema) -> tuple[str, ...]:
+    """The platforms of a shard that has the columns of a built data set."""
+    features = datasets.Features.from_arrow_schema(schema)
+    if features != features_of(platforms_in(features)):
         raise DataError(f"{path}: other columns or types than a built data set has; build the data again")
+    return platforms_in(features)
 
 
 def _check_counts(name: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""The rendered campus as a reader: places are drawn when their rows are asked for."""
+"""The rendered campus as a reader (see `sources.readers.Reader`): places are drawn when their rows are asked for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import datasets
 
 from pemoe.common.fingerprints import hash_lines
 from pemoe.datasets_scripts.campus.source import campus_rows, check_options, place_number, place_of, rows_for_place
-from pemoe.datasets_scripts.schema import FEATURES, DataError
-from pemoe.datasets_scripts.sources.readers import Reader
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
 
 
-class CampusReader(Reader):
+class CampusReader:
     """Renders the splits `train` (captions: three long raw ones) and `test` (captions: two concise queries).
 
     Args:
@@ -36,6 +35,8 @@ class CampusReader(Reader):
     """
 
     source = "campus"
+    platforms = PLATFORMS
+    earlier = None
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class CampusReader(Reader):
         self.seed = seed
         self.views = {"drone_views": drone_views, "ground_views": ground_views, "size_px": size_px}
         self.workers = workers
-        check_options(self.places, seed, self.views)
+        check_options(train_places=train_places, test_places=test_places, seed=seed, **self.views)
 
     def fingerprint(self) -> str:
         """The options, which decide every row."""
@@ -69,6 +70,14 @@ class CampusReader(Reader):
         """The rows of places of a split, lazily."""
         for place_id in place_ids:
             yield from rows_for_place(split, place_of(place_id)[1], seed=self.seed, **self.views)
+
+    def report(self) -> dict[str, Any]:
+        """Nothing is dropped or repaired."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """There is nothing to note."""
+        return []
 
     def load(self, cache_dir: str | Path | None = None, show_progress: bool = False) -> datasets.DatasetDict:
         """All rows, in memory: rendered anew each time, since no file's change could say that a cache is stale."""

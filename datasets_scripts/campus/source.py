@@ -15,7 +15,6 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +34,15 @@ ORIGIN_DEG = (40.1, -88.23)
 METRES_PER_DEGREE = np.pi / 180 * 6_371_008.8
 JPEG_QUALITY = 90
 POOL_MIN_PLACES = 32  # under this many places, starting processes takes longer than rendering
+LIMITS = {  # of the options, both ends included
+    **dict.fromkeys(("places", "train_places", "test_places"), (1, 1_000_000)),
+    "index": (0, 10_000_000),
+    "seed": (0, 2**63),
+    "drone_views": (0, 54),
+    "ground_views": (0, len(FACADE_SIDES)),
+    "size_px": (32, 1024),
+    "workers": (1, 1024),
+}
 STREAMS = ("scene", "satellite", "drone", "ground", "satellite text", "drone text", "ground text")
 
 
@@ -48,21 +56,25 @@ class View:
     side: str | None = None
 
 
-def check_options(places: Mapping[str, int], seed: int, views: Mapping[str, int]) -> None:
+def check_options(namespace: str = "train", **options: object) -> None:
     """Refuse options of which no campus can be made.
 
     Args:
-        places: how many of each namespace, 1 to 1,000,000.
-        seed: 0 or more.
-        views: `drone_views` 0..54, `ground_views` 0..4, `size_px` 32..1024.
+        namespace: one of `NAMESPACES`.
+        options: names and values, see `LIMITS`.
 
     Raises:
-        DataError: an option out of range.
+        DataError: an unknown namespace, or an option that is no whole number in its range.
+
+    Example:
+        >>> check_options(train_places=400, seed=0, size_px=160)
     """
-    for namespace, count in places.items():
-        _check(f"{namespace}_places", count, 1, 1_000_000)
-        _check_place(namespace, 0, seed)
-    _check_views(**views)
+    if namespace not in NAMESPACES:
+        raise DataError(f"campus: unknown namespace {namespace!r}: use one of {', '.join(NAMESPACES)}")
+    for name, value in options.items():
+        low, high = LIMITS[name]
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+            raise DataError(f"campus: {name}={value!r} must be an integer from {low} to {high}")
 
 
 def campus_rows(
@@ -91,9 +103,8 @@ def campus_rows(
     Raises:
         DataError: an unknown namespace or an option out of range.
     """
-    check_options({namespace: places}, seed, options)
     workers = min(2, os.cpu_count() or 1) if workers is None else workers
-    _check("workers", workers, 1, 1024)
+    check_options(namespace, places=places, seed=seed, workers=workers, **options)
     if workers > 1 and places >= POOL_MIN_PLACES:
         done = rows_in_processes(
             namespace, int(places), int(seed), int(workers), {k: int(v) for k, v in options.items()}
@@ -108,10 +119,10 @@ def rows_for_place(
     namespace: str, index: int, *, seed: int = 0, drone_views: int = 3, ground_views: int = 2, size_px: int = 160
 ) -> list[dict]:
     """The rows of one place: satellite, then drone views, then ground views (see `campus_rows` for their form)."""
-    _check_place(namespace, index, seed)
-    _check_views(drone_views, ground_views, size_px)
+    views = {"drone_views": drone_views, "ground_views": ground_views}
+    check_options(namespace, index=index, seed=seed, size_px=size_px, **views)
     scene, rows, asked = place_scene(seed, namespace, index), [], []
-    for view in place_views(seed, namespace, index, drone_views, ground_views):
+    for view in place_views(seed, namespace, index, **views):
         seen = draw_place_view(seed, namespace, index, view, size_px)
         rng = _generator(seed, namespace, index, f"{view.platform} text", view.number)
         queries = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
@@ -225,21 +236,3 @@ def _mix_captions(rows: list[dict], asked: list[list[str]], rng: np.random.Gener
 def _generator(seed: int, namespace: str, index: int, stream: str, number: int) -> np.random.Generator:
     """The source of chance of one picture (or scene); five integers always, so that no two share one."""
     return np.random.default_rng([seed, NAMESPACES.index(namespace), index, STREAMS.index(stream), number])
-
-
-def _check(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise DataError(f"campus: {name}={value!r} must be an integer from {low} to {high}")
-
-
-def _check_place(namespace: str, index: int, seed: int) -> None:
-    if namespace not in NAMESPACES:
-        raise DataError(f"campus: unknown namespace {namespace!r}: use one of {', '.join(NAMESPACES)}")
-    _check("index", index, 0, 10_000_000)
-    _check("seed", seed, 0, 2**63)
-
-
-def _check_views(drone_views: int = 3, ground_views: int = 2, size_px: int = 160) -> None:
-    _check("drone_views", drone_views, 0, 54)
-    _check("ground_views", ground_views, 0, len(FACADE_SIDES))
-    _check("size_px", size_px, 32, 1024)

@@ -50,7 +50,7 @@ class _BoundedReader(io.RawIOBase):
     """A binary stream that gives as many bytes as were allowed: a small file may unpack to a huge one.
 
     The data of a member is allowed once its header was judged. Whatever else is read, in one piece or in many, is
-    headers: long names, extended headers and maps of sparse files, read whole before `tarfile` tells of them.
+    headers: long names, extended headers and maps of sparse files, read whole before `tarfile` gives them out.
 
     Example:
         >>> _BoundedReader(io.BytesIO(b"abcd"), 8).read(2)

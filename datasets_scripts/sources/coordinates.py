@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import lzma
 import re
@@ -21,6 +22,7 @@ from pemoe.datasets_scripts.sources.folder.table import (
     parse_coordinates,
     pick,
     read_records,
+    read_text,
 )
 
 MAX_KML_BYTES = 64 * 2**20
@@ -72,13 +74,6 @@ def read_coordinates(path: str | Path, names_path: str | Path | None = None) -> 
 def join_coordinates(row: Mapping[str, Any], table: Mapping[str, Coordinates]) -> dict[str, Any]:
     """A copy of a row with the coordinates of its place, where it has none of its own and the table has some.
 
-    Args:
-        row: a row of the schema.
-        table: of `read_coordinates`.
-
-    Returns:
-        A new dict; equal to `row` where nothing is joined.
-
     Example:
         >>> row = {"place_id": "0001", "latitude_deg": None, "longitude_deg": None}
         >>> join_coordinates(row, {"0001": (53.5, -113.5)})
@@ -91,15 +86,7 @@ def join_coordinates(row: Mapping[str, Any], table: Mapping[str, Coordinates]) -
 
 
 def count_covered(place_ids: Iterable[str], table: Mapping[str, Coordinates], path: str | Path) -> int:
-    """How many different places have a position in a table.
-
-    Args:
-        place_ids: the places of a data set.
-        table: of `read_coordinates`.
-        path: the file it was read from, for the message.
-
-    Returns:
-        Their number; 0 only where there are no places at all.
+    """How many different places of a data set have a position in a table, which was read from `path`.
 
     Raises:
         DataError: there are places, and none of them is in the table.
@@ -134,19 +121,16 @@ def read_names(path: str | Path) -> dict[str, str]:
         >>> read_names("new_name_list.txt")["clare drake arena"]            # doctest: +SKIP
         '0001'
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"name list {path} cannot be read as UTF-8 text ({error})") from error
     names: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
+        if not line.strip():
+            continue
         match = _NAME_LINE.fullmatch(line.strip())
-        if line.strip() and match is None:
+        if match is None:
             raise DataError(f"{path} line {number} is {line!r}, not '<id> <name>' such as '0001 Clare Drake Arena'")
-        if match and match[1] in names:
+        if match[1] in names:
             raise DataError(f"{path} line {number}: the id {match[1]!r} is there twice; drop one")
-        if match:
-            names[match[1]] = fold_name(match[2])
+        names[match[1]] = fold_name(match[2])
     holders = Counter(names.values())
     unique = {name: place_id for place_id, name in names.items() if holders[name] == 1}
     whole = {f"{place_id} {name}": place_id for place_id, name in names.items()}
@@ -225,22 +209,18 @@ def _parse_kml(path: Path) -> Element:
 def _read_kml(path: Path) -> bytes:
     """The bytes of a KML file, or of the first one in a KMZ archive, up to `MAX_KML_BYTES`."""
     try:
-        if not zipfile.is_zipfile(path):
-            with path.open("rb") as stream:
-                data = stream.read(MAX_KML_BYTES + 1)
-        else:
-            data = _read_kmz(path)
-    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError) as error:
+        with contextlib.ExitStack() as stack:
+            if zipfile.is_zipfile(path):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                name = next((name for name in archive.namelist() if name.lower().endswith(".kml")), None)
+                if name is None:
+                    raise DataError(f"{path} is an archive without a .kml file; export it again")
+                stream = stack.enter_context(archive.open(name))
+            else:
+                stream = stack.enter_context(path.open("rb"))
+            data = stream.read(MAX_KML_BYTES + 1)
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read ({error}); export it again") from error
     if len(data) > MAX_KML_BYTES:
         raise DataError(f"{path} holds more than {MAX_KML_BYTES} bytes of KML; keep the placemarks only")
     return data
-
-
-def _read_kmz(path: Path) -> bytes:
-    with zipfile.ZipFile(path) as archive:
-        name = next((name for name in archive.namelist() if name.lower().endswith(".kml")), None)
-        if name is None:
-            raise DataError(f"{path} is an archive without a .kml file; export it again")
-        with archive.open(name) as stream:
-            return stream.read(MAX_KML_BYTES + 1)

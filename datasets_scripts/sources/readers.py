@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,63 +17,40 @@ ROWS_PER_WRITE = 16  # held in memory while the cache is written; a photo takes 
 
 
 class RowFilters(Protocol):
-    """What a reader asks of filters: `filters.Filters` answers, and `NoFilters` where none is named."""
+    """What a reader asks of filters, as `filters.Filters` answers; what stands here leaves everything as it is."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     def prepare(self, root: Path) -> None:
         """Look over a whole tree, if a filter compares its records, images or places."""
 
     def records(self, records: Iterable[Any], split: str) -> Iterator[Any]:
         """The records of a split that are left."""
+        return iter(records)
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """A row of a source without records as the filters leave it; None if they drop it."""
+        return dict(row)
 
     def image(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """A row with its picture as the filters for pictures leave it; None if they drop it."""
+        return dict(row)
 
     def skip_archive(self, error: Exception, images: int) -> bool:
         """Whether an unreadable archive with so many wanted images is passed over."""
-
-    def report(self) -> dict[str, Any]:
-        """What every filter did so far."""
-
-
-class NoFilters:
-    """Leaves everything as it is.
-
-    Example:
-        >>> NoFilters().row({"captions": []})
-        {'captions': []}
-    """
-
-    names: tuple[str, ...] = ()
-
-    def prepare(self, root: Path) -> None:
-        """Nothing is compared."""
-
-    def records(self, records: Iterable[Any], split: str) -> Iterator[Any]:
-        """All of them."""
-        return iter(records)
-
-    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of the row."""
-        return dict(row)
-
-    image = row
-
-    def skip_archive(self, error: Exception, images: int) -> bool:
-        """Never."""
         return False
 
     def report(self) -> dict[str, Any]:
-        """Nothing was done."""
+        """What every filter did so far."""
         return {}
 
 
-class Reader(ABC):
-    """A source that is read place by place.
+class NoFilters(RowFilters):
+    """The filters of a reader to which none is named."""
+
+
+class Reader(Protocol):
+    """A source that is read place by place; a subclass writes the first three methods.
 
     Attributes:
         source: its name, which goes into every row.
@@ -90,15 +66,12 @@ class Reader(ABC):
     platforms: tuple[str, ...] = PLATFORMS
     earlier: dict[str, Any] | None = None
 
-    @abstractmethod
     def fingerprint(self) -> str:
         """A text that changes whenever anything that is read changes."""
 
-    @abstractmethod
     def place_ids(self, split: str) -> list[str]:
         """The places of a split, in the order of its rows; [] for a split the source lacks."""
 
-    @abstractmethod
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         """Rows with the keys of `schema.FEATURES`: `image` {"bytes", "path": None}, `platform` a name or None."""
 

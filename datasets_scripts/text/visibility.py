@@ -95,7 +95,7 @@ def without_hidden(text: str, platform: str) -> str:
 
     Args:
         text: one sentence.
-        platform: a key of `HIDDEN_NOUNS`.
+        platform: its name; nothing is known to be hidden from one that is no key of `HIDDEN_NOUNS`.
 
     Returns:
         The statement without hidden adjectives, phrases and clauses; "" when it is about nothing else.
@@ -104,6 +104,8 @@ def without_hidden(text: str, platform: str) -> str:
         >>> without_hidden("A red brick hall with tall windows next to a pond", "satellite")
         'A hall next to a pond'
     """
+    if platform not in _HIDDEN:
+        return text
     hidden = _HIDDEN[platform]
 
     def strip_adjective(match: re.Match[str]) -> str:

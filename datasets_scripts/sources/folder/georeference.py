@@ -44,11 +44,7 @@ class Georeference(NamedTuple):
 
 
 def read_georeference(data: bytes, name: str = "image") -> Georeference:
-    """The position an image file carries: of a GeoTIFF its centre, of a photo its GPS tags.
-
-    Args:
-        data: the bytes of the file.
-        name: what messages call it.
+    """The position that the bytes of an image file carry: of a GeoTIFF its centre, of a photo its GPS tags.
 
     Returns:
         `Georeference`; without coordinates where there are none, with a `reason` where they are broken.
@@ -138,11 +134,8 @@ def is_geotiff(data: bytes) -> bool:
         >>> is_geotiff(b"GIF89a")
         False
     """
-    return is_tiff(data) and any(tag in tiff_tags(data) for tag in GEO_TAGS)
-
-
-def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | dict:
-    """The tags of the first directory of a TIFF, an empty dict where it is broken."""
+    if not is_tiff(data):
+        return False
     stream = io.BytesIO(data)
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(16 if 43 in data[2:4] else 8))
@@ -151,8 +144,8 @@ def tiff_tags(data: bytes) -> TiffImagePlugin.ImageFileDirectory_v2 | dict:
             warnings.simplefilter("ignore")
             tags.load(stream)
     except (SyntaxError, struct.error, OSError, ValueError, OverflowError):
-        return {}
-    return tags
+        return False  # damaged, which is found where it is decoded
+    return any(tag in tags for tag in GEO_TAGS)
 
 
 def is_plain_tiff(data: bytes) -> bool:
@@ -179,10 +172,6 @@ def read_tile(data: bytes, name: str = "tile") -> bytes:
     as they are. Others go through one linear stretch for all three bands, so that colours keep their balance: the
     2nd percentile of the valid values becomes 0, the 98th 255, what lies outside is clipped. Invalid pixels (nodata,
     mask, NaN) become black. A band marked alpha is not looked at: writers mark near infrared so by default.
-
-    Args:
-        data: the bytes of the file.
-        name: what messages call it.
 
     Returns:
         The bytes of a PNG of the same size in pixels.

@@ -75,8 +75,8 @@ def read_entries(path: str | Path, words: PlatformWords) -> list[Entry]:
         One `Entry` per line with something in it, in file order; lines of one image are not joined here.
 
     Raises:
-        DataError: a table that cannot be read or is empty, no column of image names, a platform, split or coordinate
-            that is none. The line names the file, the line in it and the value.
+        DataError: see `read_records`; an empty table, no column of image names, a platform, split or coordinate that
+            is none.
 
     Example:
         >>> read_entries("photos/metadata.csv", platform_words())[0].captions                 # doctest: +SKIP
@@ -139,7 +139,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise DataError(f"table {path} does not exist; correct its name") from error
+        raise DataError(f"{path} does not exist; correct its name") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DataError(f"{path} line {line} is not UTF-8 text; save it as UTF-8 (in Excel: 'CSV UTF-8')") from error
