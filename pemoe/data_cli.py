@@ -94,7 +94,7 @@ def build(  # noqa: PLR0913 - options of a command
     from pemoe.datasets_scripts.builds.plan import make_plan
     from pemoe.datasets_scripts.builds.request import choose_source
 
-    name, options = choose_source(
+    name, root, options = choose_source(
         root, source, coordinates=coordinates, names=names, filters=filters, table=table, platform=platform,
         place_id=place_by, test_share=test_share, phase=phase, places=places, seed=seed,
     )  # fmt: skip
@@ -152,7 +152,7 @@ def refine(  # noqa: PLR0913 - options of a command
         model, base_url=base_url, api_key_env=api_key_env, local=local, takes_images=images, timeout_s=timeout_s,
         response_format=response_format.value,
     )  # fmt: skip
-    name, options = choose_source(root, source, filters=filters, seed=seed)
+    name, root, options = choose_source(root, source, filters=filters, seed=seed)
     limits = {
         "prompt_version": prompt_version, "concurrency": concurrency, "requests_per_minute": requests_per_minute,
         "retries": retries, "budget_tokens": budget_tokens, "budget_usd": budget_usd,
@@ -197,7 +197,7 @@ def audit(  # noqa: PLR0913 - options of a command
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)
-    name, options = choose_source(
+    name, root, options = choose_source(
         root, source, coordinates=coordinates, names=names, table=table, platform=platform, place_id=place_by,
         phase=phase, places=places,
     )  # fmt: skip
@@ -286,7 +286,12 @@ def publish(  # noqa: PLR0913 - options of a command
 
 
 def _build(
-    source: tuple[str, str, dict[str, Any]], output: Path, plan: BuildPlan, seed: int, as_json: bool, **options: bool
+    source: tuple[str, str | None, dict[str, Any]],
+    output: Path,
+    plan: BuildPlan,
+    seed: int,
+    as_json: bool,
+    **options: bool,
 ) -> None:
     """Build, write `metrics.json`, print what was built."""
     from pemoe import __version__
@@ -296,7 +301,7 @@ def _build(
     started_s = time.monotonic()
     name, root, reader_options = source
     report = audited_build(
-        name, None if name == "campus" else root, reader_options, output, plan,
+        name, root, reader_options, output, plan,
         version=__version__, show_progress=True, on_note=lambda note: typer.echo(note, err=True), **options,
     )  # fmt: skip
     metrics = write_metrics(output, typed_command(), seed, started_s, report)

@@ -62,7 +62,7 @@ def estimate_refining(
     backend: Backend,
     cache: Path,
     limits: dict[str, Any],
-    source: tuple[str, str, dict[str, Any]],
+    source: tuple[str, str | None, dict[str, Any]],
     *,
     show_progress: bool = False,
 ) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def estimate_refining(
         The fields of `refine.Estimate`.
 
     Example:
-        >>> campus = ("campus", "", {"train_places": 1})
+        >>> campus = ("campus", None, {"train_places": 1})
         >>> estimate_refining(make_backend("m"), Path("absent.sqlite"), {}, campus)["calls"]
         18
     """

@@ -73,8 +73,10 @@ def prepare_splits(  # noqa: PLR0913 - options are keyword-only and documented o
     if audit and source != BUILT:
         _audit_once(source, root, options, show_progress)
         options |= {"image_check": False} if "image_check" in options_of(source) else {}
-    loaded = load_source(source, root, **{**options, "show_progress": show_progress})
-    splits = datasets.DatasetDict({split: loaded[split] for split in SPLITS if split in (*needed, *optional)})
+    wanted = [split for split in SPLITS if split in (*needed, *optional)]
+    options |= {"show_progress": show_progress} | ({} if source == BUILT else {"splits": wanted})
+    loaded = load_source(source, root, **options)
+    splits = datasets.DatasetDict({split: loaded[split] for split in wanted})
     if "train" in splits:
         splits["train"] = _prepare_train(splits["train"], plan, show_progress)
     for split in needed:

@@ -11,7 +11,7 @@ TYPED = {"filters": "filter", "place_id": "place-by"}  # option of a reader -> a
 TEST_SHARE = (3, 11)  # of a campus's places, about 150 of 550
 
 
-def choose_source(root: str, kind: str | None = None, **given: Any) -> tuple[str, dict[str, Any]]:
+def choose_source(root: str, kind: str | None = None, **given: Any) -> tuple[str, str | None, dict[str, Any]]:
     """The source that reads a user's data, and the options for its reader.
 
     Args:
@@ -21,14 +21,14 @@ def choose_source(root: str, kind: str | None = None, **given: Any) -> tuple[str
             `seed`, which only a campus takes.
 
     Returns:
-        A name and options as JSON types.
+        Its name, its root (None for a campus, which has no files) and options as JSON types.
 
     Raises:
         DataError: no such source, or an option that it does not have.
 
     Example:
         >>> choose_source("campus", places=11, seed=3, table=None)
-        ('campus', {'seed': 3, 'train_places': 8, 'test_places': 3})
+        ('campus', None, {'seed': 3, 'train_places': 8, 'test_places': 3})
     """
     name = kind or detect_source(root)
     options = {key: value for key, value in given.items() if value is not None and value != []}
@@ -45,4 +45,4 @@ def choose_source(root: str, kind: str | None = None, **given: Any) -> tuple[str
             raise DataError(f"{root} is a source of the kind {name}, which has no option --{typed}")
     if "names" in options and "coordinates" not in options:
         raise DataError("--names goes with --coordinates")
-    return name, options
+    return name, None if name == "campus" else root, options

@@ -13,7 +13,7 @@ from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.readers import Reader
 from pemoe.datasets_scripts.sources.registry import options_of, source_of
 
-LOADING = ("cache_dir", "show_progress")  # what every source can be loaded with
+LOADING = ("cache_dir", "show_progress", "splits")  # what every source can be loaded with
 
 
 def filters_of(name: str) -> tuple[str, ...]:
@@ -60,7 +60,8 @@ def load_source(name: str, root: str | Path | None = None, **options: object) ->
         name: a key of `SOURCES`.
         root: directory of a source that lies on disk, or a Hub id; None for a rendered source.
         options: of its reader (of `load_built` for "parquet"), `cache_dir` instead of the cache of `datasets`,
-            `show_progress` for a bar on stderr.
+            `show_progress` for a bar on stderr; `splits` to read
+            no others (not of "parquet").
 
     Returns:
         `datasets.DatasetDict` with the columns of `schema.FEATURES`.

@@ -10,7 +10,7 @@ import datasets
 
 from pemoe.common.fingerprints import hash_lines
 from pemoe.datasets_scripts.campus.source import campus_rows, check_options, place_number, place_of, rows_for_place
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
+from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
 
 
 class CampusReader:
@@ -79,13 +79,19 @@ class CampusReader:
         """There is nothing to note."""
         return []
 
-    def load(self, cache_dir: str | Path | None = None, show_progress: bool = False) -> datasets.DatasetDict:
+    def load(
+        self,
+        cache_dir: str | Path | None = None,
+        show_progress: bool = False,
+        splits: Sequence[str] = SPLITS,
+    ) -> datasets.DatasetDict:
         """All rows, in memory: rendered anew each time, since no file's change could say that a cache is stale."""
         rendered = {
             split: campus_rows(
                 split, count, self.seed, workers=self.workers, show_progress=show_progress, **self.views
             )
             for split, count in self.places.items()
+            if split in splits
         }
         return datasets.DatasetDict(
             {split: _as_dataset(rows, datasets.NamedSplit(split)) for split, rows in rendered.items()}

@@ -16,7 +16,7 @@ from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import DataError, check_platform
 from pemoe.datasets_scripts.text.refusals import REFUSALS
 from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences, keep_clauses, split_sentences
-from pemoe.datasets_scripts.text.visibility import HIDDEN_NOUNS, without_hidden
+from pemoe.datasets_scripts.text.visibility import without_hidden
 
 RULES_VERSION = 5  # another number where the same caption gives other texts: caches of refined rows are named by it
 TARGET_CHARS = 227  # mean length of a test query of GeoText-1652
@@ -247,8 +247,7 @@ def _statement(sentence: str, platform: str) -> str:
         text = _DOUBLE_COMMA.sub("", _without_directions(text))
         clauses = _TWO_CLAUSES.fullmatch(text) if directions else None
         parts = list(clauses.groups()) if clauses else [text]
-    seen = [without_hidden(part, platform) for part in parts] if platform in HIDDEN_NOUNS else parts
-    left = [_tidy(_shorten(_LEADING.sub("", part)), sentence) for part in seen]
+    left = [_tidy(_shorten(_LEADING.sub("", without_hidden(part, platform))), sentence) for part in parts]
     left = [part for part in left if part and not any(direction in part for direction in directions)]
     if left and not sentence.startswith(left[0].split()[0]):  # what came before "another" is gone
         left[0] = _plain(left[0])

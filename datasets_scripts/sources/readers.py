@@ -83,16 +83,22 @@ class Reader(Protocol):
         """What a user should know that is no error, a line each."""
         return []
 
-    def load(self, cache_dir: str | Path | None = None, show_progress: bool = False) -> datasets.DatasetDict:
-        """The rows of all splits, written once to the cache of `datasets` and memory-mapped from there.
+    def load(
+        self,
+        cache_dir: str | Path | None = None,
+        show_progress: bool = False,
+        splits: Sequence[str] = SPLITS,
+    ) -> datasets.DatasetDict:
+        """The rows, written once to the cache of `datasets` and memory-mapped from there.
 
         Args:
             cache_dir: instead of the cache of `datasets`; the fingerprint names the files in it, so that a changed
                 source is read anew.
             show_progress: show a bar over the rows on stderr.
+            splits: only these are read.
 
         Returns:
-            `datasets.DatasetDict` with `train` and `test`, the columns of `schema.FEATURES` and the reader's
+            `datasets.DatasetDict` with these splits, the columns of `schema.FEATURES` and the reader's
             platforms; a split may have no rows.
 
         Raises:
@@ -100,7 +106,7 @@ class Reader(Protocol):
         """
         fingerprint = self.fingerprint()
         with progress_bars(show_progress):
-            return datasets.DatasetDict({split: _load_split(self, split, fingerprint, cache_dir) for split in SPLITS})
+            return datasets.DatasetDict({split: _load_split(self, split, fingerprint, cache_dir) for split in splits})
 
 
 def no_rows(features: datasets.Features = FEATURES) -> datasets.Dataset:

@@ -18,6 +18,7 @@ from pemoe.datasets_scripts.builds import prepare
 from pemoe.datasets_scripts.builds.dataset import build_dataset
 from pemoe.datasets_scripts.builds.plan import BuildPlan, make_plan, prepare_rows
 from pemoe.datasets_scripts.builds.prepare import prepare_splits
+from pemoe.datasets_scripts.campus import reader as campus_reader
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
@@ -157,3 +158,13 @@ def test_what_a_build_records_is_what_it_did(tmp_path: Path) -> None:
         refined = report["reports"]["refine"]
         assert (refined and list(refined["by_refiner"])) == (name and [name])
         assert bool(report["counts"]["train"]["drone"]["refined_captions"]) == bool(name)
+
+
+def test_only_what_is_asked_for_is_read(monkeypatch) -> None:
+    rendered = []
+    campus_rows = campus_reader.campus_rows
+    monkeypatch.setattr(
+        campus_reader, "campus_rows", lambda split, *a, **k: rendered.append(split) or campus_rows(split, *a, **k)
+    )
+    assert list(prepare_splits("campus", None, CAMPUS, **AS_RENDERED, needed=("test",))) == ["test"]
+    assert rendered == ["test"]
