@@ -5,6 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+STATEMENT_KEY = "statements"  # of the JSON that a language model answers with
+MIN_CHARS, MAX_CHARS = 25, 400  # of a statement; a test query of GeoText-1652 has 227 on average
+
+REASONS = {  # every reason there is, as reported to people and, on a second try, to the model
+    "no_answer": "no answer came from the endpoint",
+    "unreadable_image": "the image cannot be read",
+    "chatter": "there is chatter around the answer",
+    "refusal": "it refuses or speaks of itself",
+    "not_json": "it is not the JSON object that was asked for",
+    "wrong_shape": f'the JSON is not an object with a list of texts under "{STATEMENT_KEY}"',
+    "empty": "it holds no statement",
+    "too_many": "there are more statements than asked for",
+    "too_short": f"shorter than {MIN_CHARS} characters",
+    "too_long": f"longer than {MAX_CHARS} characters",
+    "about_the_picture": "it speaks of the picture instead of the place",
+    "cut_off": "it breaks off",
+    "markup": "it holds markup, JSON or placeholders",
+    "not_english": "it is not in English",
+    "copied_prompt": "it repeats the instruction",
+    "direction": "it names a direction, which turning the image makes untrue",
+    "hidden": "it names what this platform cannot see",
+    "not_the_building": "it does not open with the building itself",
+    "unrelated": "it has next to nothing of the description",
+    "duplicate": "it says the same as another statement",
+}
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -47,7 +73,7 @@ class Rejection:
     """Something a model said, or failed to say, that is not used.
 
     Args:
-        reason: a key of `validation.REASONS`.
+        reason: a key of `REASONS`.
         text: the statement or the answer, as it came; "" when nothing came.
         detail: what exactly is wrong, for people.
     """
@@ -97,3 +123,10 @@ class Refiner(Protocol):
 
     def refine(self, caption: str, platform: str) -> list[str]:
         """The texts of a caption that is not blank, at least one; `platform` is one of `schema.PLATFORMS`."""
+
+
+class Prices(Protocol):
+    """What tokens cost."""
+
+    def usd(self, tokens: Tokens) -> float | None:
+        """Dollars; None where no price is known."""

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pemoe.datasets_scripts.refine.llm.budget import Budget
-from pemoe.datasets_scripts.refine.llm.validation import REASONS
-from pemoe.datasets_scripts.refine.outcome import Refinement, Tokens
+from pemoe.datasets_scripts.refine.outcome import REASONS, Prices, Refinement, Tokens
 from pemoe.datasets_scripts.refine.rules import TARGET_CHARS
 
 BIN_CHARS, BINS = 50, 24  # of the histograms; the last bin holds all longer texts
@@ -63,7 +61,7 @@ class RefineReport:
         {'rules': 1}
     """
 
-    def __init__(self, budget: Budget | None = None, seed: int = 0) -> None:
+    def __init__(self, budget: Prices | None = None, seed: int = 0) -> None:
         self.counts: Counter[str] = Counter()
         self.tokens = Tokens()
         self._budget = budget

@@ -8,14 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import datasets
 
-from pemoe.datasets_scripts.refine.llm.budget import Budget
-from pemoe.datasets_scripts.refine.llm.validation import say_the_same
-from pemoe.datasets_scripts.refine.outcome import Refinement, Refiner, RefineRequest
+from pemoe.datasets_scripts.refine.outcome import Prices, Refinement, Refiner, RefineRequest
 from pemoe.datasets_scripts.refine.report import RefineReport
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 from pemoe.datasets_scripts.schema import FEATURES, DataError
 from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import split_sentences
+from pemoe.datasets_scripts.text.similarity import say_the_same
 
 
 @runtime_checkable
@@ -28,7 +27,7 @@ class BatchRefiner(Refiner, Protocol):
         takes_images: whether it wants the picture's bytes in every request.
     """
 
-    budget: Budget
+    budget: Prices
     platforms: tuple[str, ...]
     takes_images: bool
 

@@ -84,7 +84,7 @@ def without_hidden(text: str, platform: str) -> str:
 
     Args:
         text: one sentence.
-        platform: a key of `HIDDEN_NOUNS`.
+        platform: its name; from one that is no key of `HIDDEN_NOUNS` nothing is hidden.
 
     Returns:
         The statement without hidden adjectives, phrases and clauses; "" when it is about nothing else.
@@ -93,6 +93,8 @@ def without_hidden(text: str, platform: str) -> str:
         >>> without_hidden("A red brick hall with tall windows next to a pond", "satellite")
         'A hall next to a pond'
     """
+    if platform not in _PATTERNS:
+        return text
     hidden, first, added, adjective = _PATTERNS[platform]
 
     def strip_adjective(match: re.Match[str]) -> str:

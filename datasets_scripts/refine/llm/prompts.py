@@ -6,7 +6,7 @@ import base64
 import io
 from pathlib import Path
 
-from pemoe.datasets_scripts.refine.llm.validation import MAX_CHARS, STATEMENT_KEY
+from pemoe.datasets_scripts.refine.outcome import MAX_CHARS, STATEMENT_KEY
 from pemoe.datasets_scripts.refine.rules import TARGET_CHARS
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.text.sentences import clean_caption, complete_sentences

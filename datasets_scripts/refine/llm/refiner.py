@@ -17,8 +17,8 @@ from pemoe.datasets_scripts.refine.llm.cache import Answer, AnswerCache, CacheKe
 from pemoe.datasets_scripts.refine.llm.calls import Backend, Caller, NoAnswerError, Sampling
 from pemoe.datasets_scripts.refine.llm.ordered import map_ordered
 from pemoe.datasets_scripts.refine.llm.prompts import UnreadableImageError, build_messages, load_prompts
-from pemoe.datasets_scripts.refine.llm.validation import REASONS, Question, validate
-from pemoe.datasets_scripts.refine.outcome import Refinement, RefineRequest, Rejection, Tokens
+from pemoe.datasets_scripts.refine.llm.validation import Question, validate
+from pemoe.datasets_scripts.refine.outcome import REASONS, Refinement, RefineRequest, Rejection, Tokens
 from pemoe.datasets_scripts.refine.rules import RuleRefiner
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 

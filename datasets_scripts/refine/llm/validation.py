@@ -5,43 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
-from pemoe.datasets_scripts.refine.outcome import Rejection
+from pemoe.datasets_scripts.refine.outcome import MAX_CHARS, MIN_CHARS, REASONS, STATEMENT_KEY, Rejection
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.text.refusals import REFUSALS
 from pemoe.datasets_scripts.text.sentences import normalize_space
+from pemoe.datasets_scripts.text.similarity import FUNCTION_WORDS, content_of, say_the_same, words_of
 from pemoe.datasets_scripts.text.visibility import HIDDEN_ADJECTIVES, HIDDEN_NOUNS
 
-STATEMENT_KEY = "statements"
-MIN_CHARS, MAX_CHARS = 25, 400  # of a statement; a test query of GeoText-1652 has 227 on average
 COPIED_WORDS = 7  # in a row, shared with the instruction
-SAME_SHARE = 0.9  # of the words of two statements; more, with the same numbers, and they say the same
 MIN_CAPTION_SHARE = 0.25  # of a statement's content words, found in the caption
 MIN_FUNCTION_SHARE, MIN_LATIN_SHARE = 0.08, 0.9
-
-REASONS = {  # every reason there is, as reported to people and, on a second try, to the model
-    "no_answer": "no answer came from the endpoint",
-    "unreadable_image": "the image cannot be read",
-    "chatter": "there is chatter around the answer",
-    "refusal": "it refuses or speaks of itself",
-    "not_json": "it is not the JSON object that was asked for",
-    "wrong_shape": f'the JSON is not an object with a list of texts under "{STATEMENT_KEY}"',
-    "empty": "it holds no statement",
-    "too_many": "there are more statements than asked for",
-    "too_short": f"shorter than {MIN_CHARS} characters",
-    "too_long": f"longer than {MAX_CHARS} characters",
-    "about_the_picture": "it speaks of the picture instead of the place",
-    "cut_off": "it breaks off",
-    "markup": "it holds markup, JSON or placeholders",
-    "not_english": "it is not in English",
-    "copied_prompt": "it repeats the instruction",
-    "direction": "it names a direction, which turning the image makes untrue",
-    "hidden": "it names what this platform cannot see",
-    "not_the_building": "it does not open with the building itself",
-    "unrelated": "it has next to nothing of the description",
-    "duplicate": "it says the same as another statement",
-}
 
 _ANY_CASE = re.IGNORECASE
 _FENCE = re.compile(r"^```(?:json)?\s*\n(?P<inside>.*)\n```$", re.DOTALL | _ANY_CASE)
@@ -70,16 +44,6 @@ _ELSEWHERE = re.compile(
     r"(?:to|at|on|in|near|next to|beside|alongside|along|behind|around|across|opposite|between|before|beyond|among|by|"
     r"from|surrounded|surrounding|nearby|adjacent|there (?:is|are)|north|south|east|west|it|they|its|their)\b",
     _ANY_CASE,
-)
-_ENGLISH = frozenset(
-    re.findall(
-        r"\w+",
-        "the a an and of with is are in on at by to next beside near its it has have that which from between behind "
-        "around some several two three four surrounded one there under over into onto along for as opposite",
-    )
-)
-_NUMBERS = frozenset(
-    ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 )
 _FOREIGN = frozenset(
     re.findall(
@@ -112,41 +76,6 @@ class Question:
     is_text_only: bool
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words of a text, for comparisons.
-
-    Example:
-        >>> words_of("The U-shaped hall, again!")
-        ['the', 'u', 'shaped', 'hall', 'again']
-    """
-    return re.findall(r"[^\W_]+", text.lower())
-
-
-@lru_cache(maxsize=1024)  # a statement is compared with all others of its row
-def _content(text: str) -> frozenset[str]:
-    """What the words of a text are about: no function words, endings cut so that "roofs" meets "roof"."""
-    return frozenset(word[:5].rstrip("s") for word in words_of(text) if word not in _ENGLISH)
-
-
-@lru_cache(maxsize=1024)
-def _numbers(text: str) -> frozenset[str]:
-    """The numbers of a text, as digits or words."""
-    return frozenset(word for word in words_of(text) if word.isdigit() or word in _NUMBERS)
-
-
-def say_the_same(first: str, second: str) -> bool:
-    """Whether two statements are near-duplicates: nearly the same set of content words and the same numbers.
-
-    Example:
-        >>> say_the_same("A round pond beside a road.", "Beside the road is a round pond.")
-        True
-        >>> say_the_same("A hall beside two ponds.", "A hall beside three ponds.")
-        False
-    """
-    one, two = _content(first), _content(second)
-    return _numbers(first) == _numbers(second) and len(one & two) >= SAME_SHARE * max(len(one | two), 1)
-
-
 def is_english(text: str) -> bool:
     """Whether a text reads as English: Latin letters, and English function words before those of its neighbours.
 
@@ -156,7 +85,7 @@ def is_english(text: str) -> bool:
     """
     letters = [letter for letter in text if letter.isalpha()]
     words = words_of(text)
-    english, foreign = (sum(word in known for word in words) for known in (_ENGLISH, _FOREIGN))
+    english, foreign = (sum(word in known for word in words) for known in (FUNCTION_WORDS, _FOREIGN))
     latin = sum(letter.isascii() for letter in letters)
     return latin >= MIN_LATIN_SHARE * max(len(letters), 1) and english >= MIN_FUNCTION_SHARE * len(words) + foreign
 
@@ -217,12 +146,12 @@ def _fault_of_form(text: str) -> tuple[str, str] | None:
     ):
         if found := pattern.search(text):
             return reason, repr(found[0].strip())
-    if text[-1].isalnum() and len(words_of(text)) > 1 and words_of(text)[-1] in _ENGLISH - {"it", "one"}:
+    if text[-1].isalnum() and len(words_of(text)) > 1 and words_of(text)[-1] in FUNCTION_WORDS - {"it", "one"}:
         return "cut_off", f"ends with {words_of(text)[-1]!r}"
     return None if is_english(text) else ("not_english", "by its letters and function words")
 
 
-def _fault_of_content(text: str, question: Question) -> tuple[str, str] | None:
+def _fault_ofcontent_of(text: str, question: Question) -> tuple[str, str] | None:
     """What is wrong with what a statement says: (reason, detail)."""
     if run := _shares_words(text, question.instruction):
         return "copied_prompt", repr(run)
@@ -232,8 +161,8 @@ def _fault_of_content(text: str, question: Question) -> tuple[str, str] | None:
         return "hidden", f"{hidden[0]!r} from {question.platform}"
     if opening := _ELSEWHERE.match(text):
         return "not_the_building", f"opens with {opening[0]!r}"
-    words = _content(text)
-    shared = len(words & _content(question.caption))
+    words = content_of(text)
+    shared = len(words & content_of(question.caption))
     if question.is_text_only and shared < MIN_CAPTION_SHARE * max(len(words), 1):
         return "unrelated", f"{shared} of {len(words)} content words are in the caption"
     return None
@@ -268,7 +197,7 @@ def validate(answer: str, question: Question) -> tuple[list[str], list[Rejection
     rejected = []
     for statement in statements:
         text = normalize_space(statement) if "\n" not in statement.strip() else statement.strip()
-        fault = _fault_of_form(text) or _fault_of_content(text, question)
+        fault = _fault_of_form(text) or _fault_ofcontent_of(text, question)
         if fault is None and any(say_the_same(text, other) for other in kept):
             fault = "duplicate", REASONS["duplicate"]
         if fault is None and len(kept) == question.max_statements:

@@ -16,8 +16,10 @@ from pemoe.datasets_scripts.refine.llm.prompts import (
     image_data_url,
     load_prompts,
 )
-from pemoe.datasets_scripts.refine.llm.validation import REASONS, Question, is_english, say_the_same, validate
+from pemoe.datasets_scripts.refine.llm.validation import Question, is_english, validate
+from pemoe.datasets_scripts.refine.outcome import REASONS
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
+from pemoe.datasets_scripts.text.similarity import say_the_same
 
 CAPTION = (
     "The image shows a long white hall with a flat grey roof and tall windows. On the left there is a round pond. "
