@@ -12,19 +12,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pemoe.datasets_scripts import DataError, load_source
 from pemoe.datasets_scripts.augment.captions import transform_caption
 from pemoe.datasets_scripts.augment.pictures import AugmentationPlan, SatelliteAugmentation
-from pemoe.datasets_scripts.refine import refine_dataset
+from pemoe.datasets_scripts.builds.plan import REFINERS
+from pemoe.datasets_scripts.builds.prepare import prepare_splits
 from pemoe.datasets_scripts.sanitize import MODES, find_directions
-from pemoe.datasets_scripts.schema import PLATFORMS
+from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.trainers.errors import TrainingError, check_choice
 from pemoe.trainers.samplers import Visit
 
 SATELLITE = PLATFORMS.index("satellite")
 AUGMENTS = ("none", "sanitized", "transform")
-REFINERS = ("rules", "none")
 NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
 
 
@@ -32,7 +31,7 @@ NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
 class DataRecipe:
     """Where the rows come from, `load_source(source, root, **options)`, and how they are prepared.
 
-    audit: leave out what the audit calls an error; refine: "rules" or "none", where the source brings no refined
+    audit: look for defects first, errors stop; refine: "rules" or "none", where the source brings no refined
     captions; sanitize: "remove", "mask" or "keep" directions in the training texts of satellite pictures.
     """
 
@@ -44,49 +43,38 @@ class DataRecipe:
     sanitize: str = "remove"
 
     def __post_init__(self) -> None:
-        check_choice("data.refine", self.refine, REFINERS)
+        check_choice("data.refine", self.refine, tuple(REFINERS))
         check_choice("data.sanitize", self.sanitize, (*MODES, "keep"))
 
 
 def load_rows(
-    data: DataRecipe, show_progress: bool = False, needed: Sequence[str] = ("train", "test")
+    data: DataRecipe,
+    needed: Sequence[str] = SPLITS,
+    optional: Sequence[str] = (),
+    show_progress: bool = False,
 ) -> datasets.DatasetDict:
-    """The splits of a recipe's source; training captions are refined by rule where the source brings no refined ones.
-
-    Training pictures without a caption or without a known platform are left out: there is nothing to learn from them.
+    """The splits of a recipe's source, prepared as a build prepares them.
 
     Args:
         data: of a recipe.
-        show_progress: show bars on stderr.
         needed: splits that the caller cannot do without.
+        optional: splits to read that may be without rows.
+        show_progress: show bars on stderr.
 
     Raises:
-        DataError: whatever the source finds wrong, or a needed split is empty.
+        DataError: see `prepare_splits`.
     """
-    splits = load_source(data.source, data.root, **{**data.options, "show_progress": show_progress})
-    columns = splits["train"].select_columns(["captions", "platform"])
-    kept = [number for number, row in enumerate(columns) if row["captions"] and row["platform"] is not None]
-    if len(kept) < len(columns):
-        splits["train"] = splits["train"].select(kept)
-    for split in needed:
-        _check_split(splits[split], split, str(data.root or data.source))
-    if len(kept) and not any(splits["train"]["refined_captions"]):
-        splits = refine_dataset(splits)
-    return splits
-
-
-def _check_split(rows: datasets.Dataset, split: str, where: str) -> None:
-    """Refuse a split that nothing can be learnt from, or nothing asked of."""
-    if split == "train" and not len(rows):
-        raise DataError(
-            f"{where} has no training picture with a caption and a known platform; see pemoe data build --help "
-            "(--platform, --classify), and give the pictures captions"
-        )
-    if split == "test" and not any(rows["captions"]):
-        raise DataError(
-            f"{where} has no test picture with a caption, so nothing can be measured; put some places into the split "
-            "test: pemoe data build --test-share 0.2, a column split, or folders train and test"
-        )
+    return prepare_splits(
+        data.source,
+        data.root,
+        data.options,
+        audit=data.audit,
+        refine=data.refine,
+        sanitize=data.sanitize,
+        needed=needed,
+        optional=optional,
+        show_progress=show_progress,
+    )
 
 
 class PairAugmentation:

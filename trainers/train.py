@@ -54,7 +54,7 @@ def train_into(
         check_output(output, overwrite, resume)
     join_processes()
     with first_process_first():  # what it prepared and cached, the others read
-        splits = load_rows(recipe.data, show_progress=rank() == 0, needed=("train",))
+        splits = load_rows(recipe.data, needed=("train",), optional=("test",), show_progress=rank() == 0)
     if rank() == 0:
         prepare_output(output, overwrite, resume)
         remember_recipe(recipe, output, resume)
