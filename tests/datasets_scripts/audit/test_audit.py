@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from defect_tree import write_clean_tree, write_defect_tree
 from PIL import Image
@@ -17,17 +19,27 @@ from pemoe.datasets_scripts.audit.defects import Finding
 from pemoe.datasets_scripts.schema import DataError
 
 
-def png(level: int) -> bytes:
+def png(seed: int) -> bytes:
+    """A picture of noise, another one for every seed."""
     buffer = io.BytesIO()
-    Image.effect_noise((80, 80), 90).point(lambda value: (value + level) % 256).convert("RGB").save(buffer, "PNG")
+    noise = np.random.default_rng(seed).integers(256, size=(80, 80), dtype=np.uint8)
+    Image.fromarray(noise).convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def row(image_id: str, place_id: str | None, split: str = "train", **changes: Any) -> dict[str, Any]:
     whole = {
-        **{"image": {"bytes": png(0), "path": None}, "image_id": image_id, "place_id": place_id, "split": split},
-        **{"platform": "ground", "captions": [f"The left door of {image_id}."], "refined_captions": [], "regions": []},
-        **{"latitude_deg": 1.0, "longitude_deg": 2.0, "source": "folder"},
+        "image": {"bytes": png(zlib.crc32(image_id.encode())), "path": None},
+        "image_id": image_id,
+        "place_id": place_id,
+        "split": split,
+        "platform": "ground",
+        "captions": [f"The left door of {image_id}."],
+        "refined_captions": [],
+        "regions": [],
+        "latitude_deg": 1.0,
+        "longitude_deg": 2.0,
+        "source": "folder",
     }
     return {**whole, **changes}
 

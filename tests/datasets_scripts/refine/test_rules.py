@@ -240,7 +240,8 @@ def test_joins_neighbours_and_never_cuts():
 
 
 @pytest.mark.parametrize(
-    ("caption", "platform", "named"), [("", "drone", "''"), (" [MOF] ", "drone", "MOF"), ("A pond.", "a boat", "a boat")]
+    ("caption", "platform", "named"),
+    [("", "drone", "''"), (" [MOF] ", "drone", "MOF"), ("A pond.", "a boat", "a boat")],
 )
 def test_bad_input(caption, platform, named):
     with pytest.raises(DataError) as error:
