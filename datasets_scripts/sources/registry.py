@@ -35,9 +35,7 @@ class Source:
     detect: Callable[[str], bool]  # whether what a user names, as typed, is of this kind
     load: Callable[..., datasets.DatasetDict] | None = None  # from a root and options; None where the reader does it
     filters: Literal["records", "rows"] | None = None  # all can be named to it, or those that judge an image by itself
-    audit: Literal["tree", "rows"] = (
-        "rows"  # what the audit looks at: files as they lie on the disk, or the reader's rows
-    )
+    audit: Literal["tree", "rows"] = "rows"  # what the audit looks at: the files as they lie, or the reader's rows
     title: str = ""  # of the data set's card; "" where the owner gives one
     license: Mapping[str, str] = field(default_factory=dict)  # in the Hub's words; {} where the owner names one
 
