@@ -154,9 +154,8 @@ class ZipImages:
             _check_member(self.path, member.filename, member.file_size, others)
         total_bytes, allowed_bytes = sum(member.file_size for member in members), 8 * MAX_TOTAL_BYTES
         if total_bytes > allowed_bytes:
-            raise UnsafeArchiveError(
-                f"archive {self.path} unpacks to {total_bytes} bytes, more than {allowed_bytes} allowed"
-            )
+            fault = f"unpacks to {total_bytes} bytes, more than {allowed_bytes} allowed"
+            raise UnsafeArchiveError(f"archive {self.path} {fault}")
         self.names = [one.filename for one in members if not one.is_dir() and is_image_name(one.filename)]
 
     def read(self, name: str) -> bytes:

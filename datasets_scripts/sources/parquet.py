@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pemoe.common.errors import one_line
 from pemoe.common.fingerprints import file_states, hash_lines
 from pemoe.common.progress import progress_bars
-from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, features_of, order_platforms
+from pemoe.datasets_scripts.schema import FEATURES, SPLITS, UNKNOWN, DataError, features_of, order_platforms
 from pemoe.datasets_scripts.sources.readers import Reader, no_rows
 
 
@@ -121,10 +121,8 @@ def load_built(
         show_progress: show bars on stderr.
 
     Returns:
-        `datasets.DatasetDict` with the columns of `schema.FEATURES`; a split that is not there has no rows.
-
-    Raises:
-        DataError: it cannot be loaded, or has other columns.
+        The columns of `schema.FEATURES`; a split that is not there has no rows. `DataError` where it has others, or
+        cannot be loaded.
     """
     if root is None:
         raise DataError("the source parquet needs a root: a directory written by pemoe data build, or a Hub id")
@@ -139,8 +137,6 @@ def load_built(
         raise DataError(f"{root} cannot be loaded as a data set ({one_line(error)[:200]})") from error
     for split, rows in splits.items():
         if rows.features != features_of(platforms_in(rows.features)):
-            raise DataError(
-                f"{root}: split {split} has other columns than {', '.join(features_of(()))}; build it anew"
-            )
+            raise DataError(f"{root}: split {split} has other columns than {', '.join(FEATURES)}; build it anew")
     features = next(iter(splits.values())).features
     return datasets.DatasetDict({**splits, **{split: no_rows(features) for split in SPLITS if split not in splits}})

@@ -88,11 +88,7 @@ class Reader(Protocol):
             cache_dir: instead of the cache of `datasets`; the fingerprint names the files in it, so that a changed
                 source is read anew.
             show_progress: show a bar over the rows on stderr.
-            splits: only these are read.
-
-        Returns:
-            `datasets.DatasetDict` with these splits, the columns of `schema.FEATURES` and the reader's platforms; a
-            split may have no rows.
+            splits: only these are read; one may have no rows.
 
         Raises:
             DataError: whatever the reader finds wrong, in its own words.

@@ -152,8 +152,7 @@ def find_tables(root: Path, tables: list[Path]) -> list[Path]:
 
 
 def place_by_path(image_id: str, words: PlatformWords) -> str:
-    """The place an image's path names: the nearest folder that is no word for a platform or a split and not one of
-    `PLAIN_FOLDERS`, else the file name without its suffix.
+    """The place an image's path names: the nearest folder that says something, else the file name without its suffix.
 
     Example:
         >>> [place_by_path(path, {"drone": "drone"}) for path in ("IMG_1.jpg", "train/drone/0839/image-43.jpeg")]
