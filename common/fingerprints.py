@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pemoe.common.errors import InputError
-
-
-class VanishedFileError(InputError):
-    """A file that was there is gone."""
 
 
 def file_states(directory: Path) -> Iterator[str]:
     """One line for every file below a directory, in a fixed order: relative path, size in bytes, time of change in ns.
 
     Links are followed, as they are when images are read. A directory met again, under another name or inside itself,
-    is one line that says which; a link that leads nowhere gives its own state.
-
-    Raises:
-        VanishedFileError: a file vanished meanwhile.
-
-    Example:
-        >>> list(file_states(Path("images")))                                               # doctest: +SKIP
-        ['train/0839.tar.gz 9412 1731974400000000000']
+    is one line that says which; a link that leads nowhere gives its own state. `InputError` where a file vanishes.
     """
     seen: set[str] = set()
     for parent, folders, names in os.walk(directory, followlinks=True):
@@ -42,25 +31,16 @@ def file_states(directory: Path) -> Iterator[str]:
 
 
 def file_state(path: str | Path, name: str) -> str:
-    """The line of one file, which it calls `name`.
-
-    Raises:
-        VanishedFileError: there is no such file.
-    """
+    """The line of one file, which it calls `name`; `InputError` where there is no such file."""
     try:
         state = os.stat(path) if os.path.exists(path) else os.lstat(path)
     except OSError as error:
-        raise VanishedFileError(f"{path} vanished while it was read ({error.strerror}); run again") from error
+        raise InputError(f"{path} vanished while it was read ({error.strerror}); run again") from error
     return f"{name} {state.st_size} {state.st_mtime_ns}"
 
 
-def hash_lines(lines: Iterator[str]) -> str:
-    """SHA-256 of lines of text, in hexadecimal digits.
-
-    Example:
-        >>> hash_lines(iter(["a", "b"]))[:12]
-        '8fb20ef63ced'
-    """
+def hash_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text, in hexadecimal digits."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line.encode() + b"\0")

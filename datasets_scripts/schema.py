@@ -22,15 +22,10 @@ class DataError(InputError):
 
 @dataclass(frozen=True)
 class Platform:
-    """What is known of a platform beside its name.
+    """What is known of a platform beside its name."""
 
-    Args:
-        words: name it in tables and folders, in lower case without blanks, signs and plural.
-        from_above: its pictures look down.
-    """
-
-    words: tuple[str, ...] = ()
-    from_above: bool = False
+    words: tuple[str, ...] = ()  # name it in tables and folders, in lower case without blanks, signs and plural
+    from_above: bool = False  # its pictures look down
 
 
 # a data set may hold others by their bare name (`--platform infrared`); an entry here gives one words and traits
@@ -43,15 +38,7 @@ PLATFORMS = ("satellite", "drone", "ground")  # of every data set; also the orde
 
 
 def check_platform(name: str) -> str:
-    """A platform's name as it is.
-
-    Raises:
-        DataError: not lower case letters, digits and `_`, or a name that means something else.
-
-    Example:
-        >>> check_platform("infrared")
-        'infrared'
-    """
+    """A platform's name as it is; `DataError` unless of lower case letters, digits and `_`, and none of `RESERVED`."""
     if not _PLATFORM_NAME.fullmatch(name) or name in RESERVED:
         raise DataError(
             f"{name!r} is no name for a platform; use {', '.join(PLATFORMS)}, or a name of your own in lower case "
@@ -74,29 +61,22 @@ def order_platforms(names: Iterable[str]) -> tuple[str, ...]:
 def features_of(platforms: Iterable[str]) -> datasets.Features:
     """The columns of a data set with these platforms and the ones of `PLATFORMS`.
 
-    Example:
-        >>> features_of(["infrared"])["platform"].names
-        ['satellite', 'drone', 'ground', 'infrared']
+    A region's `bbox` is [cx, cy, w, h] as fractions of the image, or null.
     """
+    text, degrees, texts = datasets.Value("string"), datasets.Value("float64"), datasets.List(datasets.Value("string"))
     return datasets.Features(
         {
             "image": datasets.Image(),
-            "image_id": datasets.Value("string"),
-            "place_id": datasets.Value("string"),
+            "image_id": text,
+            "place_id": text,
             "platform": datasets.ClassLabel(names=list(order_platforms({*PLATFORMS, *platforms}))),
-            "captions": datasets.List(datasets.Value("string")),
-            "refined_captions": datasets.List(datasets.Value("string")),
-            "regions": datasets.List(
-                {
-                    "text": datasets.Value("string"),
-                    # [cx, cy, w, h] as fractions of the image, or null
-                    "bbox": datasets.List(datasets.Value("float32")),
-                }
-            ),
-            "latitude_deg": datasets.Value("float64"),
-            "longitude_deg": datasets.Value("float64"),
-            "source": datasets.Value("string"),
-            "split": datasets.Value("string"),
+            "captions": texts,
+            "refined_captions": texts,
+            "regions": datasets.List({"text": text, "bbox": datasets.List(datasets.Value("float32"))}),
+            "latitude_deg": degrees,
+            "longitude_deg": degrees,
+            "source": text,
+            "split": text,
         }
     )
 

@@ -22,16 +22,7 @@ HEADER_BYTES = 8 * 2**20  # what headers and padding may add to the images of on
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that unpack no further than asked
 
 # what the readers of tar and zip raise on damaged bytes; NotImplementedError and RecursionError are RuntimeErrors
-_DAMAGE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    RuntimeError,
-)
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 class UnsafeArchiveError(DataError):
@@ -51,46 +42,37 @@ class _BoundedReader(io.RawIOBase):
 
     The data of a member is allowed once its header was judged. Whatever else is read, in one piece or in many, is
     headers: long names, extended headers and maps of sparse files, read whole before `tarfile` gives them out.
-
-    Example:
-        >>> _BoundedReader(io.BytesIO(b"abcd"), 8).read(2)
-        b'ab'
     """
 
     def __init__(self, stream: io.BufferedIOBase, allowed_bytes: int) -> None:
         super().__init__()
         self._stream = stream
-        self._left = allowed_bytes
-
-    def allow(self, size_bytes: int) -> None:
-        """Let so many bytes more be read."""
-        self._left += size_bytes
+        self.left_bytes = allowed_bytes
 
     def read(self, size: int = -1) -> bytes:
         """Read at most `size` bytes; `_HeaderBombError` once more is read than allowed."""
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
+        self.left_bytes -= len(data)
+        if self.left_bytes < 0:
             raise _HeaderBombError("its headers hold more bytes than allowed")
         return data
 
 
-def _fault(name: str, is_plain: bool, size_bytes: int, max_member_bytes: int) -> str | None:
-    """What is wrong with the declared name, kind or size of a member; None when it may be read."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or PureWindowsPath(name).drive:
-        return "has an absolute path"
-    if ".." in path.parts:
-        return "has a path with '..'"
-    if not is_plain:
-        return "is a link or a device, or sparse"
-    if size_bytes > max_member_bytes:
-        return f"declares {size_bytes} bytes, more than the {max_member_bytes} allowed for one member"
-    return None
-
-
-def _refusal(path: Path, name: str, fault: str) -> UnsafeArchiveError:
-    return UnsafeArchiveError(f"archive {path}: member {name!r} {fault}; make the archive anew from plain files")
+def _check_member(path: Path, name: str, size_bytes: int, others: dict[str, object]) -> None:
+    """Refuse a member by its declared name and size, and by what else may be wrong (words: whether it is)."""
+    inner = PurePosixPath(name.replace("\\", "/"))
+    faults = {
+        "has no name": not name,
+        "has an absolute path": inner.is_absolute() or PureWindowsPath(name).drive,
+        "has a path with '..'": ".." in inner.parts,
+        f"declares {size_bytes} bytes, more than the {MAX_MEMBER_BYTES} allowed for one member": (
+            size_bytes > MAX_MEMBER_BYTES
+        ),
+        **others,
+    }
+    fault = next((words for words, holds in faults.items() if holds), None)
+    if fault is not None:
+        raise UnsafeArchiveError(f"archive {path}: member {name!r} {fault}; make the archive anew from plain files")
 
 
 def _unreadable(path: Path, error: Exception, part: str = "") -> DataError:
@@ -108,54 +90,38 @@ def is_image_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _iter_checked(stream: _BoundedReader, path: Path, max_member_bytes: int, max_total_bytes: int) -> Iterator:
-    """The regular image members of an unzipped archive as `(name, bytes)`, each checked before it is read."""
-    total_bytes = 0
-    archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - it holds nothing that the stream does not
-    for member in archive:
-        is_plain = member.isdir() or (member.isfile() and not member.issparse())
-        fault = _fault(member.name, is_plain, member.size, max_member_bytes)
-        total_bytes += member.size
-        if fault is None and total_bytes > max_total_bytes:
-            fault = f"brings the archive to {total_bytes} bytes, more than the {max_total_bytes} allowed in total"
-        if fault is not None:
-            raise _refusal(path, member.name, fault)
-        stream.allow(member.size if member.isfile() else 0)
-        if member.isfile() and is_image_name(member.name):
-            yield str(PurePosixPath(member.name)), archive.extractfile(member).read()
-
-
-def iter_image_members(
-    archive_path: str | Path, *, max_member_bytes: int = MAX_MEMBER_BYTES, max_total_bytes: int = MAX_TOTAL_BYTES
-) -> Iterator[tuple[str, bytes]]:
+def iter_image_members(archive_path: str | Path) -> Iterator[tuple[str, bytes]]:
     """Read the image files of a `.tar.gz` one after the other, in the order of the archive.
 
     Directories and files without an image suffix are passed over. Nothing is written to disk, and a member is
     judged by its header before its data is read.
-
-    Args:
-        archive_path: a gzip-compressed tar file.
-        max_member_bytes: largest declared size of one member, in bytes.
-        max_total_bytes: largest sum of the declared sizes, in bytes.
 
     Returns:
         Iterator over `(name, bytes)`; a leading `./` of the name is dropped.
 
     Raises:
         BrokenArchiveError: missing, truncated or unreadable archive.
-        UnsafeArchiveError: a member with an absolute path, with `..`, a link, a device, or past one of the limits. The
-            line names the archive and, where there is one, the member.
-
-    Example:
-        >>> dict(iter_image_members("images/train/0006.tar.gz")).keys()     # doctest: +SKIP
-        dict_keys(['0006/0006.jpg', '0006/image-01.jpeg'])
+        UnsafeArchiveError: a member with an absolute path, with `..`, a link, a device, or past `MAX_MEMBER_BYTES` or
+            `MAX_TOTAL_BYTES`. The line names the archive and, where there is one, the member.
     """
-    path = Path(archive_path)
+    path, total_bytes = Path(archive_path), 0
     if not path.is_file():
         raise BrokenArchiveError(f"archive {path} does not exist")
     try:
         with gzip.open(path, "rb") as unzipped:
-            yield from _iter_checked(_BoundedReader(unzipped, HEADER_BYTES), path, max_member_bytes, max_total_bytes)
+            stream = _BoundedReader(unzipped, HEADER_BYTES)
+            archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - it holds nothing that the stream does not
+            for member in archive:
+                total_bytes += member.size
+                too_much = (
+                    f"brings the archive to {total_bytes} bytes, more than the {MAX_TOTAL_BYTES} allowed in total"
+                )
+                is_plain = member.isdir() or (member.isfile() and not member.issparse())
+                others = {"is a link or a device, or sparse": not is_plain, too_much: total_bytes > MAX_TOTAL_BYTES}
+                _check_member(path, member.name, member.size, others)
+                stream.left_bytes += member.size if member.isfile() else 0
+                if member.isfile() and is_image_name(member.name):
+                    yield str(PurePosixPath(member.name)), archive.extractfile(member).read()
     except DataError:
         raise
     except _DAMAGE as error:
@@ -165,24 +131,13 @@ def iter_image_members(
 class ZipImages:
     """The image members of a `.zip`, every member's header checked before any is read.
 
-    Args:
-        path: a zip file.
-        max_member_bytes: largest declared size of one member, in bytes.
-        max_total_bytes: largest sum of the declared sizes, in bytes.
-
     Raises:
         BrokenArchiveError: missing or broken file.
-        UnsafeArchiveError: a member that is encrypted, compressed in an unusual way, a link, has an absolute path or
-            `..`, or is past one of the limits.
-
-    Example:
-        >>> ZipImages("test_queries_Phase_II.zip").names[:1]                # doctest: +SKIP
-        ['images/image_7e591aa3.jpeg']
+        UnsafeArchiveError: a member that is encrypted, compressed in an unusual way, a link, has no name, an absolute
+            path or `..`, or is past `MAX_MEMBER_BYTES`; more than 8 * `MAX_TOTAL_BYTES` in all.
     """
 
-    def __init__(
-        self, path: str | Path, *, max_member_bytes: int = MAX_MEMBER_BYTES, max_total_bytes: int = 8 * MAX_TOTAL_BYTES
-    ) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self._archive = zipfile.ZipFile(self.path)
@@ -191,28 +146,20 @@ class ZipImages:
         members = self._archive.infolist()
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
-            is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            fault = _fault(member.filename, is_plain, member.file_size, max_member_bytes)
-            fault = fault if member.filename else "has no name"
-            if fault is None and member.flag_bits & 1:
-                fault = "is encrypted"
-            if fault is None and member.compress_type not in ZIP_METHODS:
-                fault = "is compressed in another way than deflate"
-            if fault is not None:
-                raise _refusal(self.path, member.filename, fault)
-        total_bytes = sum(member.file_size for member in members)
-        if total_bytes > max_total_bytes:
-            raise UnsafeArchiveError(
-                f"archive {self.path} unpacks to {total_bytes} bytes, more than {max_total_bytes} allowed"
-            )
-        self.names = [m.filename for m in members if not m.is_dir() and is_image_name(m.filename)]
+            others = {
+                "is a link or a device": kind not in (0, stat.S_IFREG, stat.S_IFDIR),
+                "is encrypted": member.flag_bits & 1,
+                "is compressed in another way than deflate": member.compress_type not in ZIP_METHODS,
+            }
+            _check_member(self.path, member.filename, member.file_size, others)
+        total_bytes, allowed_bytes = sum(member.file_size for member in members), 8 * MAX_TOTAL_BYTES
+        if total_bytes > allowed_bytes:
+            fault = f"unpacks to {total_bytes} bytes, more than {allowed_bytes} allowed"
+            raise UnsafeArchiveError(f"archive {self.path} {fault}")
+        self.names = [one.filename for one in members if not one.is_dir() and is_image_name(one.filename)]
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member; never more than its header declares.
-
-        Raises:
-            BrokenArchiveError: the member is broken.
-        """
+        """The bytes of a member, never more than its header declares; `BrokenArchiveError` where it is broken."""
         try:
             with self._archive.open(name) as member:
                 return member.read(self._archive.getinfo(name).file_size)  # all at once may unpack to far more

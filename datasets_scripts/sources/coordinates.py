@@ -40,7 +40,7 @@ def read_coordinates(path: str | Path, names_path: str | Path | None = None) -> 
     `folder/table.py`; lines without coordinates are passed over.
 
     Args:
-        path: the file.
+        path: of the file.
         names_path: lines such as `0001 Clare Drake Arena` (University-1652's `new_name_list.txt`), which turn names
             into place ids. Names that are not in it, and names that several ids share, are left out and logged.
 
@@ -51,16 +51,12 @@ def read_coordinates(path: str | Path, names_path: str | Path | None = None) -> 
     Raises:
         DataError: a file that cannot be read, an XML file with a document type (entities), coordinates that are none,
             one place at two positions, nothing found.
-
-    Example:
-        >>> read_coordinates("university1652.kml", "new_name_list.txt")["0001"]     # doctest: +SKIP
-        (53.5245, -113.5305)
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"coordinates {path} do not exist; name a .kml, .kmz or {', '.join(TABLE_SUFFIXES)} file")
     found = _table_points(path) if path.suffix.lower() in TABLE_SUFFIXES else _kml_points(path)
-    found = found if names_path is None else _with_ids(found, read_names(names_path), path)
+    found = found if names_path is None else _with_ids(found, _read_names(names_path), path)
     table: dict[str, Coordinates] = {}
     for place_id, point, where in found:
         known = table.setdefault(place_id, point)
@@ -72,13 +68,7 @@ def read_coordinates(path: str | Path, names_path: str | Path | None = None) -> 
 
 
 def join_coordinates(row: Mapping[str, Any], table: Mapping[str, Coordinates]) -> dict[str, Any]:
-    """A copy of a row with the coordinates of its place, where it has none of its own and the table has some.
-
-    Example:
-        >>> row = {"place_id": "0001", "latitude_deg": None, "longitude_deg": None}
-        >>> join_coordinates(row, {"0001": (53.5, -113.5)})
-        {'place_id': '0001', 'latitude_deg': 53.5, 'longitude_deg': -113.5}
-    """
+    """A copy of a row with the coordinates of its place, where it has none of its own and the table has some."""
     if row["latitude_deg"] is not None or row["place_id"] not in table:
         return dict(row)
     latitude_deg, longitude_deg = table[row["place_id"]]
@@ -86,10 +76,7 @@ def join_coordinates(row: Mapping[str, Any], table: Mapping[str, Coordinates]) -
 
 
 def count_covered(place_ids: Iterable[str], table: Mapping[str, Coordinates], path: str | Path) -> int:
-    """How many different places of a data set have a position in a table, which was read from `path`.
-
-    Raises:
-        DataError: there are places, and none of them is in the table.
+    """How many different places of a data set are in a table, read from `path`; `DataError` where none of some is.
 
     Example:
         >>> count_covered(["0001", "0002", "0001"], {"0001": (53.5, -113.5)}, "places.csv")
@@ -105,21 +92,10 @@ def count_covered(place_ids: Iterable[str], table: Mapping[str, Coordinates], pa
     return covered
 
 
-def read_names(path: str | Path) -> dict[str, str]:
-    """The id of every name that only one id has; "0001", "Clare Drake Arena" and the whole line all lead to "0001".
+def _read_names(path: str | Path) -> dict[str, str]:
+    """The id of every folded name that only one id has, from lines `<id> <name>`.
 
-    Args:
-        path: lines `<id> <name>`; blank ones are passed over.
-
-    Returns:
-        Folded name (see `fold_name`) -> id.
-
-    Raises:
-        DataError: a file that cannot be read, a line without a name, an id twice.
-
-    Example:
-        >>> read_names("new_name_list.txt")["clare drake arena"]            # doctest: +SKIP
-        '0001'
+    "0001", "Clare Drake Arena" and the whole line all lead to "0001".
     """
     names: dict[str, str] = {}
     for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
@@ -130,20 +106,15 @@ def read_names(path: str | Path) -> dict[str, str]:
             raise DataError(f"{path} line {number} is {line!r}, not '<id> <name>' such as '0001 Clare Drake Arena'")
         if match[1] in names:
             raise DataError(f"{path} line {number}: the id {match[1]!r} is there twice; drop one")
-        names[match[1]] = fold_name(match[2])
+        names[match[1]] = _folded(match[2])
     holders = Counter(names.values())
     unique = {name: place_id for place_id, name in names.items() if holders[name] == 1}
     whole = {f"{place_id} {name}": place_id for place_id, name in names.items()}
     return {**unique, **whole, **{place_id: place_id for place_id in names}}
 
 
-def fold_name(name: str) -> str:
-    """A name in lower case with single blanks and no commas or dots behind it.
-
-    Example:
-        >>> fold_name("Clare  Drake Arena, ")
-        'clare drake arena'
-    """
+def _folded(name: str) -> str:
+    """A name in lower case with single blanks and no commas or dots behind it."""
     return " ".join(name.casefold().split()).rstrip(" ,.;、")
 
 
@@ -154,7 +125,7 @@ def _with_ids(found: Iterator[Point], names: Mapping[str, str], path: Path) -> I
     """The points whose name leads to an id, under that id."""
     left_out = []
     for name, point, where in found:
-        place_id = names.get(fold_name(name))
+        place_id = names.get(_folded(name))
         if place_id is None:
             left_out.append(name)
         else:

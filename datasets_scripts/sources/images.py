@@ -23,16 +23,7 @@ class ImageError(DataError):
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """Decode a picture to its last pixel, as it is stored (see `turn_upright`).
-
-    Raises:
-        ImageError: the decoder's reason, in one line.
-
-    Example:
-        >>> decode_image(b"no picture")
-        Traceback (most recent call last):
-        pemoe.datasets_scripts.sources.images.ImageError: cannot identify image file
-    """
+    """Decode a picture to its last pixel, as it is stored, not upright; `ImageError` gives the decoder's reason."""
     kind = "undecodable_image"
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -44,27 +35,8 @@ def decode_image(data: bytes) -> Image.Image:
         raise ImageError(one_line(error), "undecodable_image" if is_bomb else kind) from error
 
 
-def turn_upright(image: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF orientation says, which cameras write instead of turning the pixels.
-
-    Raises:
-        ImageError: its EXIF data are broken.
-
-    Example:
-        >>> turn_upright(Image.new("RGB", (4, 8))).size
-        (4, 8)
-    """
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception as error:  # a broken directory raises struct, Syntax, Key, Type and other errors
-        raise ImageError(f"its EXIF data are broken: {one_line(error)}") from error
-
-
 def check_decodes(data: bytes, path: str) -> None:
-    """Refuse bytes that cannot be decoded and turned upright.
-
-    Raises:
-        ImageError: names `path`.
+    """Refuse bytes that cannot be decoded, or not be turned as their EXIF orientation says; names `path`.
 
     Example:
         >>> check_decodes(b"", "0006/0006.jpg")
@@ -72,6 +44,10 @@ def check_decodes(data: bytes, path: str) -> None:
         pemoe.datasets_scripts.sources.images.ImageError: image 0006/0006.jpg cannot be decoded (...
     """
     try:
-        turn_upright(decode_image(data))
+        image = decode_image(data)
+        try:
+            ImageOps.exif_transpose(image)
+        except Exception as error:  # a broken directory raises struct, Syntax, Key, Type and other errors
+            raise ImageError(f"its EXIF data are broken: {one_line(error)}") from error
     except ImageError as error:
         raise ImageError(f"image {path} cannot be decoded ({error}); replace or remove it", error.kind) from error

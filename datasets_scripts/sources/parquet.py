@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pemoe.common.errors import one_line
 from pemoe.common.fingerprints import file_states, hash_lines
 from pemoe.common.progress import progress_bars
-from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, features_of, order_platforms
+from pemoe.datasets_scripts.schema import FEATURES, SPLITS, UNKNOWN, DataError, features_of, order_platforms
 from pemoe.datasets_scripts.sources.readers import Reader, no_rows
 
 
@@ -29,12 +29,7 @@ def is_built(root: str | Path) -> bool:
 
 
 def folders_of(root: str | Path) -> tuple[str, ...]:
-    """The folders of a directory that hold shards: a platform each, or pictures of unknown platform.
-
-    Example:
-        >>> folders_of("built")                                            # doctest: +SKIP
-        ('satellite', 'drone', 'ground')
-    """
+    """The folders of a directory that hold shards, in order: a platform each, or pictures of unknown platform."""
     return order_platforms({path.parent.name for path in Path(root).glob("*/*.parquet")})
 
 
@@ -45,21 +40,11 @@ def platforms_in(features: datasets.Features) -> tuple[str, ...]:
 
 
 class ParquetReader(Reader):
-    """Reads a built directory place by place.
-
-    Args:
-        root: a directory written by `pemoe data build`.
+    """Reads a directory written by `pemoe data build` place by place; `DataError` where it is none.
 
     Attributes:
         source: what it was built from, which decides its licence.
         earlier: the content of its `build.json`: the steps, options and reports of what was done so far.
-
-    Raises:
-        DataError: it is none.
-
-    Example:
-        >>> ParquetReader("built").place_ids("test")[:2]                   # doctest: +SKIP
-        ['0020', '0022']
     """
 
     def __init__(self, root: str | Path | None) -> None:
@@ -82,24 +67,24 @@ class ParquetReader(Reader):
         return hash_lines(line for line in file_states(self.root) if line.rsplit(" ", 2)[0] in shards)
 
     def place_ids(self, split: str) -> list[str]:
-        """The places of a split in the order of its shards.
-
-        Raises:
-            DataError: a shard cannot be read.
-        """
+        """The places of a split in the order of its shards; `DataError` where one cannot be read."""
         tables = (table for path in self._shards(split) for table in row_groups(path, ["place_id"]))
         return list(dict.fromkeys(place for table in tables for place in table["place_id"].to_pylist()))
 
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The rows of places of a split, shard by shard, a row group at a time; others are passed over.
+        """The rows of places of a split, shard by shard; `DataError` where one cannot be read.
 
-        Raises:
-            DataError: a shard cannot be read.
+        A row group without a wanted place is not read but for its places.
         """
         wanted = set(place_ids)
         for path in self._shards(split):
-            for row in _wanted_rows(path, wanted):
-                yield {**row, "platform": None if row["platform"] is None else self.platforms[row["platform"]]}
+            with open_shard(path) as file:
+                for group in range(file.num_row_groups):
+                    places = file.read_row_group(group, columns=["place_id"])["place_id"].to_pylist()
+                    indices = [index for index, place in enumerate(places) if place in wanted]
+                    for row in file.read_row_group(group).take(indices).to_pylist() if indices else ():
+                        code = row["platform"]
+                        yield {**row, "platform": None if code is None else self.platforms[code]}
 
     def _shards(self, split: str) -> list[Path]:
         folders = (self.root / name for name in (*self.platforms, UNKNOWN))
@@ -108,11 +93,7 @@ class ParquetReader(Reader):
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, its checksums looked at where it has any.
-
-    Raises:
-        DataError: it cannot be opened, or not be read inside the block.
-    """
+    """Open a Parquet file, its checksums looked at; `DataError` where it cannot be opened or read inside."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
@@ -122,31 +103,10 @@ def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The row groups of a Parquet file one after the other, all columns or those named.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """The row groups of a Parquet file in order, all columns or those named; `DataError` where it cannot be read."""
     with open_shard(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=columns)
-
-
-def _wanted_rows(path: Path, wanted: set[str | None]) -> Iterator[dict[str, Any]]:
-    """Rows whose place is wanted; a row group without one is not read but for its places."""
-    with open_shard(path) as file:
-        for group in range(file.num_row_groups):
-            places = file.read_row_group(group, columns=["place_id"])["place_id"].to_pylist()
-            indices = [index for index, place in enumerate(places) if place in wanted]
-            if indices:
-                yield from file.read_row_group(group).take(indices).to_pylist()
-
-
-def _name_broken(root: Path) -> None:
-    """Raises DataError for the first shard of a directory that cannot be read; `datasets` does not say which."""
-    for path in sorted(root.glob("*/*.parquet")):
-        for _ in row_groups(path):
-            pass
 
 
 def load_built(
@@ -161,14 +121,8 @@ def load_built(
         show_progress: show bars on stderr.
 
     Returns:
-        `datasets.DatasetDict` with the columns of `schema.FEATURES`; a split that is not there has no rows.
-
-    Raises:
-        DataError: it cannot be loaded, or has other columns.
-
-    Example:
-        >>> load_built("built", config="drone")["train"].num_rows              # doctest: +SKIP
-        37854
+        The columns of `schema.FEATURES`; a split that is not there has no rows. `DataError` where it has others, or
+        cannot be loaded.
     """
     if root is None:
         raise DataError("the source parquet needs a root: a directory written by pemoe data build, or a Hub id")
@@ -177,12 +131,12 @@ def load_built(
             splits = datasets.load_dataset(str(root), config, cache_dir=cache_dir)
     except (ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, (pa.ArrowException, datasets.exceptions.DatasetBuildError)):
-            _name_broken(Path(root))
+            for path in sorted(Path(root).glob("*/*.parquet")):
+                for _ in row_groups(path):  # raises for the broken shard; `datasets` does not say which it is
+                    pass
         raise DataError(f"{root} cannot be loaded as a data set ({one_line(error)[:200]})") from error
     for split, rows in splits.items():
         if rows.features != features_of(platforms_in(rows.features)):
-            raise DataError(
-                f"{root}: split {split} has other columns than {', '.join(features_of(()))}; build it anew"
-            )
+            raise DataError(f"{root}: split {split} has other columns than {', '.join(FEATURES)}; build it anew")
     features = next(iter(splits.values())).features
     return datasets.DatasetDict({**splits, **{split: no_rows(features) for split in SPLITS if split not in splits}})

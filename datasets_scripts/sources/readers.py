@@ -56,10 +56,6 @@ class Reader(Protocol):
         source: its name, which goes into every row.
         platforms: names of its platforms in the order of the column's ClassLabel.
         earlier: of a source that is itself a build, the content of its `build.json`.
-
-    Example:
-        >>> def first_image_id(reader: Reader) -> str:
-        ...     return next(reader.rows("train", reader.place_ids("train")))["image_id"]
     """
 
     source: str
@@ -84,10 +80,7 @@ class Reader(Protocol):
         return []
 
     def load(
-        self,
-        cache_dir: str | Path | None = None,
-        show_progress: bool = False,
-        splits: Sequence[str] = SPLITS,
+        self, cache_dir: str | Path | None = None, show_progress: bool = False, splits: Sequence[str] = SPLITS
     ) -> datasets.DatasetDict:
         """The rows, written once to the cache of `datasets` and memory-mapped from there.
 
@@ -95,11 +88,7 @@ class Reader(Protocol):
             cache_dir: instead of the cache of `datasets`; the fingerprint names the files in it, so that a changed
                 source is read anew.
             show_progress: show a bar over the rows on stderr.
-            splits: only these are read.
-
-        Returns:
-            `datasets.DatasetDict` with these splits, the columns of `schema.FEATURES` and the reader's
-            platforms; a split may have no rows.
+            splits: only these are read; one may have no rows.
 
         Raises:
             DataError: whatever the reader finds wrong, in its own words.
@@ -110,13 +99,14 @@ class Reader(Protocol):
 
 
 def no_rows(features: datasets.Features = FEATURES) -> datasets.Dataset:
-    """A split without rows.
-
-    Example:
-        >>> no_rows().num_rows
-        0
-    """
+    """A split without rows."""
     return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+
+
+def row_of(data: bytes, **known: Any) -> dict[str, Any]:
+    """The row of an image file's bytes with the columns of `FEATURES`; what is not given is None, or an empty list."""
+    empty = {**dict.fromkeys(FEATURES), "captions": [], "refined_captions": [], "regions": []}
+    return {**empty, "image": {"bytes": data, "path": None}, **known}
 
 
 def _load_split(reader: Reader, split: str, fingerprint: str, cache_dir: str | Path | None) -> datasets.Dataset:
@@ -138,7 +128,7 @@ def _load_split(reader: Reader, split: str, fingerprint: str, cache_dir: str | P
             rows,
             features=features,
             cache_dir=None if cache_dir is None else str(cache_dir),
-            fingerprint=hash_lines(iter([fingerprint, split]))[:32],
+            fingerprint=hash_lines([fingerprint, split])[:32],
             writer_batch_size=ROWS_PER_WRITE,
         )
     except DatasetGenerationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 import datasets
 
+from pemoe.common.files import may_hold_data
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.folder.reader import FolderReader
@@ -20,7 +20,6 @@ from pemoe.datasets_scripts.sources.parquet import ParquetReader, is_built, load
 from pemoe.datasets_scripts.sources.readers import Reader
 from pemoe.datasets_scripts.sources.robosense import RoboSenseReader, is_challenge
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _GEOTEXT_LICENSE = {
     "license": "other",
     "license_name": "geotext-1652-research-use",
@@ -30,33 +29,19 @@ _GEOTEXT_LICENSE = {
 
 @dataclass(frozen=True)
 class Source:
-    """All that is known of a kind of source.
+    """All that is known of a kind of source."""
 
-    Args:
-        reader: makes its reader from a root and keyword options.
-        detect: whether what a user names is of this kind; gets the text as typed.
-        load: makes its `DatasetDict` from a root and options; None where the reader does.
-        filters: what can be named to it: "records" every filter, "rows" those that judge an image by itself.
-        audit: whether the audit looks at the "tree" as it lies on the disk, or at the "rows" of the reader.
-        title: of the data set's card; "" where the owner gives one.
-        license: that follows from the source, in the words of the Hub's metadata; {} where the owner names one.
-    """
-
-    reader: Callable[..., Reader]
-    detect: Callable[[str], bool]
-    load: Callable[..., datasets.DatasetDict] | None = None
-    filters: Literal["records", "rows"] | None = None
-    audit: Literal["tree", "rows"] = "rows"
-    title: str = ""
-    license: Mapping[str, str] = field(default_factory=dict)
+    reader: Callable[..., Reader]  # from a root and keyword options
+    detect: Callable[[str], bool]  # whether what a user names, as typed, is of this kind
+    load: Callable[..., datasets.DatasetDict] | None = None  # from a root and options; None where the reader does it
+    filters: Literal["records", "rows"] | None = None  # all can be named to it, or those that judge an image by itself
+    audit: Literal["tree", "rows"] = "rows"  # what the audit looks at: the files as they lie, or the reader's rows
+    title: str = ""  # of the data set's card; "" where the owner gives one
+    license: Mapping[str, str] = field(default_factory=dict)  # in the Hub's words; {} where the owner names one
 
 
 def _is_geotext(root: str) -> bool:
     return Path(root).is_dir() and any((find_root(root) / name).is_file() for name in ALL_JSON_NAMES)
-
-
-def _is_built_or_on_the_hub(root: str) -> bool:
-    return is_built(root) or bool(_HUB_ID.fullmatch(root) and not Path(root).exists() and not root.startswith("."))
 
 
 # the last one that recognises what a user names is taken, so the most special stands last
@@ -76,28 +61,22 @@ SOURCES: dict[str, Source] = {
         title="GeoText-1652, one row per image",
         license=_GEOTEXT_LICENSE,
     ),
-    "parquet": Source(ParquetReader, detect=_is_built_or_on_the_hub, load=load_built),
+    "parquet": Source(
+        ParquetReader,
+        detect=lambda root: is_built(root) or (may_hold_data(root) and not Path(root).is_dir()),
+        load=load_built,
+    ),
     "campus": Source(
-        CampusReader,
-        detect=lambda root: root == "campus",
-        title="PE-MoE campus",
-        license={"license": "apache-2.0"},
+        CampusReader, detect=lambda root: root == "campus", title="PE-MoE campus", license={"license": "apache-2.0"}
     ),
 }
 
 
 def detect_source(root: str | Path) -> str:
-    """The source that reads what a user names.
+    """The key of `SOURCES` that reads what a user names: "campus", a directory, or the id of a data set on the Hub.
 
-    Args:
-        root: "campus", a directory, or the id of a data set on the Hub.
-
-    Returns:
-        A key of `SOURCES`: "parquet" for a built directory or a Hub id, "geotext1652" where its JSON files lie,
-        "robosense" where the challenge's images do, "folder" for any other directory.
-
-    Raises:
-        DataError: no such directory, and no Hub id either.
+    "parquet" for a built directory or a Hub id, "geotext1652" where its JSON files lie, "robosense" where the
+    challenge's images do, "folder" for any other directory; `DataError` where there is none, and no Hub id either.
 
     Example:
         >>> detect_source("campus"), detect_source("me/geotext1652")
@@ -112,21 +91,14 @@ def detect_source(root: str | Path) -> str:
 
 
 def source_of(name: str) -> Source:
-    """The entry of a source.
-
-    Raises:
-        DataError: unknown name.
-    """
+    """The entry of a source; `DataError` for an unknown name."""
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: use one of {', '.join(sorted(SOURCES))}")
     return SOURCES[name]
 
 
 def options_of(name: str) -> list[str]:
-    """The options that a source's reader takes.
-
-    Raises:
-        DataError: unknown name.
+    """The options that a source's reader takes; `DataError` for an unknown name.
 
     Example:
         >>> options_of("robosense")

@@ -16,7 +16,7 @@ from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.archives import ZipImages, is_image_name
 from pemoe.datasets_scripts.sources.geotext.records import find_root
 from pemoe.datasets_scripts.sources.images import check_decodes
-from pemoe.datasets_scripts.sources.readers import Reader
+from pemoe.datasets_scripts.sources.readers import Reader, row_of
 
 IMAGE_NAMES = {
     1: ("Track_4_Phase_I_Images .zip", "Track_4_Phase_I_Images.zip", "Track_4_Phase_I_Images"),
@@ -35,21 +35,6 @@ def is_challenge(root: str | Path) -> bool:
     return any((find_root(root, names) / name).exists() for name in names)
 
 
-class _Folder:
-    """The images of an extracted gallery, with the calls of `ZipImages`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-        self.names = [name for name in found if is_image_name(name)]
-
-    def read(self, name: str) -> bytes:
-        try:
-            return (self._path / name).read_bytes()
-        except OSError as error:
-            raise DataError(f"image {self._path / name} cannot be read ({error.strerror}); fetch it again") from error
-
-
 class RoboSenseReader(Reader):
     """Reads the gallery of a phase as the split `test`: pictures without captions; place and platform unknown.
 
@@ -62,10 +47,6 @@ class RoboSenseReader(Reader):
 
     Raises:
         DataError: unknown phase; no images of it; a broken or unsafe archive; two images of one name.
-
-    Example:
-        >>> RoboSenseReader("track4", phase=2).place_ids("test")[:1]         # doctest: +SKIP
-        ['image_7e591aa3.jpeg']
     """
 
     source = "robosense"
@@ -81,9 +62,11 @@ class RoboSenseReader(Reader):
             )
         self.path = found
         self.image_check = image_check
-        self._images = ZipImages(self.path) if self.path.is_file() else _Folder(self.path)
+        self._archive = ZipImages(found) if found.is_file() else None
+        files = (file.relative_to(found).as_posix() for file in found.rglob("*") if file.is_file())
+        members = filter(is_image_name, files) if self._archive is None else self._archive.names
         self._member_of: dict[str, str] = {}
-        for member in sorted(self._images.names):
+        for member in sorted(members):
             name = PurePosixPath(member).name
             if name in self._member_of:
                 raise DataError(f"{self.path} holds two images named {name!r}; names are the answers' ids")
@@ -92,32 +75,24 @@ class RoboSenseReader(Reader):
     def fingerprint(self) -> str:
         """Changes with the size or time of the images' files."""
         states = file_states(self.path) if self.path.is_dir() else [file_state(self.path, self.path.name)]
-        return hash_lines(iter([str(self.image_check), *states]))
+        return hash_lines([str(self.image_check), *states])
 
     def place_ids(self, split: str) -> list[str]:
         """The names of the images for "test", in order; nothing for "train"."""
         return list(self._member_of) if split == "test" else []
 
     def rows(self, split: str, place_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """A row for each image name.
-
-        Raises:
-            DataError: an image cannot be read or decoded.
-        """
+        """A row for each image name; `DataError` where an image cannot be read or decoded."""
         for name in place_ids:
-            data = self._images.read(self._member_of[name])
+            data = self._read(self._member_of[name])
             if self.image_check:
                 check_decodes(data, name)
-            yield {
-                "image": {"bytes": data, "path": None},
-                "image_id": name,
-                "place_id": None,
-                "platform": None,
-                "captions": [],
-                "refined_captions": [],
-                "regions": [],
-                "latitude_deg": None,
-                "longitude_deg": None,
-                "source": self.source,
-                "split": split,
-            }
+            yield row_of(data, image_id=name, source=self.source, split=split)
+
+    def _read(self, member: str) -> bytes:
+        if self._archive is not None:
+            return self._archive.read(member)
+        try:
+            return (self.path / member).read_bytes()
+        except OSError as error:
+            raise DataError(f"image {self.path / member} cannot be read ({error.strerror}); fetch it again") from error

@@ -34,12 +34,7 @@ class Scan(NamedTuple):
 def scan_folder(root: Path) -> Scan:
     """List a folder in full, in the order of its paths; hidden files and folders are passed over, links not followed.
 
-    Raises:
-        DataError: a link that leads out of the folder.
-
-    Example:
-        >>> scan_folder(Path("photos")).images                                      # doctest: +SKIP
-        ['library/a.jpg', 'library/b.jpg']
+    `DataError` for a link that leads out of the folder.
     """
     scan = Scan([], [], [], Counter())
     for parent, folders, names in os.walk(root):
@@ -64,11 +59,7 @@ def scan_folder(root: Path) -> Scan:
 
 
 class ImageNames:
-    """Finds the images that a table names, however it spells their paths.
-
-    Args:
-        root: the folder.
-        images: their paths below it.
+    """Finds the `images`, paths below `root`, that a table names, however it spells them.
 
     Example:
         >>> ImageNames(Path("photos"), ["hall/IMG_1.JPG"]).find("img_1.jpg", Path("photos/t.csv"), "t.csv line 2")
@@ -119,7 +110,7 @@ class ImageNames:
         if not (path.is_relative_to(root) and path.resolve().is_relative_to(root)):
             raise DataError(f"{where}: image {image!r} leads out of {self.root}; move it inside")
         if path.suffix.lower() in HEIC_SUFFIXES:
-            raise DataError(f"{where}: " + heic_fault(image, self.root))
+            raise DataError(f"{where}: {heic_fault(image, self.root)}")
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"{where}: {image!r} is no image that is read ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return path.relative_to(root).as_posix()
@@ -127,8 +118,8 @@ class ImageNames:
     def _nearest(self, image: str) -> str | None:
         """The image that a name was probably meant for: by its file name first, then by its whole path."""
         folded = _composed(image).casefold()
-        near = [*get_close_matches(folded.rsplit("/", 1)[-1], self._folded, n=1)]
-        near = near or get_close_matches(folded, self._folded, n=1)
+        by_name = get_close_matches(folded.rsplit("/", 1)[-1], self._folded, n=1)
+        near = by_name or get_close_matches(folded, self._folded, n=1)
         return self._folded[near[0]][0] if near else None
 
 
@@ -143,12 +134,7 @@ def heic_fault(image: str, root: Path) -> str:
 
 
 def no_images_fault(root: Path, scan: Scan) -> str:
-    """What to say of a folder without images; that it holds archives, where it does.
-
-    Example:
-        >>> no_images_fault(Path("images"), Scan([], [], [], Counter({".gz": 3})))
-        'images holds 3 archives but no images; give the folder that has train.json, or extract them'
-    """
+    """What to say of a folder without images; that it holds archives, where it does."""
     archives = sum(scan.others[suffix] for suffix in ARCHIVE_SUFFIXES)
     if archives:
         return f"{root} holds {archives} archives but no images; give the folder that has train.json, or extract them"
@@ -156,15 +142,7 @@ def no_images_fault(root: Path, scan: Scan) -> str:
 
 
 def find_tables(root: Path, tables: list[Path]) -> list[Path]:
-    """The tables to read when none is named (see `FolderReader`).
-
-    Raises:
-        DataError: several that could be meant.
-
-    Example:
-        >>> [path.name for path in find_tables(Path("photos"), [Path("photos/places.csv")])]
-        ['places.csv']
-    """
+    """The tables to read when none is named (see `FolderReader`); `DataError` where several could be meant."""
     metadata = [path for path in tables if path.stem.lower() == "metadata"]
     top = [path for path in tables if path.parent == root]
     if metadata or all(path.stem.lower() in SPLIT_WORDS for path in top) or len(top) == 1:
@@ -174,8 +152,7 @@ def find_tables(root: Path, tables: list[Path]) -> list[Path]:
 
 
 def place_by_path(image_id: str, words: PlatformWords) -> str:
-    """The place an image's path names: the nearest folder that is no word for a platform or a split and not one of
-    `PLAIN_FOLDERS`, else the file name without its suffix.
+    """The place an image's path names: the nearest folder that says something, else the file name without its suffix.
 
     Example:
         >>> [place_by_path(path, {"drone": "drone"}) for path in ("IMG_1.jpg", "train/drone/0839/image-43.jpeg")]
@@ -188,12 +165,7 @@ def place_by_path(image_id: str, words: PlatformWords) -> str:
 
 
 def platform_by_folder(image_id: str, words: PlatformWords) -> str | None:
-    """The platform of the nearest folder with a word for one.
-
-    Example:
-        >>> platform_by_folder("Street Views/0839/a.jpg", {"street": "ground"})
-        'ground'
-    """
+    """The platform of the nearest folder with a word for one."""
     found = (find_platform(name, words) for name in reversed(PurePosixPath(image_id).parent.parts))
     return next(filter(None, found), None)
 
@@ -216,20 +188,11 @@ def platform_by_name(image_id: str, words: PlatformWords) -> str | None:
 
 
 def split_by_folder(image_id: str) -> str | None:
-    """The split of the nearest folder named for one.
-
-    Raises:
-        DataError: the nearest such folder is one for validation, which is not kept apart here.
-
-    Example:
-        >>> split_by_folder("train/0839/a.jpg")
-        'train'
-    """
+    """The split of the nearest folder named for one; `DataError` for validation, which is not kept apart here."""
     for name in reversed(PurePosixPath(image_id).parent.parts):
         if name.lower() in VALIDATION_WORDS:
-            raise DataError(
-                f"{image_id}: the folder {name!r} is no split; call it train or test, or name it otherwise"
-            )
+            hint = "call it train or test, or name it otherwise"
+            raise DataError(f"{image_id}: the folder {name!r} is no split; {hint}")
         if name.lower() in SPLIT_WORDS:
             return SPLIT_WORDS[name.lower()]
     return None

@@ -10,7 +10,6 @@ import io
 import math
 import struct
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +28,6 @@ STRETCH_PERCENTILES = (2.0, 98.0)
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GEO_TAGS = (33550, 33922, 34264, 34735)  # pixel scale, tie points, transformation, geo keys
 PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")
-_HEMISPHERES = {"N": 1.0, "S": -1.0, "E": 1.0, "W": -1.0}
 
 
 class Georeference(NamedTuple):
@@ -46,16 +44,7 @@ class Georeference(NamedTuple):
 def read_georeference(data: bytes, name: str = "image") -> Georeference:
     """The position that the bytes of an image file carry: of a GeoTIFF its centre, of a photo its GPS tags.
 
-    Returns:
-        `Georeference`; without coordinates where there are none, with a `reason` where they are broken.
-
-    Raises:
-        ImageError: no image, or a damaged one.
-        DataError: a GeoTIFF without `rasterio`.
-
-    Example:
-        >>> read_georeference(open("tile.tif", "rb").read())[:2]                    # doctest: +SKIP
-        (40.1105, -88.2302)
+    `ImageError` for what is no image or a damaged one, `DataError` for a GeoTIFF without `rasterio`.
     """
     if is_geotiff(data):
         with _open_raster(data, name) as raster:
@@ -73,14 +62,7 @@ def exif_georeference(image: Image.Image) -> Georeference:
     """The position in the GPS tags of a photo; altitude is not looked at.
 
     degrees + minutes / 60 + seconds / 3600, negative for S and W (EXIF 2.3, GPS attributes). The position (0, 0) is
-    what cameras write without a fix: it counts as broken.
-
-    Returns:
-        An empty `Georeference` where there are no GPS tags, one with a `reason` where they cannot be used.
-
-    Example:
-        >>> exif_georeference(Image.new("RGB", (4, 4)))
-        Georeference(latitude_deg=None, longitude_deg=None, reason=None)
+    what cameras write without a fix: it counts as broken. Where tags cannot be used, `reason` says why.
     """
     try:
         tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
@@ -89,8 +71,8 @@ def exif_georeference(image: Image.Image) -> Georeference:
     if not tags or not {ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLongitude} & set(tags):
         return Georeference()
     try:
-        latitude = _degrees(tags, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS", 90)
-        longitude = _degrees(tags, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW", 180)
+        latitude = _degrees(tags, "GPSLatitude", "NS", 90)
+        longitude = _degrees(tags, "GPSLongitude", "EW", 180)
     except DataError as error:
         return Georeference(reason=str(error))
     if latitude == longitude == 0:
@@ -98,42 +80,30 @@ def exif_georeference(image: Image.Image) -> Georeference:
     return Georeference(latitude, longitude)
 
 
-def _degrees(tags: dict[int, Any], tag: int, ref_tag: int, hemispheres: str, limit: int) -> float:
+def _degrees(tags: dict[int, Any], name: str, hemispheres: str, limit: int) -> float:
     """One signed angle from its three rationals and its hemisphere letter."""
-    name = ExifTags.GPSTAGS[tag]
-    ref = tags.get(ref_tag)
+    ref = tags.get(ExifTags.GPS[f"{name}Ref"])
     ref = ref.decode("ascii", "replace") if isinstance(ref, bytes) else ref
     ref = ref.strip("\0 ").upper() if isinstance(ref, str) else ref
     if ref not in tuple(hemispheres):
         raise DataError(f"{name}Ref is {ref!r}, not {' or '.join(hemispheres)}")
     try:
-        degrees, minutes, seconds = (float(part) for part in tags[tag])
+        degrees, minutes, seconds = (float(part) for part in tags[ExifTags.GPS[name]])
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(f"{name} is not degrees, minutes and seconds") from error
     angle = degrees + minutes / 60 + seconds / 3600
-    in_range = 0 <= minutes < 60 and 0 <= seconds <= 60 and 0 <= angle <= limit
-    if not in_range:  # also where a rational was n/0, which reads as nan
+    if not (0 <= minutes < 60 and 0 <= seconds <= 60 and 0 <= angle <= limit):  # also for nan, which n/0 reads as
         raise DataError(f"{name} is {degrees:g} {minutes:g} {seconds:g}, out of range")
-    return _HEMISPHERES[ref] * angle
+    return angle if ref == hemispheres[0] else -angle
 
 
 def is_tiff(data: bytes) -> bool:
-    """Whether bytes begin as a TIFF or BigTIFF file does.
-
-    Example:
-        >>> is_tiff(b"II*\\0" + bytes(8)), is_tiff(b"GIF89a")
-        (True, False)
-    """
+    """Whether bytes begin as a TIFF or BigTIFF file does."""
     return data[:4] in TIFF_MAGIC
 
 
 def is_geotiff(data: bytes) -> bool:
-    """Whether bytes are a TIFF whose first directory holds a georeference; its pixels are not looked at.
-
-    Example:
-        >>> is_geotiff(b"GIF89a")
-        False
-    """
+    """Whether bytes are a TIFF whose first directory holds a georeference; its pixels are not looked at."""
     if not is_tiff(data):
         return False
     stream = io.BytesIO(data)
@@ -152,10 +122,6 @@ def is_plain_tiff(data: bytes) -> bool:
     """Whether Pillow reads a TIFF as what it shows: grey, palette, RGB or print colours of 8 bits.
 
     A GeoTIFF of four 8-bit bands is not: what Pillow takes for alpha may be near infrared.
-
-    Example:
-        >>> is_plain_tiff(b"II*\\0")
-        False
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -166,32 +132,31 @@ def is_plain_tiff(data: bytes) -> bool:
 
 
 def read_tile(data: bytes, name: str = "tile") -> bytes:
-    """A TIFF of any depth and any number of bands as an 8-bit RGB PNG.
+    """A TIFF of any depth and any number of bands as the bytes of an 8-bit RGB PNG of the same size in pixels.
 
     Bands: those marked red, green and blue; else the first three; else the first one as grey. 8-bit values stay
     as they are. Others go through one linear stretch for all three bands, so that colours keep their balance: the
     2nd percentile of the valid values becomes 0, the 98th 255, what lies outside is clipped. Invalid pixels (nodata,
     mask, NaN) become black. A band marked alpha is not looked at: writers mark near infrared so by default.
 
-    Returns:
-        The bytes of a PNG of the same size in pixels.
-
     Raises:
         ImageError: a damaged file.
         DataError: no `rasterio`, or more than `MAX_PIXELS` pixels.
-
-    Example:
-        >>> png = read_tile(open("rgbn_16bit.tif", "rb").read())            # doctest: +SKIP
     """
     with _open_raster(data, name) as raster:
         from rasterio.enums import MaskFlags
 
         if raster.width * raster.height > MAX_PIXELS:
-            size = f"{raster.width} x {raster.height}"
-            raise DataError(f"{name} has {size} pixels, more than {MAX_PIXELS}; cut it into tiles")
+            raise DataError(
+                f"{name} has {raster.width} x {raster.height} pixels, more than {MAX_PIXELS}; cut it into tiles"
+            )
         try:
             has_alpha = MaskFlags.alpha in raster.mask_flag_enums[0]
-            values = raster.read(_rgb_bands(raster.colorinterp), masked=not has_alpha)
+            names = [colour.name for colour in raster.colorinterp]
+            bands = [1, 2, 3] if len(names) >= 3 else [1, 1, 1]
+            if {"red", "green", "blue"} <= set(names):
+                bands = [names.index(colour) + 1 for colour in ("red", "green", "blue")]
+            values = raster.read(bands, masked=not has_alpha)
         except Exception as error:  # GDAL reports broken strips by many kinds
             reason = one_line(error)
             raise ImageError(f"{name} cannot be decoded ({reason}); fetch it again", "truncated_image") from error
@@ -200,22 +165,10 @@ def read_tile(data: bytes, name: str = "tile") -> bytes:
     return stream.getvalue()
 
 
-def _rgb_bands(colours: Sequence[Any]) -> list[int]:
-    """The 1-based numbers of the red, green and blue band."""
-    names = [colour.name for colour in colours]
-    if {"red", "green", "blue"} <= set(names):
-        return [names.index(colour) + 1 for colour in ("red", "green", "blue")]
-    return [1, 2, 3] if len(names) >= 3 else [1, 1, 1]
-
-
 def stretch(values: np.ma.MaskedArray | np.ndarray) -> np.ndarray:
-    """Band values as 8 bits: `255 (v - p2) / (p98 - p2)`, clipped; uint8 stays as it is.
+    """Band values `(bands, height, width)`, masked where invalid, as 8 bits; uint8 stays as it is.
 
-    Args:
-        values: `(bands, height, width)`, masked where invalid.
-
-    Returns:
-        uint8 of the same shape, 0 where invalid; all 0 where nothing is valid, and where all values are equal.
+    `255 (v - p2) / (p98 - p2)`, clipped; 0 where invalid; all 0 where nothing is valid or all values are equal.
 
     Example:
         >>> stretch(np.array([[[0, 500, 1000]]], dtype=np.uint16)).tolist()

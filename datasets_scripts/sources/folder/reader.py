@@ -37,7 +37,7 @@ from pemoe.datasets_scripts.sources.folder.georeference import is_plain_tiff, is
 from pemoe.datasets_scripts.sources.folder.table import Coordinates, Entry, merge_entries, read_entries
 from pemoe.datasets_scripts.sources.folder.words import SPLIT_WORDS, find_platform, parse_split, platform_words
 from pemoe.datasets_scripts.sources.images import ImageError, check_decodes
-from pemoe.datasets_scripts.sources.readers import NoFilters, Reader, RowFilters
+from pemoe.datasets_scripts.sources.readers import NoFilters, Reader, RowFilters, row_of
 
 ROWS_VERSION = 1  # in the fingerprint: another number where the same files give other rows
 PLACE_RULES = ("folder", "file")
@@ -89,11 +89,6 @@ class FolderReader(Reader):
         DataError: no folder, no images, an option that is none, a table with faults (see `table`); an image that the
             table names but that is absent, leads out of the folder, is listed twice to no purpose or with two places,
             platforms, splits or positions; HEIC; a place in both splits; a link out of the folder.
-
-    Example:
-        >>> reader = FolderReader("photos", platform="ground")                      # doctest: +SKIP
-        >>> next(reader.rows("train", reader.place_ids("train")))["captions"]       # doctest: +SKIP
-        ['a red brick library with a clock tower']
     """
 
     source = "folder"
@@ -133,15 +128,20 @@ class FolderReader(Reader):
         for item in self.items:
             self._by_place.setdefault((item.split, item.place_id), []).append(item)
         self.platforms = order_platforms({*PLATFORMS, *(item.platform for item in self.items if item.platform)})
-        self._check_splits()
+        shared = set(self.place_ids("train")) & set(self.place_ids("test"))
+        if shared:
+            raise DataError(
+                f"{self.root}: place {min(shared)!r} is in train and in test ({len(shared)} such places); "
+                "keep it in one, or keep places apart in a column place_id"
+            )
 
     def fingerprint(self) -> str:
         """A text that changes whenever a table, the size or time of an image, or an option changes."""
         states = (os.stat(self.root / item.image_id) for item in self.items)
         files = (f"{state.st_size} {state.st_mtime_ns}" for state in states)
         options = f"{ROWS_VERSION} {self.image_check} {self.filters.names}"
-        lines = [options, *(hash_file(path) for path in self._tables), *(repr(item) for item in self.items), *files]
-        return hash_lines(iter(lines))
+        tables = (hash_file(path) for path in self._tables)
+        return hash_lines([options, *tables, *(repr(item) for item in self.items), *files])
 
     def place_ids(self, split: str) -> list[str]:
         """The places of a split in order of first appearance."""
@@ -150,10 +150,8 @@ class FolderReader(Reader):
     def rows(self, split: str, place_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
         """The rows of some places of a split, place by place, each image read when its row is asked for.
 
-        `image` holds the file's own bytes; TIFF tiles beyond 8-bit RGB become PNG (see `read_tile`).
-
-        Raises:
-            DataError: an image that vanished or cannot be decoded, a GeoTIFF without the extra `geo`.
+        `image` holds the file's own bytes; TIFF tiles beyond 8-bit RGB become PNG (see `read_tile`). `DataError` for
+        an image that vanished or cannot be decoded, and for a GeoTIFF without the extra `geo`.
         """
         for place_id in place_ids:
             for item in self._by_place.get((split, place_id), ()):
@@ -232,39 +230,20 @@ class FolderReader(Reader):
         At least one if a share was asked for, and never the last place to learn from.
         """
         stated = {item.place_id for item in items if item.split}
-        free = sorted({item.place_id for item in items} - stated, key=lambda place_id: hash_lines(iter([place_id])))
+        free = sorted({item.place_id for item in items} - stated, key=lambda place_id: hash_lines([place_id]))
         left = 0 if any(item.split == "train" for item in items) else 1
         count = max(round(self._test_share * len(free)), 1) if self._test_share else 0
         return set(free[: max(min(count, len(free) - left), 0)])
-
-    def _check_splits(self) -> None:
-        """No place may lie in both splits."""
-        shared = set(self.place_ids("train")) & set(self.place_ids("test"))
-        if shared:
-            raise DataError(
-                f"{self.root}: place {min(shared)!r} is in train and in test ({len(shared)} such places); "
-                "keep it in one, or keep places apart in a column place_id"
-            )
 
     def _row(self, item: Item) -> dict[str, Any]:
         try:
             data = (self.root / item.image_id).read_bytes()
         except OSError as error:
             raise DataError(f"image {item.image_id!r} in {self.root} cannot be read ({error.strerror})") from error
-        latitude_deg, longitude_deg = item.coordinates or _position(data, item.image_id)
-        return {
-            "image": {"bytes": _displayed(data, item.image_id), "path": None},
-            "image_id": item.image_id,
-            "place_id": item.place_id,
-            "platform": item.platform,
-            "captions": item.captions,
-            "refined_captions": [],
-            "regions": [],
-            "latitude_deg": latitude_deg,
-            "longitude_deg": longitude_deg,
-            "source": self.source,
-            "split": item.split,
-        }
+        known = item._asdict()
+        latitude_deg, longitude_deg = known.pop("coordinates") or _position(data, item.image_id)
+        known |= {"latitude_deg": latitude_deg, "longitude_deg": longitude_deg, "source": self.source}
+        return row_of(_displayed(data, item.image_id), **known)
 
 
 def _displayed(data: bytes, image_id: str) -> bytes:

@@ -37,16 +37,12 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 class Record(NamedTuple):
-    """One line of a table.
+    """One line of a table."""
 
-    `where` it stands ("a.csv line 3"); its `values` by normalised column name; the `names` of the columns as written,
-    where they are known; whether the comma separates no cells, so that it can only be a decimal one.
-    """
-
-    where: str
-    values: dict[str, Any]
-    names: Mapping[str, str] = MappingProxyType({})
-    has_free_comma: bool = False
+    where: str  # it stands: "a.csv line 3"
+    values: dict[str, Any]  # by normalised column name
+    names: Mapping[str, str] = MappingProxyType({})  # of the columns as written, where they are known
+    has_free_comma: bool = False  # the comma separates no cells, so that it can only be a decimal one
 
 
 class Entry(NamedTuple):
@@ -67,20 +63,12 @@ def read_entries(path: str | Path, words: PlatformWords) -> list[Entry]:
     Captions stand in one column, as text or as a list (`["a", "b"]`), in numbered columns (`caption_1`, `caption_2`),
     or in several lines of one image. Blanks around them are cut; blank ones are dropped.
 
-    Args:
-        path: the table.
-        words: of platforms, see `platform_words`.
-
     Returns:
         One `Entry` per line with something in it, in file order; lines of one image are not joined here.
 
     Raises:
         DataError: see `read_records`; an empty table, no column of image names, a platform, split or coordinate that
             is none.
-
-    Example:
-        >>> read_entries("photos/metadata.csv", platform_words())[0].captions                 # doctest: +SKIP
-        ('a red brick library with a clock tower',)
     """
     entries = [_entry(record, Path(path), words) for record in read_records(path)]
     if not entries:
@@ -91,8 +79,7 @@ def read_entries(path: str | Path, words: PlatformWords) -> list[Entry]:
 def merge_entries(first: Entry, second: Entry) -> Entry:
     """Two lines of one image as one: captions add up, what one leaves open the other may fill in.
 
-    Raises:
-        DataError: the lines contradict each other, or the second brings nothing new.
+    `DataError` where the lines contradict each other, or the second brings nothing new.
 
     Example:
         >>> first = Entry("a.csv line 2", "a.jpg", ("x",), place_id="1")
@@ -117,24 +104,16 @@ def read_records(path: str | Path) -> Iterator[Record]:
     Raises:
         DataError: absent, another suffix, not UTF-8, a broken quote, more fields than columns, a column named twice,
             invalid JSON, or not a list of objects.
-
-    Example:
-        >>> next(read_records("places.csv")).values                         # doctest: +SKIP
-        {'id': '0001', 'lat': '53.5', 'lon': '-113.5'}
     """
     path = Path(path)
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(f"{path} is no table that is read; use one of {', '.join(TABLE_SUFFIXES)}")
-    parse = {".jsonl": _json_lines, ".json": _json_list}.get(path.suffix.lower(), _csv_records)
+    parse = _json_records if path.suffix.lower() in (".jsonl", ".json") else _csv_records
     yield from (record for record in parse(path, read_text(path)) if any(map(_is_given, record.values.values())))
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that a user wrote.
-
-    Raises:
-        DataError: absent, unreadable, or not UTF-8; the line says where.
-    """
+    """The text of a file that a user wrote; `DataError` where absent, unreadable, or not UTF-8 (names the line)."""
     try:
         data = path.read_bytes()
         return data.decode("utf-8-sig")
@@ -174,43 +153,36 @@ def _columns(header: list[str], where: str) -> dict[str, str]:
     """The normalised names of columns, each different, and how they are written."""
     names: dict[str, str] = {}
     for number, written in enumerate(header):
-        name = normalise_column(written) or f"_{number}"  # a column without a name is not read
+        name = _normalised(written) or f"_{number}"  # a column without a name is not read
         if name in names:
-            both = (
-                f"the column {written!r} twice"
-                if names[name] == written
-                else f"{names[name]!r} and {written!r} for one column"
-            )
+            is_same = names[name] == written
+            both = f"the column {written!r} twice" if is_same else f"{names[name]!r} and {written!r} for one column"
             raise DataError(f"{where} has {both}; rename or drop one")
         names[name] = written
-    if not any(map(normalise_column, header)):
+    if not any(map(_normalised, header)):
         raise DataError(f"{where} has no column names; a table begins with a line that names its columns")
     return names
 
 
-def normalise_column(name: str) -> str:
-    """A column name in lower case, its signs and blanks as single `_`, units in brackets dropped.
-
-    Example:
-        >>> [normalise_column(name) for name in ("File Name", "Latitude [deg]", "caption-1")]
-        ['file_name', 'latitude', 'caption_1']
-    """
+def _normalised(name: str) -> str:
+    """A column name in lower case, its signs and blanks as single `_`, units in brackets dropped."""
     return re.sub(r"[\W_]+", "_", re.sub(r"[\[(].*?[\])]", "", name).lower()).strip("_")
 
 
-def _json_lines(path: Path, text: str) -> Iterator[Record]:
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        if line.strip():
-            where = f"{path.name} line {number}"
-            yield _json_record(_parse_json(line, where), where)
-
-
-def _json_list(path: Path, text: str) -> Iterator[Record]:
-    content = _parse_json(text, path.name)
-    if not isinstance(content, list):
-        raise DataError(f"{path} is not a list of objects, one per image; name the right table (--table)")
-    for number, item in enumerate(content, 1):
-        yield _json_record(item, f"{path.name} object {number}")
+def _json_records(path: Path, text: str) -> Iterator[Record]:
+    if path.suffix.lower() == ".jsonl":
+        lines = ((f"{path.name} line {n}", line) for n, line in enumerate(io.StringIO(text, newline=None), 1))
+        items = ((where, _parse_json(line, where)) for where, line in lines if line.strip())
+    else:
+        content = _parse_json(text, path.name)
+        if not isinstance(content, list):
+            raise DataError(f"{path} is not a list of objects, one per image; name the right table (--table)")
+        items = ((f"{path.name} object {number}", item) for number, item in enumerate(content, 1))
+    for where, item in items:
+        if not isinstance(item, dict):
+            raise DataError(f'{where} is not an object such as {{"file_name": "a.jpg", "caption": "a red roof"}}')
+        names = _columns(list(item), where) if item else {}
+        yield Record(where, dict(zip(names, item.values(), strict=True)), names)
 
 
 def _parse_json(text: str, where: str) -> Any:
@@ -220,20 +192,10 @@ def _parse_json(text: str, where: str) -> Any:
         raise DataError(f"{where} is not valid JSON ({error})") from error
 
 
-def _json_record(item: Any, where: str) -> Record:
-    if not isinstance(item, dict):
-        raise DataError(f'{where} is not an object such as {{"file_name": "a.jpg", "caption": "a red roof"}}')
-    names = _columns(list(item), where) if item else {}
-    return Record(where, dict(zip(names, item.values(), strict=True)), names)
-
-
 def pick(record: Record, field: str) -> str | None:
     """The value of a field under the first of its spellings that the record has, as text; None where it is missing.
 
-    Whole numbers of JSON keep no `.0`: `20.0` is "20".
-
-    Raises:
-        DataError: a value that is neither text nor number.
+    Whole numbers of JSON keep no `.0`: `20.0` is "20". `DataError` for a value that is neither text nor number.
 
     Example:
         >>> pick(Record("a.csv line 2", {"lng": " 8.5 "}), "longitude")
@@ -260,7 +222,7 @@ def _entry(record: Record, path: Path, words: PlatformWords) -> Entry:
     return Entry(
         where=record.where,
         image=image.replace("\\", "/"),
-        captions=parse_captions(record),
+        captions=_captions(record),
         place_id=pick(record, "place_id"),
         platform=None if platform is None else parse_platform(platform, record.where, words),
         coordinates=parse_coordinates(record),
@@ -268,18 +230,8 @@ def _entry(record: Record, path: Path, words: PlatformWords) -> Entry:
     )
 
 
-def parse_captions(record: Record) -> tuple[str, ...]:
-    """The captions of a line: one column as text or list, or numbered columns in their order.
-
-    Raises:
-        DataError: a list that holds something else than text.
-
-    Example:
-        >>> parse_captions(Record("a.csv line 2", {"caption_2": "b", "caption_1": "a"}))
-        ('a', 'b')
-        >>> parse_captions(Record("a.csv line 2", {"text": "['a', 'b']"}))
-        ('a', 'b')
-    """
+def _captions(record: Record) -> tuple[str, ...]:
+    """The captions of a line: one column as text or list, or numbered columns in their order."""
     for spelling in COLUMNS["captions"]:
         matches = [match for name in record.values if (match := re.fullmatch(rf"{spelling}_?(\d*)", name))]
         if matches:
@@ -318,8 +270,6 @@ def parse_coordinates(record: Record) -> Coordinates | None:
             swapped ones named as such.
 
     Example:
-        >>> parse_coordinates(Record("a.csv line 2", {"lat": "40.1", "lng": "-88.2"}))
-        (40.1, -88.2)
         >>> parse_coordinates(Record("a.csv line 2", {"lat": "40,1", "lng": "-88,2"}, has_free_comma=True))
         (40.1, -88.2)
     """
@@ -342,21 +292,12 @@ def _degrees(record: Record, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise DataError(
-            f"{record.where}: {name} {text!r} is not a number; write decimal degrees such as 40.1075"
-        ) from error
+        hint = "write decimal degrees such as 40.1075"
+        raise DataError(f"{record.where}: {name} {text!r} is not a number; {hint}") from error
 
 
 def check_coordinates(latitude_deg: float, longitude_deg: float, where: str) -> Coordinates:
-    """The pair itself where it lies on the earth.
-
-    Raises:
-        DataError: |latitude| > 90, |longitude| > 180, or not finite.
-
-    Example:
-        >>> check_coordinates(40.1, -88.2, "a.csv line 2")
-        (40.1, -88.2)
-    """
+    """The pair itself; `DataError` for |latitude| > 90, |longitude| > 180, and what is not finite."""
     if not (math.isfinite(latitude_deg) and math.isfinite(longitude_deg)):
         raise DataError(f"{where}: the coordinates ({latitude_deg}, {longitude_deg}) are not finite")
     if 90 < abs(latitude_deg) <= 180 and abs(longitude_deg) <= 90:

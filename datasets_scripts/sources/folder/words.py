@@ -17,10 +17,7 @@ PlatformWords = Mapping[str, str]  # word -> platform
 
 
 def platform_words(own: str | None = None) -> PlatformWords:
-    """The words of all platforms that have some, and a user's own platform, which has its name alone.
-
-    Raises:
-        DataError: `own` cannot be a platform's name.
+    """The words of all platforms that have some, and a user's own, which has its name alone (see `check_platform`).
 
     Example:
         >>> platform_words("infrared")["uav"], platform_words("infrared")["infrared"]
@@ -51,15 +48,7 @@ def _letters(text: str) -> str:
 
 
 def parse_platform(text: str, where: str, words: PlatformWords) -> str:
-    """A platform by one of its words.
-
-    Raises:
-        DataError: no word for a platform.
-
-    Example:
-        >>> parse_platform("Street view", "a.csv line 2", platform_words())
-        'ground'
-    """
+    """A platform by one of its words; `DataError` for a text that is none, naming `where` it stands."""
     platform = find_platform(text, words)
     if platform is None:
         raise DataError(f"{where}: {text!r} is no platform; use one of {', '.join(words)}, or leave it empty")
@@ -67,15 +56,7 @@ def parse_platform(text: str, where: str, words: PlatformWords) -> str:
 
 
 def parse_split(text: str, where: str) -> str:
-    """A split by one of its words.
-
-    Raises:
-        DataError: no word for a split, or one for a validation split, which is not kept apart here.
-
-    Example:
-        >>> parse_split("Training", "a.csv line 2")
-        'train'
-    """
+    """A split by one of its words; `DataError` for others, those for validation too: it is not kept apart here."""
     if text.lower() not in SPLIT_WORDS:
         raise DataError(f"{where}: {text!r} is no split; use train or test")
     return SPLIT_WORDS[text.lower()]

@@ -9,11 +9,13 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources import archives
 from pemoe.datasets_scripts.sources.archives import ZipImages, iter_image_members
 
 
@@ -31,8 +33,8 @@ def write_archive(path: Path, members: list[tuple[str, bytes]], **header: object
 
 def assert_refused(path: Path, *named: str, **limits: int) -> None:
     before = sorted(path.parent.rglob("*"))
-    with pytest.raises(DataError) as error:
-        list(iter_image_members(path, **limits))
+    with mock.patch.dict(vars(archives), limits), pytest.raises(DataError) as error:
+        list(iter_image_members(path))
     message = str(error.value)
     assert "\n" not in message and str(path) in message
     assert all(text in message for text in named), message
@@ -62,9 +64,10 @@ def test_refuses_links_and_devices(tmp_path, kind):
 
 def test_refuses_large_members_and_large_sums(tmp_path):
     path = write_archive(tmp_path / "x.tar.gz", [(f"0001/{n}.jpg", bytes(100)) for n in range(5)])
-    assert len(list(iter_image_members(path, max_member_bytes=100, max_total_bytes=500))) == 5
-    assert_refused(path, "0001/0.jpg", "100 bytes", max_member_bytes=99)
-    assert_refused(path, "0001/4.jpg", "500 bytes", max_total_bytes=499)
+    with mock.patch.multiple(archives, MAX_MEMBER_BYTES=100, MAX_TOTAL_BYTES=500):
+        assert len(list(iter_image_members(path))) == 5
+    assert_refused(path, "0001/0.jpg", "100 bytes", MAX_MEMBER_BYTES=99)
+    assert_refused(path, "0001/4.jpg", "500 bytes", MAX_TOTAL_BYTES=499)
 
 
 def test_judges_the_declared_size_before_reading(tmp_path):
@@ -82,7 +85,7 @@ def test_bounds_what_hides_in_headers(tmp_path):
         info = tarfile.TarInfo("0001/a.jpg")
         info.pax_headers = {"comment": "x" * 2**25}
         archive.addfile(info)
-    assert_refused(path, "more bytes than allowed", max_total_bytes=10)
+    assert_refused(path, "more bytes than allowed", MAX_TOTAL_BYTES=10)
 
 
 def peak_bytes(call: Callable[[], object]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates, read_names
+from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates
 
 KML = """<?xml version="1.0" encoding="UTF-8"?>
 <kml xmlns="http://www.opengis.net/kml/2.2"><Document><name>universities</name>{placemarks}</Document></kml>"""
@@ -162,7 +162,7 @@ def test_an_encoding_that_nobody_knows_is_told(tmp_path):
 )
 def test_faults_of_the_name_list_are_told(tmp_path, text, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        read_names(write(tmp_path / "names.txt", text))
+        read_coordinates(write(tmp_path / "places.csv", "id,lat,lon\n1,2,3\n"), write(tmp_path / "names.txt", text))
 
 
 def test_places_with_a_position_are_counted_and_none_is_a_fault():
