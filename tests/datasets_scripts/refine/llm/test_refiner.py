@@ -19,7 +19,7 @@ import refining_worker
 from scripted_llm import Reply, ScriptedLLM, chat_completion, description_of, numbered_caption, sound_reply, statements
 
 from pemoe.datasets_scripts.refine import BudgetError, EndpointBackend, LLMRefiner, RefineRequest, RuleRefiner
-from pemoe.datasets_scripts.refine.llm.backends import retry_after_s
+from pemoe.datasets_scripts.refine.llm.backends import _retry_after_s
 from pemoe.datasets_scripts.refine.llm.budget import Budget
 from pemoe.datasets_scripts.refine.llm.cache import Answer
 from pemoe.datasets_scripts.refine.llm.calls import Pacer, Sampling, UnreachableError
@@ -176,10 +176,10 @@ def test_a_pause_holds_back_every_thread() -> None:
 
 
 def test_retry_after_headers() -> None:
-    assert retry_after_s("0.5") == 0.5 and retry_after_s("-3") == 0.0
-    assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    assert retry_after_s("inf") == retry_after_s("1e300") == 86_400.0 and retry_after_s("nan") is None
-    assert 3000 < retry_after_s(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3600))) <= 3600
+    assert _retry_after_s("0.5") == 0.5 and _retry_after_s("-3") == 0.0
+    assert _retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert _retry_after_s("inf") == _retry_after_s("1e300") == 86_400.0 and _retry_after_s("nan") is None
+    assert 3000 < _retry_after_s(time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 3600))) <= 3600
 
 
 def test_the_pace_keeps_within_the_servers_limit(tmp_path: Path) -> None:
