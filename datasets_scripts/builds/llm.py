@@ -65,7 +65,6 @@ def estimate_refining(
     """What refining the training captions of a source would cost; nothing is sent, no file is made.
 
     Args:
-        backend: see `make_backend`.
         cache: SQLite file of answers, which cost nothing again; absent is empty.
         limits: options of `LLMRefiner`.
         source: name, root and options of a reader.

@@ -43,11 +43,9 @@ def describe_lengths(lengths: Counter[int]) -> dict[str, Any]:
 
 
 class RefineReport:
-    """Adds up what happened to rows, in memory that does not grow with them.
+    """Adds up what happened to rows, in memory that does not grow with them; `budget` gives prices, if there are any.
 
-    Args:
-        budget: gives prices; None for a run without.
-        seed: of the draw of the example pairs, each row as likely as any other.
+    The example pairs are drawn with `seed`, each row as likely as any other.
 
     Example:
         >>> report = RefineReport()

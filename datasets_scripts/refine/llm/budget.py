@@ -33,8 +33,7 @@ class Budget:
     pass the cap. What a server charges for a request that failed is not known, and not counted.
 
     Args:
-        tokens: cap on prompt and completion tokens together; None for no cap.
-        usd: cap in US dollars; None for no cap.
+        tokens: cap on prompt and completion tokens together; None for no cap, as for `usd`, the one in US dollars.
         usd_per_million_in, usd_per_million_out: price of a million prompt and completion tokens.
 
     Raises:

@@ -21,14 +21,8 @@ LAYOUT = 1  # of the table; kept in the file's user_version
 
 _TABLE = """
 CREATE TABLE answers (
-    model TEXT NOT NULL,
-    prompt_version TEXT NOT NULL,
-    input_hash TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    answer TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    rejections TEXT,
+    model TEXT NOT NULL, prompt_version TEXT NOT NULL, input_hash TEXT NOT NULL, number INTEGER NOT NULL,
+    answer TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, rejections TEXT,
     PRIMARY KEY (model, prompt_version, input_hash, number)
 )
 """
@@ -56,10 +50,7 @@ class AnswerCache:
 
     An answer counts as received once `put` returned: it is committed by then, in write-ahead mode with a flush to
     disk, and outlives `kill -9` and a power cut. Answers are kept as they came, also those that were rejected, so that
-    changed rules of validation judge them anew without another call.
-
-    Args:
-        path: the file; made with its parent directories when absent.
+    changed rules of validation judge them anew without another call. An absent file is made, and its directories.
 
     Raises:
         DataError: the file is damaged, of another program or layout, or cannot be written.

@@ -30,12 +30,8 @@ COMPLETION_TOKENS = 180  # of an answer, before the cache holds any to learn fro
 class Estimate:
     """What refining would cost if every answer were usable at once; nothing was sent to find out.
 
-    Args:
-        requests: captions asked about, repeated ones counted.
-        calls: answers still to be paid for.
-        cached: requests that need no call.
-        prompt_tokens, completion_tokens: of the calls.
-        cost_usd: of the calls; None without prices.
+    Of all `requests`, repeated ones counted, the `cached` ones need no call; tokens and dollars (None without prices)
+    are those of the `calls`.
     """
 
     requests: int
