@@ -135,14 +135,7 @@ def render_page(title: str, body: str, **values: Any) -> str:
 
 
 def write_page(path: str | Path, page: str) -> Path:
-    """Write a page, whole or not at all; its folder is made.
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a page, whole or not at all, its folder made; an `InputError` says that the file cannot be written."""
     path = Path(path)
     try:
         write_text(path, page)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,9 @@ def make_backend(
     """Where answers come from.
 
     Args:
-        model: as the server calls it; a directory or Hub id where `local`.
-        base_url: of an OpenAI-compatible server; None for Hugging Face's Inference Providers.
+        model: as the server calls it; a directory or Hub id where `local`, which runs it on this machine.
         api_key_env: name of the variable of the environment that holds the key, so that no key is ever typed.
-        local: run the model on this machine.
-        takes_images, timeout_s: see `EndpointBackend`.
-        response_format: "json_schema", "json_object" or "none".
+        base_url, takes_images, timeout_s, response_format: see `EndpointBackend`; "none" is None.
 
     Raises:
         DataError: the variable is not set, `local` with options of an endpoint, or what `EndpointBackend` raises.
@@ -51,9 +47,9 @@ def make_backend(
         if base_url or api_key_env:
             raise DataError("a local model has no endpoint: leave out --base-url and --api-key-env, or --local")
         return LocalBackend(model, takes_images)
-    if api_key_env and not os.environ.get(api_key_env):
+    key = os.environ.get(api_key_env) if api_key_env else None
+    if api_key_env and not key:
         raise DataError(f"the variable {api_key_env} is not set; set it to the key of the endpoint")
-    key = os.environ[api_key_env] if api_key_env else None
     structured = None if response_format == "none" else response_format
     return EndpointBackend(model, base_url, key, takes_images, timeout_s, structured)
 
@@ -69,11 +65,9 @@ def estimate_refining(
     """What refining the training captions of a source would cost; nothing is sent, no file is made.
 
     Args:
-        backend: see `make_backend`.
         cache: SQLite file of answers, which cost nothing again; absent is empty.
         limits: options of `LLMRefiner`.
         source: name, root and options of a reader.
-        show_progress: a bar over the places on stderr.
 
     Returns:
         The fields of `refine.Estimate`.
@@ -95,16 +89,6 @@ def estimate_refining(
                     yield from row_requests(row, backend.takes_images) if row["platform"] in platforms else ()
                 bar.update(len(places))
 
-    with _existing(cache) as path:
-        refiner = LLMRefiner(backend, path, **limits)
-        return asdict(refiner.estimate(requests(refiner.platforms)))
-
-
-@contextmanager
-def _existing(cache: Path) -> Iterator[Path]:
-    """The cache where it is there, else one that is thrown away."""
-    if cache.is_file():
-        yield cache
-        return
     with tempfile.TemporaryDirectory() as scratch:
-        yield Path(scratch) / "answers.sqlite"
+        refiner = LLMRefiner(backend, cache if cache.is_file() else Path(scratch) / "answers.sqlite", **limits)
+        return asdict(refiner.estimate(requests(refiner.platforms)))

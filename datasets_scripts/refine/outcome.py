@@ -34,12 +34,7 @@ REASONS = {  # every reason there is, as reported to people and, on a second try
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of one or more calls.
-
-    Example:
-        >>> Tokens(10, 2) + Tokens(1, 1)
-        Tokens(prompt=11, completion=3)
-    """
+    """Tokens of one or more calls; they add up."""
 
     prompt: int = 0
     completion: int = 0
@@ -55,13 +50,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """One caption to refine.
-
-    Args:
-        caption: raw caption.
-        platform: one of `schema.PLATFORMS`.
-        image: encoded picture (JPEG, PNG, ...) that the caption describes; None for text only.
-    """
+    """One raw caption to refine, from one of `schema.PLATFORMS`; `image` is the encoded picture that it describes."""
 
     caption: str
     platform: str
@@ -70,13 +59,7 @@ class RefineRequest:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Something a model said, or failed to say, that is not used.
-
-    Args:
-        reason: a key of `REASONS`.
-        text: the statement or the answer, as it came; "" when nothing came.
-        detail: what exactly is wrong, for people.
-    """
+    """A statement or answer, as it came, that is not used; `reason` is a key of `REASONS`, `detail` is for people."""
 
     reason: str
     text: str
@@ -107,17 +90,7 @@ class Refinement:
 
 
 class Refiner(Protocol):
-    """Rewrites captions one by one; `RuleRefiner` is one.
-
-    Attributes:
-        name: what a build and its report call it.
-
-    Example:
-        >>> class Shout:
-        ...     name = "shout"
-        ...     def refine(self, caption: str, platform: str) -> list[str]:
-        ...         return [caption.upper()]
-    """
+    """Rewrites captions one by one, as `RuleRefiner` does; a build and its report call it by its `name`."""
 
     name: str
 

@@ -75,12 +75,7 @@ def _histograms(lengths: dict[str, Any], bin_chars: int) -> dict[str, list[int]]
 
 
 def write_refine_report(report: RefineReport | dict[str, Any], path_html: str | Path) -> Path:
-    """Write the page, whole or not at all; see `write_page`.
-
-    Args:
-        report: a `RefineReport` or its dict.
-        path_html: the file; its directory is made when absent.
-    """
+    """Write the page of a report or its dict, whole or not at all; see `write_page`."""
     found = report.to_dict() if isinstance(report, RefineReport) else report
     lengths = found["length_chars"]
     bin_chars = lengths["before"]["histogram"]["bin_chars"]

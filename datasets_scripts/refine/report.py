@@ -17,10 +17,7 @@ QUOTED_CHARS = 300  # of a rejected text in the report
 
 
 def describe_lengths(lengths: Counter[int]) -> dict[str, Any]:
-    """Statistics of text lengths.
-
-    Args:
-        lengths: characters -> number of texts.
+    """Statistics of text lengths, given as characters -> number of texts.
 
     Returns:
         `{"count", "mean", "median", "p10", "p90", "histogram": {"bin_chars", "counts"}}`; the statistics are None
@@ -46,11 +43,9 @@ def describe_lengths(lengths: Counter[int]) -> dict[str, Any]:
 
 
 class RefineReport:
-    """Adds up what happened to rows, in memory that does not grow with them.
+    """Adds up what happened to rows, in memory that does not grow with them; `budget` gives prices, if there are any.
 
-    Args:
-        budget: gives prices; None for a run without.
-        seed: of the draw of the example pairs, each row as likely as any other.
+    The example pairs are drawn with `seed`, each row as likely as any other.
 
     Example:
         >>> report = RefineReport()
@@ -62,32 +57,21 @@ class RefineReport:
     """
 
     def __init__(self, budget: Prices | None = None, seed: int = 0) -> None:
-        self.counts: Counter[str] = Counter()
-        self.tokens = Tokens()
-        self._budget = budget
+        self._budget, self._tokens = budget, Tokens()
         self._generator = np.random.default_rng(seed)
+        self._counts: Counter[str] = Counter()
         self._by_refiner: Counter[str] = Counter()
         self._before: Counter[int] = Counter()
         self._after: Counter[int] = Counter()
         self._rejected: dict[str, dict[str, Any]] = {}
         self._pairs: list[dict[str, Any]] = []
 
-    @property
-    def cost_usd(self) -> float | None:
-        """What the calls of this run cost; None without prices."""
-        return self._budget.usd(self.tokens) if self._budget is not None else None
-
     def add(self, row: dict[str, Any], refinements: Sequence[Refinement]) -> None:
         """Count one refined row; `refinements` has one entry for each caption that was refined."""
         texts = row["refined_captions"]
-        self.counts.update(
-            rows=1,
-            rows_without_texts=int(not texts),
-            captions=len(row["captions"]),
-            captions_refined=len(refinements),
-            texts=len(texts),
-            texts_merged=sum(len(refinement.texts) for refinement in refinements) - len(texts),
-        )
+        merged = sum(len(refinement.texts) for refinement in refinements) - len(texts)
+        self._counts.update(rows=1, rows_without_texts=int(not texts), texts=len(texts), texts_merged=merged)
+        self._counts.update(captions=len(row["captions"]), captions_refined=len(refinements))
         self._before.update(len(caption) for caption in row["captions"])
         self._after.update(len(text) for text in texts)
         for refinement in refinements:
@@ -98,8 +82,8 @@ class RefineReport:
     def _add_refinement(self, refinement: Refinement) -> None:
         """Count one caption."""
         self._by_refiner[refinement.refiner] += 1
-        self.tokens += refinement.tokens
-        self.counts.update(calls=refinement.calls, cached=refinement.cached, retries=refinement.retries)
+        self._tokens += refinement.tokens
+        self._counts.update(calls=refinement.calls, cached=refinement.cached, retries=refinement.retries)
         for rejection in refinement.rejections:
             entry = self._rejected.setdefault(rejection.reason, {"count": 0, "examples": []})
             entry["count"] += 1
@@ -109,19 +93,15 @@ class RefineReport:
 
     def _draw(self, row: dict[str, Any], refinements: Sequence[Refinement]) -> None:
         """Keep a row as an example with the same probability as every other one (reservoir sampling)."""
-        self.counts["pairs"] += 1
-        place = int(self._generator.integers(self.counts["pairs"]))
+        self._counts["pairs"] += 1
+        place = int(self._generator.integers(self._counts["pairs"]))
         if len(self._pairs) < EXAMPLES:
             place = len(self._pairs)
             self._pairs.append({})
         if place < EXAMPLES:
-            self._pairs[place] = {
-                "image_id": row["image_id"],
-                "platform": row["platform"],
-                "captions": list(row["captions"]),
-                "texts": list(row["refined_captions"]),
-                "refiners": sorted({refinement.refiner for refinement in refinements}),
-            }
+            pair = {"image_id": row["image_id"], "platform": row["platform"], "captions": list(row["captions"])}
+            refiners = sorted({refinement.refiner for refinement in refinements})
+            self._pairs[place] = {**pair, "texts": list(row["refined_captions"]), "refiners": refiners}
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON types.
@@ -135,17 +115,14 @@ class RefineReport:
         """
         names = ("rows", "rows_without_texts", "captions", "captions_refined", "texts", "texts_merged")
         by_count = sorted(self._rejected.items(), key=lambda item: -item[1]["count"])
+        before, after = describe_lengths(self._before), describe_lengths(self._after)
         return {
-            **{name: self.counts[name] for name in (*names, "calls", "cached", "retries")},
-            "prompt_tokens": self.tokens.prompt,
-            "completion_tokens": self.tokens.completion,
-            "cost_usd": self.cost_usd,
+            **{name: self._counts[name] for name in (*names, "calls", "cached", "retries")},
+            "prompt_tokens": self._tokens.prompt,
+            "completion_tokens": self._tokens.completion,
+            "cost_usd": self._budget.usd(self._tokens) if self._budget is not None else None,
             "by_refiner": dict(self._by_refiner),
             "rejections": {reason: {**entry, "meaning": REASONS[reason]} for reason, entry in by_count},
-            "length_chars": {
-                "target": TARGET_CHARS,
-                "before": describe_lengths(self._before),
-                "after": describe_lengths(self._after),
-            },
+            "length_chars": {"target": TARGET_CHARS, "before": before, "after": after},
             "examples": sorted(self._pairs, key=lambda pair: pair["image_id"]),
         }

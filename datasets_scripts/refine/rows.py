@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import datasets
@@ -21,10 +22,7 @@ from pemoe.datasets_scripts.text.similarity import say_the_same
 class BatchRefiner(Refiner, Protocol):
     """A refiner that works on several captions at a time, may look at pictures, and accounts for what it does.
 
-    Attributes:
-        budget: what it spent, and may spend.
-        platforms: the ones it can refine for; the rules speak for others.
-        takes_images: whether it wants the picture's bytes in every request.
+    The rules speak for platforms beyond its `platforms`.
     """
 
     budget: Prices
@@ -54,14 +52,10 @@ def merge_near_duplicates(texts: Iterable[str]) -> list[str]:
     return kept
 
 
-def without_refusals(texts: list[str]) -> list[str]:
+def _without_refusals(texts: list[str]) -> list[str]:
     """The texts without apologies, questions and bare marks, which the rules hand back where they leave nothing.
 
     Where nothing else is left the texts come back as they are, since a training row cannot be without text.
-
-    Example:
-        >>> without_refusals(["Sorry, I cannot help with that.", "A hall. Is it old?"]), without_refusals(["?"])
-        (['A hall.'], ['?'])
     """
     refusal = refusal_words("train")
     sentences = [[part for part in split_sentences(text) if not refusal.search(part)] for text in texts]
@@ -70,14 +64,9 @@ def without_refusals(texts: list[str]) -> list[str]:
 
 
 def row_requests(row: dict[str, Any], takes_images: bool = False) -> list[RefineRequest]:
-    """What there is to refine in a row.
+    """One request for each distinct caption that is not blank; [] for a test row or an unknown platform.
 
-    Args:
-        row: with the keys of `schema.FEATURES`; `platform` a name or None.
-        takes_images: put the picture's bytes into every request.
-
-    Returns:
-        One request for each distinct caption that is not blank; [] for a test row or an unknown platform.
+    `takes_images` puts the picture's bytes into every request.
     """
     if row["split"] == "test" or row["platform"] is None:
         return []
@@ -97,7 +86,7 @@ def refine_rows(
 
     Args:
         rows: with the keys of `schema.FEATURES`, `platform` a name; read lazily.
-        refiner: any `Refiner`, as `RuleRefiner` and `LLMRefiner` are; None for the rules.
+        refiner: None for the rules.
         chunk: rows held at a time by a `BatchRefiner`; None for four for each of its threads.
         report: filled as rows pass; see `RefineReport`.
 
@@ -114,36 +103,25 @@ def refine_rows(
     """
     refiner = RuleRefiner() if refiner is None else refiner
     report = RefineReport() if report is None else report
-    for row, refinements in _refined(rows, refiner, chunk):
+    refine = partial(_refine_row, refiner=refiner)
+    is_batch = isinstance(refiner, BatchRefiner)
+    for row, refinements in refiner.map_ordered(refine, rows, chunk) if is_batch else map(refine, rows):
         if row["split"] == "test":
             yield row
             continue
         texts = merge_near_duplicates(text for refinement in refinements for text in refinement.texts)
-        refined = {**row, "refined_captions": without_refusals(texts)}
+        refined = {**row, "refined_captions": _without_refusals(texts)}
         report.add(refined, refinements)
         yield refined
 
 
-def _refined(
-    rows: Iterable[dict[str, Any]], refiner: Refiner, chunk: int | None
-) -> Iterator[tuple[dict[str, Any], list[Refinement]]]:
-    """Each row with what the refiner made of its captions."""
+def _refine_row(row: dict[str, Any], refiner: Refiner) -> tuple[dict[str, Any], list[Refinement]]:
+    """A row with what the refiner made of its captions."""
     if isinstance(refiner, BatchRefiner):
-
-        def refine_row(row: dict[str, Any]) -> tuple[dict[str, Any], list[Refinement]]:
-            requests = row_requests(row, refiner.takes_images)
-            if row["platform"] not in refiner.platforms:
-                return row, _one_by_one(RuleRefiner(), requests)
-            return row, [refiner.refine_request(request) for request in requests]
-
-        yield from refiner.map_ordered(refine_row, rows, chunk)
-    else:
-        for row in rows:
-            yield row, _one_by_one(refiner, row_requests(row))
-
-
-def _one_by_one(refiner: Refiner, requests: Iterable[RefineRequest]) -> list[Refinement]:
-    return [Refinement(refiner.refine(one.caption, one.platform), refiner.name) for one in requests]
+        if row["platform"] in refiner.platforms:
+            return row, [refiner.refine_request(request) for request in row_requests(row, refiner.takes_images)]
+        refiner = RuleRefiner()
+    return row, [Refinement(refiner.refine(one.caption, one.platform), refiner.name) for one in row_requests(row)]
 
 
 def refine_dataset(
@@ -160,22 +138,15 @@ def refine_dataset(
 
     Raises:
         DataError: no train split, or what the refiner raises.
-
-    Example:
-        >>> refine_dataset(load_source("campus"))["train"][0]["refined_captions"]       # doctest: +SKIP
-        ['Long white hall with a flat roof. A round pond and a car park.']
     """
     if "train" not in dataset_dict:
         raise DataError(f"there is no train split to refine, only {', '.join(dataset_dict) or 'no split at all'}")
     train = dataset_dict["train"]
     rows = train_rows(train.cast_column("image", datasets.Image(decode=False)))
     refined = [row["refined_captions"] for row in refine_rows(rows, refiner, report=report)]
-    refined_train = (
-        train.remove_columns("refined_captions")
-        .add_column("refined_captions", refined, feature=FEATURES["refined_captions"])
-        .select_columns(train.column_names)
-    )
-    return datasets.DatasetDict({**dataset_dict, "train": refined_train})
+    name = "refined_captions"
+    refined_train = train.remove_columns(name).add_column(name, refined, feature=FEATURES[name])
+    return datasets.DatasetDict({**dataset_dict, "train": refined_train.select_columns(train.column_names)})
 
 
 def train_rows(train: datasets.Dataset) -> Iterator[dict[str, Any]]:

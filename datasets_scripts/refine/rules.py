@@ -335,11 +335,7 @@ def _join(statements: Iterable[str], target_chars: int) -> list[str]:
 class RuleRefiner:
     """Rewrites a training caption for its platform by rules, close to the length and style of a search query.
 
-    Args:
-        target_chars: length in characters up to which statements are joined; a statement is never cut.
-
-    Raises:
-        DataError: `target_chars` is not positive.
+    Statements are joined up to `target_chars` characters (a positive number, else `DataError`); none is ever cut.
 
     Example:
         >>> RuleRefiner().refine("The image shows a round pond. On the left side there is a car park.", "drone")
@@ -354,11 +350,7 @@ class RuleRefiner:
         self.target_chars = target_chars
 
     def refine(self, caption: str, platform: str) -> list[str]:
-        """Make query-length texts of a caption.
-
-        Args:
-            caption: raw caption.
-            platform: its name; from one beyond `schema.PLATFORMS` nothing counts as hidden.
+        """Make query-length texts of a raw caption; from a platform beyond `schema.PLATFORMS` nothing is hidden.
 
         Returns:
             Distinct texts in the order of the caption, at least one: where the rules leave nothing, the caption

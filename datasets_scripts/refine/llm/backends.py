@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,14 +20,14 @@ from pemoe.datasets_scripts.refine.llm.prompts import ANSWER_FORMAT
 from pemoe.datasets_scripts.refine.outcome import Tokens
 from pemoe.datasets_scripts.schema import DataError
 
-FAULTS = frozenset({408, 409, 425, 429})  # and all from 500 on: these may pass
-ADVICE = {
+_FAULTS = frozenset({408, 409, 425, 429})  # and all from 500 on: these may pass
+_ADVICE = {
     400: "check the model's name, and response_format: not every server knows it",
     401: "check the API key",
     403: "the API key has no right to this model",
     404: "check base_url and the model's name",
 }
-LONGEST_WAIT_S = 86_400.0  # a day: no server means more
+_DAY_S = 86_400.0  # no server means a longer wait
 QUOTED_CHARS = 160  # of another's words in a message
 
 
@@ -38,7 +38,7 @@ class _Verbatim(dict):
         return default
 
 
-FORMATS = {None: None, "json_object": {"type": "json_object"}, "json_schema": _Verbatim(ANSWER_FORMAT)}
+_FORMATS = {None: None, "json_object": {"type": "json_object"}, "json_schema": _Verbatim(ANSWER_FORMAT)}
 
 
 @dataclass
@@ -73,7 +73,7 @@ class EndpointBackend:
         if self.base_url is not None and urlsplit(self.base_url).scheme not in ("http", "https"):
             shown = self.base_url.rpartition("@")[2].partition("?")[0]  # no password, no key
             raise DataError(f"base_url {shown!r} is no address; give one like http://127.0.0.1:8000/v1")
-        if self.response_format not in FORMATS:
+        if self.response_format not in _FORMATS:
             raise DataError(f"response_format is {self.response_format!r}; use json_schema, json_object or None")
 
     @property
@@ -100,15 +100,9 @@ class EndpointBackend:
             FaultError: 408, 409, 425, 429, 5xx, a timeout, a lost connection, an answer that cannot be read.
             DataError: any other status; one line without the key.
         """
+        options = {"model": self.name, "response_format": _FORMATS[self.response_format], **asdict(sampling)}
         try:
-            output = self._client.chat_completion(
-                list(messages),
-                model=self.name,
-                temperature=sampling.temperature,
-                max_tokens=sampling.max_tokens,
-                seed=sampling.seed,
-                response_format=FORMATS[self.response_format],
-            )
+            output = self._client.chat_completion(list(messages), **options)
             text = (output.choices[0].message.content or "").encode("utf-8", "replace").decode("utf-8")
             usage = output.usage
         except Exception as error:
@@ -124,8 +118,8 @@ class EndpointBackend:
 
         client = importlib.import_module(HTTPError.__module__)  # httpx, or httpx2 with later versions of the Hub's
         if isinstance(error, OfflineModeIsEnabled):
-            line = "huggingface_hub calls no endpoint, a local one neither, while HF_HUB_OFFLINE is set; unset it"
-            return DataError(f"{self.where}: {line} for this run")
+            line = "huggingface_hub calls no endpoint, a local one neither, while HF_HUB_OFFLINE is set"
+            return DataError(f"{self.where}: {line}; unset it for this run")
         if isinstance(error, HfHubHTTPError):
             return self._refused(error.response)
         if isinstance(error, (TimeoutError, client.TimeoutException)):
@@ -143,23 +137,18 @@ class EndpointBackend:
     def _refused(self, response: Any) -> Exception:
         """What a status other than 200 means."""
         status = response.status_code
-        if status in FAULTS or status >= 500:
-            return FaultError(f"HTTP {status}", retry_after_s(response.headers.get("Retry-After")))
+        if status in _FAULTS or status >= 500:
+            return FaultError(f"HTTP {status}", _retry_after_s(response.headers.get("Retry-After")))
         words = " ".join(response.text[: 10 * QUOTED_CHARS].split())
         for secret in filter(None, (self.api_key, urlsplit(self.base_url or "").password)):
             words = words.replace(secret, "***")
-        advice = ADVICE.get(status, "see what the server says")
+        advice = _ADVICE.get(status, "see what the server says")
         quoted = f" ({words[:QUOTED_CHARS]})" if words else ""
         return DataError(f"{self.where}: HTTP {status} for model {self.name!r}: {advice}{quoted}")
 
 
-def retry_after_s(header: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which holds seconds or a date; a day at most; None when absent or unreadable.
-
-    Example:
-        >>> retry_after_s("3"), retry_after_s("inf"), retry_after_s(None), retry_after_s("soon")
-        (3.0, 86400.0, None, None)
-    """
+def _retry_after_s(header: str | None) -> float | None:
+    """Seconds of a `Retry-After` header, which holds seconds or a date, a day at most; None where it tells none."""
     try:
         wait_s = float(header or "nan")
     except ValueError:
@@ -167,7 +156,7 @@ def retry_after_s(header: str | None) -> float | None:
             wait_s = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
         except ValueError:
             return None
-    return None if math.isnan(wait_s) else min(max(wait_s, 0.0), LONGEST_WAIT_S)
+    return None if math.isnan(wait_s) else min(max(wait_s, 0.0), _DAY_S)
 
 
 @dataclass
@@ -180,10 +169,6 @@ class LocalBackend:
         name: directory or Hub repository of the model; needs a chat template.
         takes_images: load it as an image-text-to-text model and show it the picture.
         device: where it runs, as transformers names it.
-
-    Example:
-        >>> LocalBackend("models/qwen2.5-3b").ask(messages, Sampling(0.0, 300, 0)).text    # doctest: +SKIP
-        '{"statements": ["Long white hall beside a pond."]}'
     """
 
     name: str
@@ -210,20 +195,12 @@ class LocalBackend:
         return processor, model
 
     def ask(self, messages: Sequence[dict], sampling: Sampling) -> Answer:
-        """Put one question; `sampling.max_tokens` bounds the answer.
-
-        Raises:
-            DataError: at the first question, when the model cannot be loaded or has no chat template.
-        """
+        """Put one question; the first one raises `DataError` when the model cannot be loaded or has no template."""
         with self._lock:
             processor, model = self._parts
-            inputs = processor.apply_chat_template(
-                _in_parts(messages) if self.takes_images else list(messages),
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            ).to(model.device)
+            given = _in_parts(messages) if self.takes_images else list(messages)
+            options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+            inputs = processor.apply_chat_template(given, **options).to(model.device)
             output = model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=False)
             prompt = inputs["input_ids"].shape[1]
             tokenizer = getattr(processor, "tokenizer", processor)

@@ -8,8 +8,6 @@ import threading
 from pemoe.datasets_scripts.refine.outcome import Tokens
 from pemoe.datasets_scripts.schema import DataError
 
-CHARS_PER_TOKEN = 4  # of English text; an estimate until the server reports its own count
-
 
 class BudgetError(DataError):
     """The cap leaves no room for another request; every answer received so far is in the cache."""
@@ -22,7 +20,7 @@ def estimate_tokens(text: str) -> int:
         >>> estimate_tokens("A round pond.")
         4
     """
-    return math.ceil(len(text) / CHARS_PER_TOKEN)
+    return math.ceil(len(text) / 4)
 
 
 class Budget:
@@ -35,8 +33,7 @@ class Budget:
     pass the cap. What a server charges for a request that failed is not known, and not counted.
 
     Args:
-        tokens: cap on prompt and completion tokens together; None for no cap.
-        usd: cap in US dollars; None for no cap.
+        tokens: cap on prompt and completion tokens together; None for no cap, as for `usd`, the one in US dollars.
         usd_per_million_in, usd_per_million_out: price of a million prompt and completion tokens.
 
     Raises:
@@ -84,10 +81,12 @@ class Budget:
             BudgetError: it does not fit, and nothing is on its way any more.
         """
         with self._changed:
-            while not self._fits(self.spent + self._scaled(self._estimated + estimate)) or self._must_wait():
-                if self._in_flight == 0:
-                    raise BudgetError(self._spent_of_caps())
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._in_flight == 0 or self._fits(estimate))
+            if not self._fits(estimate):
+                cap, cap_usd = self._caps
+                tokens = f"{self.spent.total} tokens" + ("" if cap is None else f" of {cap}")
+                dollars = "" if cap_usd is None else f", {self.usd(self.spent):.4f} USD of {cap_usd}"
+                raise BudgetError(tokens + dollars)
             self._estimated += estimate
             self._in_flight += 1
 
@@ -102,21 +101,10 @@ class Budget:
                 self._ratio = max(self._ratio, spent.prompt / max(estimate.prompt, 1))
             self._changed.notify_all()
 
-    def _scaled(self, estimate: Tokens) -> Tokens:
-        return Tokens(math.ceil(self._ratio * estimate.prompt), estimate.completion)
-
-    def _must_wait(self) -> bool:
-        """Whether the first answer, which shows how this server counts, is still on its way."""
-        return self._is_unknown and self._in_flight > 0
-
-    def _fits(self, tokens: Tokens) -> bool:
-        """Whether a total stays within both caps."""
-        cap, cap_usd = self._caps
-        return (cap is None or tokens.total <= cap) and (cap_usd is None or self.usd(tokens) <= cap_usd)
-
-    def _spent_of_caps(self) -> str:
-        """What is spent, of what."""
-        cap, cap_usd = self._caps
-        spent_usd = self.usd(self.spent)
-        tokens = f"{self.spent.total} tokens" + ("" if cap is None else f" of {cap}")
-        return tokens if cap_usd is None else f"{tokens}, {spent_usd:.4f} USD of {cap_usd}"
+    def _fits(self, estimate: Tokens) -> bool:
+        """Whether a request stays within both caps; not known before the first answer shows how this server counts."""
+        if self._is_unknown and self._in_flight:
+            return False
+        reserved, (cap, cap_usd) = self._estimated + estimate, self._caps
+        total = self.spent + Tokens(math.ceil(self._ratio * reserved.prompt), reserved.completion)
+        return (cap is None or total.total <= cap) and (cap_usd is None or self.usd(total) <= cap_usd)

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import NoReturn, Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -49,25 +49,19 @@ class NoAnswerError(Exception):
 
 
 class Backend(Protocol):
-    """What can be asked: `name` is the model's, for the cache; `takes_images` says whether it sees pictures.
-
-    `ask` returns the answer, and raises `FaultError` for what may pass (`UnreachableError` where nobody listens) and
-    `DataError` for what will not.
-    """
+    """What can be asked: `name` is the model's, for the cache; `takes_images` says whether it sees pictures."""
 
     name: str
     takes_images: bool
 
     def ask(self, messages: Sequence[dict], sampling: Sampling) -> Answer:
-        """Put one question."""
+        """Put one question; raises `FaultError` for what may pass and `DataError` for what will not."""
 
 
 class Pacer:
     """Spaces the starts of requests evenly, and holds all of them back when the server asks for a pause.
 
-    Args:
-        per_minute: requests a minute at most; None for no limit.
-        stopped: waiting ends early once it is set.
+    `per_minute` is the number of requests at most, None for no limit; waiting ends early once `stopped` is set.
     """
 
     def __init__(self, per_minute: float | None, stopped: threading.Event) -> None:
@@ -93,6 +87,7 @@ class Pacer:
             self._next_s = max(self._next_s, time.monotonic() + seconds)
 
 
+@dataclass(eq=False)
 class Caller:
     """Asks a backend until it answers, for several threads at a time.
 
@@ -102,38 +97,30 @@ class Caller:
     several captions in a row failed.
 
     Args:
-        backend: what to ask.
-        budget: what it may cost.
+        backend, budget, retries, backoff_s, seed: see `LLMRefiner`.
         per_minute: requests a minute at most; None for no limit.
-        retries: tries after the first one.
-        backoff_s: about the wait before the first of them.
         failures_to_stop: captions in a row without an answer that stop it; None never stops.
         has_answered: it answered in an earlier run; else the first caption without an answer stops this one.
-        seed: of the draws.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        budget: Budget,
-        *,
-        per_minute: float | None,
-        retries: int,
-        backoff_s: float,
-        failures_to_stop: int | None,
-        has_answered: bool,
-        seed: int,
-    ) -> None:
-        self._backend, self._budget = backend, budget
-        self._tries = retries + 1
-        self._backoff_s = wait_exponential(backoff_s, LONGEST_BACKOFF_S)
-        self._jitter = random.Random(seed).uniform
-        self._failures_to_stop = failures_to_stop
-        self._has_answered, self._was_reached = has_answered, False  # ever; in this run
+    backend: Backend
+    budget: Budget
+    _: KW_ONLY
+    per_minute: float | None
+    retries: int
+    backoff_s: float
+    failures_to_stop: int | None
+    has_answered: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._growing_s = wait_exponential(self.backoff_s, LONGEST_BACKOFF_S)
+        self._jitter = random.Random(self.seed).uniform
+        self._was_reached = False  # in this run
         self._failures = 0  # captions in a row
         self._error: DataError | None = None
         self._stopped, self._lock = threading.Event(), threading.Lock()
-        self._pacer = Pacer(per_minute, self._stopped)
+        self._pacer = Pacer(self.per_minute, self._stopped)
 
     def restart(self) -> None:
         """Allow calls again after a stop."""
@@ -149,12 +136,9 @@ class Caller:
     def ask(
         self, messages: Sequence[dict], sampling: Sampling, at_most: Tokens, keep: Callable[[Answer], None]
     ) -> tuple[Answer, int]:
-        """Ask until there is an answer, and hand it to `keep` before anything else happens.
+        """Ask until there is an answer, and hand it to `keep`, which commits it, before anything else happens.
 
-        Args:
-            messages, sampling: what to ask, and how.
-            at_most: what the call may cost, to be reserved.
-            keep: commits the answer.
+        `at_most` is what the call may cost, to be reserved.
 
         Returns:
             The answer, and how many requests before it failed.
@@ -165,19 +149,19 @@ class Caller:
         """
         tries = Retrying(
             retry=retry_if_exception_type(FaultError),
-            stop=stop_after_attempt(self._tries),
+            stop=stop_after_attempt(self.retries + 1),
             wait=self._wait_s,
             sleep=self._stopped.wait,
             retry_error_callback=self._give_up,
         )
         spent = Tokens()
         try:
-            self._budget.reserve(at_most)
+            self.budget.reserve(at_most)
             try:
                 answer = tries(self._ask_once, messages, sampling, keep)
                 spent = answer.tokens
             finally:
-                self._budget.settle(at_most, spent)
+                self.budget.settle(at_most, spent)
         except DataError as error:
             self.stop(error)
             raise
@@ -189,17 +173,17 @@ class Caller:
         if self._error is not None:
             raise self._error
         try:
-            answer = self._backend.ask(messages, sampling)
+            answer = self.backend.ask(messages, sampling)
             keep(answer)
         except UnreachableError as fault:
-            if self._was_reached or self._failures_to_stop is None:
+            if self._was_reached or self.failures_to_stop is None:
                 raise
             raise DataError(str(fault)) from None
         except FaultError:
             self._was_reached = True
             raise
         with self._lock:
-            self._has_answered = self._was_reached = True
+            self.has_answered = self._was_reached = True
             self._failures = 0
         return answer
 
@@ -207,18 +191,18 @@ class Caller:
         """Seconds before the next try; a time named by the server holds for everybody."""
         asked_s = state.outcome.exception().retry_after_s
         if asked_s is None:
-            return self._backoff_s(state) * self._jitter(0.5, 1.5)
+            return self._growing_s(state) * self._jitter(0.5, 1.5)
         if asked_s > LONG_WAIT_S:
-            _LOGGER.warning("%s asks to wait %.0f s", self._backend.name, asked_s)
+            _LOGGER.warning("%s asks to wait %.0f s", self.backend.name, asked_s)
         self._pacer.pause(asked_s)
         return asked_s
 
     def _give_up(self, state: RetryCallState) -> NoReturn:
         """One caption without an answer; stops the run when that is no accident."""
-        tries, fault = f"{self._tries} {'tries' if self._tries > 1 else 'try'}", state.outcome.exception()
+        tries, fault = f"{self.retries + 1} {'tries' if self.retries else 'try'}", state.outcome.exception()
         with self._lock:
             self._failures += 1
-            is_down = not self._has_answered or self._failures >= (self._failures_to_stop or 0)
-        if is_down and self._failures_to_stop is not None:
-            raise DataError(f"{self._backend.name}: no answer after {tries}, the last one: {fault}")
+            is_down = not self.has_answered or self._failures >= (self.failures_to_stop or 0)
+        if is_down and self.failures_to_stop is not None:
+            raise DataError(f"{self.backend.name}: no answer after {tries}, the last one: {fault}")
         raise NoAnswerError(f"{tries} failed, the last one with: {fault}")

@@ -15,30 +15,18 @@ PROMPT_DIR = Path(__file__).parent / "prompts"
 SENT_KINDS = ("image/jpeg", "image/png", "image/webp")
 SENT_SIDE_PX = 1024  # larger pictures are scaled down to it: chat models do not look closer
 
-ANSWER_FORMAT = {  # asked for, never relied on: not every server keeps to it
-    "type": "json_schema",
-    "json_schema": {
-        "name": STATEMENT_KEY,
-        "strict": True,
-        "schema": {
-            "type": "object",
-            "properties": {STATEMENT_KEY: {"type": "array", "items": {"type": "string"}}},
-            "required": [STATEMENT_KEY],
-            "additionalProperties": False,
-        },
-    },
+_SCHEMA = {
+    "type": "object",
+    "properties": {STATEMENT_KEY: {"type": "array", "items": {"type": "string"}}},
+    "required": [STATEMENT_KEY],
+    "additionalProperties": False,
 }
+# asked for, never relied on: not every server keeps to it
+ANSWER_FORMAT = {"type": "json_schema", "json_schema": {"name": STATEMENT_KEY, "strict": True, "schema": _SCHEMA}}
 
 
 def load_prompts(version: str, max_statements: int) -> dict[str, str]:
-    """The instruction for every platform.
-
-    Args:
-        version: of the files `prompts/<platform>.<version>.txt`.
-        max_statements: how many statements the instruction allows.
-
-    Returns:
-        Platform name -> text.
+    """Platform name -> instruction, of the files `prompts/<platform>.<version>.txt`, for so many statements at most.
 
     Raises:
         DataError: no such version.
@@ -51,10 +39,8 @@ def load_prompts(version: str, max_statements: int) -> dict[str, str]:
     if version not in known:
         raise DataError(f"there is no prompt version {version!r}: use one of {', '.join(known)}")
     sizes = {"max_statements": max_statements, "target_chars": TARGET_CHARS, "max_chars": MAX_CHARS}
-    return {
-        platform: (PROMPT_DIR / f"{platform}.{version}.txt").read_text(encoding="utf-8").format(**sizes)
-        for platform in PLATFORMS
-    }
+    texts = {name: (PROMPT_DIR / f"{name}.{version}.txt").read_text(encoding="utf-8") for name in PLATFORMS}
+    return {name: text.format(**sizes) for name, text in texts.items()}
 
 
 class UnreadableImageError(Exception):
@@ -85,13 +71,9 @@ def image_data_url(image: bytes) -> str:
 def build_messages(
     instruction: str, caption: str, image: bytes | None = None, complaints: tuple[str, ...] = ()
 ) -> list[dict]:
-    """The chat messages that ask for one caption.
+    """The chat messages that ask for one caption, which goes out without joints and cut-off ends.
 
-    Args:
-        instruction: of `load_prompts`.
-        caption: raw caption; goes out without joints and cut-off ends.
-        image: encoded picture, or None.
-        complaints: what was wrong with the answer before, so that the next one can do better.
+    `complaints` say what was wrong with the answer before, so that the next one can do better.
 
     Raises:
         UnreadableImageError: the bytes are no picture.

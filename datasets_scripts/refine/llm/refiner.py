@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import partial
@@ -15,7 +17,6 @@ from typing import Any, ClassVar
 from pemoe.datasets_scripts.refine.llm.budget import Budget, BudgetError, estimate_tokens
 from pemoe.datasets_scripts.refine.llm.cache import Answer, AnswerCache, CacheKey
 from pemoe.datasets_scripts.refine.llm.calls import Backend, Caller, NoAnswerError, Sampling
-from pemoe.datasets_scripts.refine.llm.ordered import map_ordered
 from pemoe.datasets_scripts.refine.llm.prompts import UnreadableImageError, build_messages, load_prompts
 from pemoe.datasets_scripts.refine.llm.validation import Question, validate
 from pemoe.datasets_scripts.refine.outcome import REASONS, Refinement, RefineRequest, Rejection, Tokens
@@ -29,12 +30,8 @@ COMPLETION_TOKENS = 180  # of an answer, before the cache holds any to learn fro
 class Estimate:
     """What refining would cost if every answer were usable at once; nothing was sent to find out.
 
-    Args:
-        requests: captions asked about, repeated ones counted.
-        calls: answers still to be paid for.
-        cached: requests that need no call.
-        prompt_tokens, completion_tokens: of the calls.
-        cost_usd: of the calls; None without prices.
+    Of all `requests`, repeated ones counted, the `cached` ones need no call; tokens and dollars (None without prices)
+    are those of the `calls`.
     """
 
     requests: int
@@ -112,9 +109,9 @@ class LLMRefiner:
         for name in ("concurrency", "answers", "max_statements", "max_tokens"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}; give 1 or more")
-        if self.requests_per_minute is not None and self.requests_per_minute <= 0:
-            line = f"requests_per_minute is {self.requests_per_minute}"
-            raise DataError(f"{line}; give a positive number, or None for no limit")
+        pace = self.requests_per_minute
+        if pace is not None and pace <= 0:
+            raise DataError(f"requests_per_minute is {pace}; give a positive number, or None for no limit")
         if self.retries < 0 or self.backoff_s < 0 or self.temperature < 0:
             raise DataError("retries, backoff_s or temperature is negative; give zero or more")
         self.fallback = self.fallback if self.fallback is not None else RuleRefiner()
@@ -143,60 +140,53 @@ class LLMRefiner:
         return tuple(self._prompts)
 
     def refine(self, caption: str, platform: str, image: bytes | None = None) -> list[str]:
-        """Texts of one caption.
-
-        Args:
-            caption: raw caption.
-            platform: one of `schema.PLATFORMS`.
-            image: encoded picture; used only by a backend that takes images.
-
-        Returns:
-            Distinct texts, at least one.
+        """Distinct texts of one raw caption, at least one; the picture is used only by a backend that takes images.
 
         Raises:
-            DataError: an empty caption, an unknown platform, or what `refine_batch` raises.
+            DataError: an empty caption, a platform not of `schema.PLATFORMS`, or what `refine_batch` raises.
         """
         return self.refine_batch([RefineRequest(caption, platform, image)])[0].texts
 
-    def refine_batch(
-        self, requests: Iterable[RefineRequest], on_progress: Callable[[int], None] | None = None
-    ) -> list[Refinement]:
-        """Refine many captions at a time.
-
-        Args:
-            requests: what to refine.
-            on_progress: called with the number of captions done, in order.
-
-        Returns:
-            One `Refinement` for each request, in their order.
+    def refine_batch(self, requests: Iterable[RefineRequest]) -> list[Refinement]:
+        """Refine many captions at a time: one `Refinement` for each, in their order.
 
         Raises:
             BudgetError: the cap leaves no room for the next request.
             DataError: an endpoint that refuses (400, 401, 404 ...) or is down, a bad request, a broken cache. All
                 that was received stays in the cache: once mended, the same call goes on.
         """
-        done = []
-        for refinement in self.map_ordered(self.refine_request, requests):
-            done.append(refinement)
-            if on_progress is not None:
-                on_progress(len(done))
-        return done
+        return list(self.map_ordered(self.refine_request, requests))
 
     def map_ordered(
         self, function: Callable[[Any], Any], items: Iterable[Any], window: int | None = None
     ) -> Iterator[Any]:
-        """Map a function that refines over items, `concurrency` at a time, results in order; see `map_ordered`.
+        """Map a function that refines over items, `concurrency` at a time, results in order.
 
-        However it ends, nothing is sent afterwards.
+        The items are read by the caller's thread, at most `window` ahead of what was yielded (None for four for each
+        thread). The first error of a call is raised in its place. However it ends, nothing is sent afterwards.
         """
         self._caller.restart()
         try:
-            yield from map_ordered(
-                function, items, self.concurrency, window or 4 * self.concurrency, self._caller.stop
-            )
+            yield from self._map(function, items, max(window or 4 * self.concurrency, self.concurrency))
         except BudgetError as error:
             line = f"the budget is used up ({error}); all {len(self.cache)} answers are kept in {self.cache_path}"
             raise BudgetError(f"{line}: give a larger budget and run again to go on") from None
+
+    def _map(self, function: Callable[[Any], Any], items: Iterable[Any], window: int) -> Iterator[Any]:
+        """The results in order; calls on their way are waited for at the end, others cancelled."""
+        waiting: deque[Future[Any]] = deque()
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            try:
+                for item in items:
+                    waiting.append(pool.submit(function, item))
+                    if len(waiting) >= window:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                if waiting:
+                    self._caller.stop()
+                pool.shutdown(cancel_futures=True)
 
     def refine_request(self, request: RefineRequest) -> Refinement:
         """Refine one caption, from the cache as far as it reaches; may be called from several threads."""
@@ -230,22 +220,22 @@ class LLMRefiner:
             texts, rejected = self._judge(request, key, number, answer)
             rejections += rejected
             if texts:
-                spent = calls, cached, faults + number * (calls > 0), tokens
-                return Refinement(texts, "llm", tuple(rejections), *spent)
+                retries = faults + number * (calls > 0)
+                return Refinement(texts, "llm", tuple(rejections), calls, cached, retries, tokens)
         texts = self.fallback.refine(request.caption, request.platform)
-        spent = calls, cached, faults + max(calls - 1, 0), tokens
-        return Refinement(texts, "rule_fallback", tuple(rejections), *spent)
+        retries = faults + max(calls - 1, 0)
+        return Refinement(texts, "rule_fallback", tuple(rejections), calls, cached, retries, tokens)
 
     def _ask(
         self, request: RefineRequest, key: CacheKey, number: int, rejections: list[Rejection]
     ) -> tuple[Answer, int]:
         """Ask the backend for an answer and commit it."""
         complaints = tuple(dict.fromkeys(REASONS[rejection.reason] for rejection in rejections))
-        image = self._image(request)
-        messages = build_messages(self._prompts[request.platform], request.caption, image, complaints)
+        prompt = self._prompts[request.platform]
+        messages = build_messages(prompt, request.caption, self._image(request), complaints)
         at_most = Tokens(self._prompt_tokens(request), self.max_tokens)
-        keep = partial(self.cache.put, key, number)
-        answer, failed = self._caller.ask(messages, self._sampling(number), at_most, keep)
+        sampling, keep = self._sampling(number), partial(self.cache.put, key, number)
+        answer, failed = self._caller.ask(messages, sampling, at_most, keep)
         kept = self.cache.get(key, number) or answer  # another process may have been first
         return Answer(kept.text, answer.tokens), failed
 
@@ -253,13 +243,8 @@ class LLMRefiner:
         self, request: RefineRequest, key: CacheKey, number: int, answer: Answer
     ) -> tuple[list[str], list[Rejection]]:
         """Validate an answer, and note in the cache what was wrong with it."""
-        question = Question(
-            request.caption,
-            request.platform,
-            self._prompts[request.platform],
-            self.max_statements,
-            is_text_only=self._image(request) is None,
-        )
+        prompt, is_text_only = self._prompts[request.platform], self._image(request) is None
+        question = Question(request.caption, request.platform, prompt, self.max_statements, is_text_only)
         texts, rejected = validate(answer.text, question)
         if rejected:
             self.cache.note(key, number, [asdict(rejection) for rejection in rejected])
@@ -268,11 +253,7 @@ class LLMRefiner:
     def estimate(self, requests: Iterable[RefineRequest]) -> Estimate:
         """What refining would cost, from the lengths of the texts and of the answers received so far; sends nothing.
 
-        Args:
-            requests: what would be refined.
-
-        Returns:
-            An `Estimate`; captions whose cached answers were all rejected cost one more answer, if one is left.
+        Captions whose cached answers were all rejected cost one more answer, if one is left.
         """
         count = calls = prompt_tokens = 0
         seen = set()
@@ -317,16 +298,14 @@ class LLMRefiner:
             "sampling": asdict(self._sampling(0)),
         }
         text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-        return CacheKey(
-            self.backend.name, self.prompt_version, hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        )
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return CacheKey(self.backend.name, self.prompt_version, digest)
 
     @contextmanager
     def _alone(self, key: CacheKey) -> Iterator[None]:
         """Keep other threads from asking the same meanwhile."""
         with self._idle:
-            while key in self._busy:
-                self._idle.wait()
+            self._idle.wait_for(lambda: key not in self._busy)
             self._busy.add(key)
         try:
             yield

@@ -46,28 +46,20 @@ _ELSEWHERE = re.compile(
     _ANY_CASE,
 )
 _FOREIGN = frozenset(
-    re.findall(
-        r"\w+",
+    words_of(
         "der die das und ein eine einem einen mit ist neben le la les des du une un et avec est dans sur el los las "
-        "una con en il della di lo gli os uma um com na het een de van naast och ett med",
+        "una con en il della di lo gli os uma um com na het een de van naast och ett med"
     )
 )
 _HIDDEN = {
-    name: re.compile(rf"\b(?:{HIDDEN_NOUNS[name]}|{HIDDEN_ADJECTIVES[name]})\b", _ANY_CASE) for name in HIDDEN_NOUNS
+    name: re.compile(rf"\b(?:{nouns}|{HIDDEN_ADJECTIVES[name]})\b", _ANY_CASE) for name, nouns in HIDDEN_NOUNS.items()
 }
+_UNUSABLE = {"refusal": _REFUSAL, "chatter": _CHATTER, "markup": _MARKUP, "about_the_picture": _PICTURE}
 
 
 @dataclass(frozen=True)
 class Question:
-    """What an answer is judged against.
-
-    Args:
-        caption: the raw caption.
-        platform: one of `schema.PLATFORMS`.
-        instruction: the prompt that the model was given.
-        max_statements: how many statements it may give.
-        is_text_only: whether the caption is all the model knew; then its words have to come back.
-    """
+    """What an answer is judged against; `is_text_only`: the model knew the caption alone, whose words come back."""
 
     caption: str
     platform: str
@@ -76,13 +68,8 @@ class Question:
     is_text_only: bool
 
 
-def is_english(text: str) -> bool:
-    """Whether a text reads as English: Latin letters, and English function words before those of its neighbours.
-
-    Example:
-        >>> is_english("A long hall beside a pond."), is_english("Ein langes Gebäude neben einem Teich.")
-        (True, False)
-    """
+def _is_english(text: str) -> bool:
+    """Whether a text reads as English: Latin letters, and English function words before those of its neighbours."""
     letters = [letter for letter in text if letter.isalpha()]
     words = words_of(text)
     english, foreign = (sum(word in known for word in words) for known in (FUNCTION_WORDS, _FOREIGN))
@@ -92,10 +79,9 @@ def is_english(text: str) -> bool:
 
 def _shares_words(text: str, instruction: str) -> str:
     """The first run of `COPIED_WORDS` words that a text shares with the instruction; "" for none."""
-    instructed = " ".join(words_of(instruction))
-    words = words_of(text)
+    instructed, words = f" {' '.join(words_of(instruction))} ", words_of(text)
     runs = (" ".join(words[start : start + COPIED_WORDS]) for start in range(len(words) - COPIED_WORDS + 1))
-    return next((run for run in runs if f" {run} " in f" {instructed} "), "")
+    return next((run for run in runs if f" {run} " in instructed), "")
 
 
 def _without_json(answer: str, text: str, error: Exception) -> Rejection:
@@ -110,15 +96,8 @@ def _without_json(answer: str, text: str, error: Exception) -> Rejection:
     return Rejection("not_json", answer, f"no JSON: {error}")
 
 
-def parse_statements(answer: str) -> list[str] | Rejection:
-    """The statements of an answer, with a code fence or a thought taken away; a `Rejection` when there are none.
-
-    Example:
-        >>> parse_statements('{"statements": ["A hall."]}')
-        ['A hall.']
-        >>> parse_statements("Sure! A hall.").reason
-        'chatter'
-    """
+def _parse_statements(answer: str) -> list[str] | Rejection:
+    """The statements of an answer, with a code fence or a thought taken away; a `Rejection` when there are none."""
     text = _THOUGHT.sub("", answer).strip()
     fenced = _FENCE.match(text)
     text = fenced["inside"].strip() if fenced else text
@@ -138,20 +117,16 @@ def _fault_of_form(text: str) -> tuple[str, str] | None:
     """What is wrong with a statement as a piece of writing: (reason, detail)."""
     if len(text) < MIN_CHARS or len(text) > MAX_CHARS:
         return "too_short" if len(text) < MIN_CHARS else "too_long", f"{len(text)} characters"
-    for reason, pattern in (
-        ("refusal", _REFUSAL),
-        ("chatter", _CHATTER),
-        ("markup", _MARKUP),
-        ("about_the_picture", _PICTURE),
-    ):
+    for reason, pattern in _UNUSABLE.items():
         if found := pattern.search(text):
             return reason, repr(found[0].strip())
-    if text[-1].isalnum() and len(words_of(text)) > 1 and words_of(text)[-1] in FUNCTION_WORDS - {"it", "one"}:
-        return "cut_off", f"ends with {words_of(text)[-1]!r}"
-    return None if is_english(text) else ("not_english", "by its letters and function words")
+    words = words_of(text)
+    if text[-1].isalnum() and len(words) > 1 and words[-1] in FUNCTION_WORDS - {"it", "one"}:
+        return "cut_off", f"ends with {words[-1]!r}"
+    return None if _is_english(text) else ("not_english", "by its letters and function words")
 
 
-def _fault_ofcontent_of(text: str, question: Question) -> tuple[str, str] | None:
+def _fault_of_content(text: str, question: Question) -> tuple[str, str] | None:
     """What is wrong with what a statement says: (reason, detail)."""
     if run := _shares_words(text, question.instruction):
         return "copied_prompt", repr(run)
@@ -168,17 +143,8 @@ def _fault_ofcontent_of(text: str, question: Question) -> tuple[str, str] | None
     return None
 
 
-def _finish(text: str) -> str:
-    """A statement with a capital in front and a stop at its end."""
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
-
-
 def validate(answer: str, question: Question) -> tuple[list[str], list[Rejection]]:
-    """Judge an answer.
-
-    Args:
-        answer: what the model said, word for word.
-        question: what it was asked.
+    """Judge an answer, word for word as the model gave it.
 
     Returns:
         The statements that may be used, in order, and every rejection with its reason; an answer that cannot be read
@@ -190,20 +156,20 @@ def validate(answer: str, question: Question) -> tuple[list[str], list[Rejection
         >>> validate(answer, question)[0]
         ['White hall beside a small pond.']
     """
-    statements = parse_statements(answer)
+    statements = _parse_statements(answer)
     if isinstance(statements, Rejection):
         return [], [statements]
     kept: list[str] = []
     rejected = []
     for statement in statements:
         text = normalize_space(statement) if "\n" not in statement.strip() else statement.strip()
-        fault = _fault_of_form(text) or _fault_ofcontent_of(text, question)
+        fault = _fault_of_form(text) or _fault_of_content(text, question)
         if fault is None and any(say_the_same(text, other) for other in kept):
             fault = "duplicate", REASONS["duplicate"]
         if fault is None and len(kept) == question.max_statements:
             fault = "too_many", f"more than {question.max_statements}"
         if fault is None:
-            kept.append(_finish(text))
+            kept.append(text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else "."))
         else:
             rejected.append(Rejection(fault[0], statement, fault[1]))
     return kept, rejected

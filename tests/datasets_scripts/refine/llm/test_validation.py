@@ -16,7 +16,7 @@ from pemoe.datasets_scripts.refine.llm.prompts import (
     image_data_url,
     load_prompts,
 )
-from pemoe.datasets_scripts.refine.llm.validation import Question, is_english, validate
+from pemoe.datasets_scripts.refine.llm.validation import Question, _is_english, validate
 from pemoe.datasets_scripts.refine.outcome import REASONS
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.text.similarity import say_the_same
@@ -148,7 +148,7 @@ def test_with_an_image_words_need_not_come_from_the_caption() -> None:
     ],
 )
 def test_language(text: str, expected: bool) -> None:
-    assert is_english(text) is expected
+    assert _is_english(text) is expected
 
 
 def test_sameness_looks_at_words_and_numbers() -> None:
