@@ -23,13 +23,9 @@ def _not_after(words: str) -> str:
 
 
 # after these words, "left" and "right" are sides; "left" first, for speed
-_SIDE_FOLLOWS = (
-    r"\b(?=left|right)"
-    + _not_after(
-        "a the its their your our my upper lower top bottom far middle mid center centre central down and or to at "
-        "from immediate extreme slightly"
-    )
-    + r"(?<!'s )(?<!’s )"
+_SIDE_FOLLOWS = r"\b(?=left|right)(?<!['’]s )" + _not_after(
+    "a the its their your our my upper lower top bottom far middle mid center centre central down and or to at from "
+    "immediate extreme slightly"
 )
 _QUANTITY = (  # "hardly"
     r"(?:nothing|little|much|few|fewer|any|some|none|not|only|all|no|hardly|what|enough|more|space|room|land|trees)"

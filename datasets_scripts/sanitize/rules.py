@@ -95,20 +95,19 @@ _MORE_HOURS = rf"(?:(?:,| ?[-–]|,? (?:and|or|to))(?: (?:at|the|about|from))* ?
 # stronger than any lookalike ("turn right by the hall") --------------------------------------------------------------
 _FIRM = {  # (family, frame, reason): pattern
     ("person", "viewer", "relative to the viewer"):  # "right in front of you"
-    rf"\b(?:(?:right |just )?(?:in front of|behind)|(?:just |straight |right )?ahead of) (?:you|us|me|"
-    rf"the {WATCHER})\b"
+    rf"\b(?:(?:right |just )?(?:in front of|behind)|(?:just |straight |right )?ahead of) (?:you|us|me|the {WATCHER})\b"
     r"|\bstraight ahead\b"  # "a gate straight ahead"
     rf"|\b(?:fac(?:es?|ing)|towards?|nearest|closest|nearer|closer|(?:furth|farth)(?:er|est) from|away from)"
     rf"(?: to)? (?:you|us|the {WATCHER})\b",  # "closest to the camera"
-    ("side", "image", "left or right"):  # "the road bends sharply left", "the road is left in the image"
+    ("side", "image", "left or right"):  # "the road bends sharply left", "a pond lies left of the hall"
     r"\b(?:turn|bend|curve|veer|swing|bear|fork|swerve|branch|keep|lean|tilt|jink|dogleg)(?:s|es|ed|ing)?"
     r"(?: (?:slightly|sharply|gently|hard|off|abruptly))? (?P<d>(?:left|right)(?:wards?)?)\b"
     r"(?![ -](?:angle[sd]?|open)\b)"
     r"|\b(?:stands?|lies?|sits?|located|situated|seen|visible|found|placed|appears?) (?:far |just |slightly )?"
     r"(?P<h>left)(?=[.,;:]|$| (?:in|on|at|by|along|near|beside|between|from)\b| of (?!(?:the )?(?:cent|middle)))"
-    r"|(?:^|[.;] )(?P<e>left)"  # "a pond lies left of the hall"
+    r"|(?:^|[.;] )(?P<e>left)"  # "left to the hall there is"
     r"(?= to the (?!elements|weather|mercy|winds?|rain)(?:[\w-]+ ){1,3}(?:there|is|are|lies|stands)\b)"
-    rf"|\b(?:is|are) (?P<f>left|right)(?= (?:in|on) (?:the|this) {IMAGE}\b)"  # "left to the hall there is"
+    rf"|\b(?:is|are) (?P<f>left|right)(?= (?:in|on) (?:the|this) {IMAGE}\b)"  # "it is left in the image"
     r"|\b(?:run|lead|go|continue|extend|head|stretch|point|open|shift|exit|jut|project|move)(?:s|es|ed|ing)?"
     r"(?: (?:slightly|sharply|further|off|out|diagonally))? (?P<g>left)\b",  # "extends left"
 }
@@ -122,8 +121,7 @@ _CLEAR = {
     rf"{AT}(?:(?<=the )[a-z]+ )?(?:(?:immediate|near|far|distant|{VERTICAL}|{SIDE})[ -])*"
     rf"\b(?:foreground|background|middle[ -]?(?:ground|distance))\b{OF_IMAGE}",
     ("clock", "clock", "position on a clock face"):  # "at the 3 o'clock position", "between two and three o'clock"
-    rf"\b{_AT_HOUR}{_HOUR}"
-    rf"(?:{_OCLOCK}(?: (?:positions?|directions?|sides?|marks?)\b)?|(?={_MORE_HOURS}{_OCLOCK}))",
+    rf"\b{_AT_HOUR}{_HOUR}(?:{_OCLOCK}(?: (?:positions?|directions?|sides?|marks?)\b)?|(?={_MORE_HOURS}{_OCLOCK}))",
     ("clock", "clock", "sense of rotation"):  # "in an anti-clockwise direction"
     r"\b(?:in an? )?(?:(?:counter|anti)[ -]?)?clock[ -]?wise\b(?: (?:direction|sense|order)\b)?",
     ("side", "image", "left or right"):  # "in the upper left corner of the image", "left of the center"
@@ -135,8 +133,7 @@ _CLEAR = {
     rf"{AT}{FAR}\b{HIGH_LOW}[ -]{NOUN}\b{_NOT_TALL}{OF_IMAGE}"
     rf"|{AT}\b(?:upper|lower|top|bottom)(?= (?:and|or)(?: (?:the|at the))? {HIGH_LOW} {NOUN}\b{_NOT_TALL})",
     ("height", "image", "upper or lower of several"):  # "the upper road", "lower row of cars"
-    rf"\b(?:the|an?|this|that|its|two) (?P<d>{HIGH_LOW}(?= (?:{GROUND}|arms?)\b))"
-    rf"|\b(?P<e>{HIGH_LOW}(?= {_ROWS}\b))"
+    rf"\b(?:the|an?|this|that|its|two) (?P<d>{HIGH_LOW}(?= (?:{GROUND}|arms?)\b))|\b(?P<e>{HIGH_LOW}(?= {_ROWS}\b))"
     r"|\bthe (?P<f>upper|lower)(?= of (?:the|these|those) \w)"  # "the upper of the two roofs"
     rf"|\b(?P<g>(?:top|bottom|upper|lower)-?most(?= (?:[\w-]+ )?(?:{GROUND}|{SOLID})\b))"  # "topmost white block"
     r"|\bthe (?P<h>upper)(?= (?:[\w-]+ )?(?:buildings?|blocks?|wings?|clusters?)\b)",  # "the upper building"
