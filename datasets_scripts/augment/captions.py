@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pemoe.datasets_scripts.augment.circle import (
@@ -30,13 +29,7 @@ from pemoe.datasets_scripts.augment.circle import (
     write_clock,
     write_compass,
 )
-from pemoe.datasets_scripts.augment.image_frame import (
-    Context,
-    image_vector,
-    lends_noun,
-    write_image,
-    write_viewer,
-)
+from pemoe.datasets_scripts.augment.image_frame import Context, image_vector, lends_noun, write_image, write_viewer
 from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 from pemoe.datasets_scripts.sanitize.directions import Direction, find_directions
 from pemoe.datasets_scripts.text.sentences import split_sentences
@@ -44,28 +37,14 @@ from pemoe.datasets_scripts.text.sentences import split_sentences
 
 @dataclass(frozen=True)
 class Transformed:
-    """A text after its picture was moved.
-
-    Args:
-        text: the new text; untransformable directions stand in it as they were.
-        changed: (direction of the old text, its new words), in order.
-        untransformable: directions of the old text without true words: leave their sentences out, or do not turn.
-    """
+    """A text after its picture was moved; `untransformable` directions have no true words and stand as they were."""
 
     text: str
-    changed: tuple[tuple[Direction, str], ...]
     untransformable: tuple[Direction, ...]
 
 
 def transform_directions(text: str, geometry: Geometry) -> Transformed:
-    """Rewrite the directions of a text for a moved picture.
-
-    Args:
-        text: a caption or sentence; may be empty.
-        geometry: how the picture is moved.
-
-    Returns:
-        The new text with what was changed and what could not be; spacing, capitals and other words stay.
+    """Rewrite the directions of a caption or sentence for a moved picture; spacing, capitals and other words stay.
 
     Example:
         >>> transform_directions("A pond is on the left, north of it a road.", Geometry(flip_horizontal=True)).text
@@ -74,13 +53,12 @@ def transform_directions(text: str, geometry: Geometry) -> Transformed:
         'A pond is at the bottom, west of it a road.'
     """
     if geometry.is_identity:
-        return Transformed(text, (), ())
+        return Transformed(text, ())
     units = _units(text)
     written = [_write(text, units, number, geometry) for number in range(len(units))]
     kept = _confirmed(text, units, written, geometry)
-    changed = tuple((unit, new) for unit, new in zip(units, kept, strict=True) if new not in (None, unit.text))
     lost = tuple(unit for unit, new in zip(units, kept, strict=True) if new is None)
-    return Transformed(_joined(text, units, kept)[0], changed, lost)
+    return Transformed(_joined(text, units, kept)[0], lost)
 
 
 def transform_caption(text: str, geometry: Geometry) -> str:
@@ -97,9 +75,8 @@ def transform_caption(text: str, geometry: Geometry) -> str:
 def direction_vector(direction: Direction) -> Vector | None:
     """Where a direction points in the picture: a unit vector (dx right, dy down), north being up.
 
-    Returns:
-        None for what has no single direction in the picture: axes ("horizontally"), senses of rotation, sides of the
-        viewer, wordings that are not understood. A way ("from top to bottom") points where it leads.
+    None for what has no single direction in the picture: axes ("horizontally"), senses of rotation, sides of the
+    viewer, wordings that are not understood. A way ("from top to bottom") points where it leads.
 
     Example:
         >>> direction_vector(Direction(0, 11, "on the left", "image", ""))
@@ -112,7 +89,7 @@ def direction_vector(direction: Direction) -> Vector | None:
 
 # reading the text ----------------------------------------------------------------------------------------------------
 _WAY = re.compile(r"(?i)(?:from )?(?:top to bottom|bottom to top)")  # "from top to bottom"
-_JOINT = r"(?: and| or|,)(?: and)? (?:the )?"
+_JOINT = re.compile(r"(?: and| or|,)(?: and)? (?:the )?")  # " and the "
 _JOINED = r"((?:top|bottom|upper|lower)(?:most)?|(?:up|down)wards?)"  # left and right are found by themselves
 _JOINED_BEFORE = re.compile(rf"(?i)\b{_JOINED} (?:and|or) (?:the )?$")  # "upper and "
 _JOINED_AFTER = re.compile(  # " and lower"
@@ -158,26 +135,18 @@ def _write(text: str, units: list[Direction], number: int, geometry: Geometry) -
     is_turn = _TURN.fullmatch(unit.text) and _TURNING.search(text, 0, unit.start)
     if unit.frame == "image" and not is_turn:
         return write_image(unit.text, _context(text, units, number), geometry)
-    writers: dict[str, Callable[[str, Geometry], str | None]] = {
-        "image": write_viewer,
-        "viewer": write_viewer,
-        "compass": write_compass,
-        "clock": write_clock,
-    }
-    return writers[unit.frame](unit.text, geometry) if unit.frame in writers else None
+    return {"compass": write_compass, "clock": write_clock}.get(unit.frame, write_viewer)(unit.text, geometry)
 
 
 def _context(text: str, units: list[Direction], number: int) -> Context:
     """What stands around a direction."""
     unit = units[number]
-    following = units[number + 1] if number + 1 < len(units) else None
-    shares_noun = following is not None and _is_joint(text[unit.end : following.start]) and lends_noun(following.text)
-    hangs_on = number > 0 and _is_joint(text[units[number - 1].end : unit.start])
+    shares_noun = any(
+        _JOINT.fullmatch(text, unit.end, following.start) and lends_noun(following.text)
+        for following in units[number + 1 : number + 2]
+    )
+    hangs_on = number > 0 and _JOINT.fullmatch(text, units[number - 1].end, unit.start) is not None
     return Context(text[unit.end :], shares_noun, hangs_on)
-
-
-def _is_joint(between: str) -> bool:
-    return re.fullmatch(_JOINT, between) is not None
 
 
 def _confirmed(text: str, units: list[Direction], written: list[str | None], geometry: Geometry) -> list[str | None]:
@@ -186,7 +155,7 @@ def _confirmed(text: str, units: list[Direction], written: list[str | None], geo
     read = _units(new_text)
     kept = []
     for unit, new, (start, end) in zip(units, written, spans, strict=True):
-        again = [one for one in read if one.frame == unit.frame and one.start < end and start < one.end]
+        again = (one for one in read if one.frame == unit.frame and one.start < end and start < one.end)
         kept.append(new if any(_agree(unit, one, geometry) for one in again) else None)
     return kept
 

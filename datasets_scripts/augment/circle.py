@@ -8,6 +8,7 @@ import re
 from pemoe.datasets_scripts.augment.image_frame import like_case
 from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 
+# counter-clockwise
 _WINDS = ("E", "ENE", "NE", "NNE", "N", "NNW", "NW", "WNW", "W", "WSW", "SW", "SSW", "S", "SSE", "SE", "ESE")
 _NAMES = {"N": "north", "E": "east", "S": "south", "W": "west"}
 _POINT = r"(?:north|south|east|west)"
@@ -20,27 +21,17 @@ _AXIS = re.compile(r"(?i)\b(?:north([ -])south|south([ -])north|east([ -])west|w
 ABBREVIATION = re.compile(r"\b(?:[NS][NS]?[EW]|[EW][NS][EW]|[NSEW]|[ns][ew])\b")  # "NNE", "sw"
 _HOURS = ("twelve", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 _HOUR = re.compile(rf"(?i)\b(?:1[0-2]|[1-9]|{'|'.join(_HOURS)})\b")  # "3", "twelve"
-_SENSE = re.compile(r"(?i)\b(?:(counter|anti)([ -]?))?(clock[ -]?wise)\b")  # "counter-clockwise"
+_SENSE = re.compile(r"(?i)\b(?:(counter|anti)[ -]?)?(clock[ -]?wise)\b")  # "counter-clockwise"
 
 
 def compass_vector(text: str) -> Vector | None:
-    """Where the one point of the compass in `text` lies, north being up; None for an axis ("north-south") or several.
-
-    Example:
-        >>> compass_vector("to the west")
-        (-1.0, 0.0)
-    """
+    """Where the one point of the compass in `text` lies, north being up; None for an axis or several."""
     winds = _WIND.findall(text) or ABBREVIATION.findall(text)
-    return _on_circle(_wind_deg(_letters(winds[0]))) if len(winds) == 1 else None
+    return _on_circle(22.5 * _WINDS.index(_letters(winds[0]))) if len(winds) == 1 else None
 
 
 def clock_vector(text: str) -> Vector | None:
-    """Where an hour lies on the face of a clock; None for a sense of rotation.
-
-    Example:
-        >>> clock_vector("at 3 o'clock")
-        (1.0, 0.0)
-    """
+    """Where an hour lies on the face of a clock; None for a sense of rotation."""
     hour = _HOUR.search(text)
     return _on_circle(90 - 30 * _hour_number(hour[0])) if hour else None
 
@@ -48,12 +39,7 @@ def clock_vector(text: str) -> Vector | None:
 def write_compass(text: str, geometry: Geometry) -> str | None:
     """Points of the compass after a move, in the style of the old ones (joints, capitals, endings).
 
-    Returns:
-        None when the nearest point is not clear, and for words without a point ("a bearing of 40 degrees").
-
-    Example:
-        >>> write_compass("on the North-Eastern side", Geometry(flip_horizontal=True))
-        'on the North-Western side'
+    None when the nearest point is not clear, and for words without a point ("a bearing of 40 degrees").
     """
     axis = _AXIS.search(text)
     if axis:
@@ -87,15 +73,10 @@ def _letters(wind: str) -> str:
     return "".join(point[0] for point in points).upper() if points else wind.upper()
 
 
-def _wind_deg(letters: str) -> float:
-    """Degrees counter-clockwise from east."""
-    return 22.5 * _WINDS.index(letters)
-
-
 def _moved_wind(letters: str, geometry: Geometry) -> str | None:
     """The point of the compass after the move: of 8 points, or of 16 when it is one of the finer ones."""
     points = 1 if len(letters) > 2 else 2  # of the 16
-    number = _nearest(_wind_deg(letters), 22.5 * points, geometry)
+    number = _nearest(22.5 * _WINDS.index(letters), 22.5 * points, geometry)
     return None if number is None else _WINDS[number * points % 16]
 
 
@@ -109,19 +90,10 @@ def _spelled(old: str, letters: str) -> str:
 
 
 def write_clock(text: str, geometry: Geometry) -> str | None:
-    """Hours after a move, None when the nearest is not clear; senses of rotation turn round in a mirror.
-
-    Example:
-        >>> write_clock("at three o'clock", Geometry(rotation_deg=90))
-        "at twelve o'clock"
-    """
+    """Hours after a move, None when the nearest is not clear; senses of rotation turn round in a mirror."""
     hour = _HOUR.search(text)
     if not hour:
-
-        def other_sense(match: re.Match[str]) -> str:
-            return like_case(match[0], match[3].lower() if match[1] else f"counter{match[3].lower()}")
-
-        turned = _SENSE.sub(other_sense, text) if geometry.is_mirrored else text
+        turned = _SENSE.sub(_other_sense, text) if geometry.is_mirrored else text
         return re.sub(r"\ban (?=clock|counter)", "a ", turned)
     number = _nearest(90.0 - 30 * _hour_number(hour[0]), 30.0, geometry)
     if number is None:
@@ -129,6 +101,10 @@ def write_clock(text: str, geometry: Geometry) -> str | None:
     new = (3 - number) % 12
     words = str(new or 12) if hour[0].isdigit() else like_case(hour[0], _HOURS[new])
     return text[: hour.start()] + words + text[hour.end() :]
+
+
+def _other_sense(sense: re.Match[str]) -> str:
+    return like_case(sense[0], ("" if sense[1] else "counter") + sense[2].lower())
 
 
 def _hour_number(hour: str) -> int:

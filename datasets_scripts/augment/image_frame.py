@@ -9,22 +9,21 @@ from typing import NamedTuple
 
 from pemoe.datasets_scripts.augment.pictures import Geometry, Vector
 
-NEAR_DEG = 10.0  # half the picture turned by this still holds what is 8 % or more beyond its middle line
-SIDE_WORDS = r"(?:top|bottom|upper|lower|left|right)(?:most)?"
+_NEAR_DEG = 10.0  # half the picture turned by this still holds what is 8 % or more beyond its middle line
+_SIDE_WORDS = r"(?:top|bottom|upper|lower|left|right)(?:most)?"
 _DEPTH = re.compile(r"(?i)\b(?:foreground|background|middle ground)\b")  # "foreground"
 _SIGNS = {"top": -1, "upper": -1, "up": -1, "above": -1, "left": -1}
 _SIGNS |= {"bottom": 1, "lower": 1, "down": 1, "below": 1, "beneath": 1, "right": 1}
 _ACROSS = ("left", "right")  # words of the x axis; the others of `_SIGNS` are of the y axis
 _OPPOSITE = {"left": "right", "top": "bottom", "upper": "lower", "above": "below", "up": "down"}
 _OPPOSITE |= {new: old for old, new in _OPPOSITE.items()} | {"beneath": "above"}
+_OTHER_AXIS = {"horizontal": "vertical", "vertical": "horizontal"}
 _MIDDLE = r"(?:middle|mid|cent(?:er|re)|central)"
-_POINTER = rf"\b(?:{SIDE_WORDS}|up|down)\b"
-_WORD = rf"(?:{SIDE_WORDS}|{_MIDDLE}|(?:up|down)(?=[ -](?:left|right)))"
+_WORD = rf"(?:{_SIDE_WORDS}|{_MIDDLE}|(?:up|down)(?=[ -](?:left|right)))"
 _SHAPE = re.compile(  # "on the far upper left-hand side of the image"
-    r"(?i)(?:(?P<prep>on|to|at|in|into|along|across|near|from|towards?|over|through|beyond|past|"
-    r"(?:down|up)(?= (?:the|its|their)\b)) )?"
-    r"(?:(?P<det>(?:the |this )?\w+['’]s|(?:the )?(?:image|picture|frame|photo|tile|scene)|the|its|their) )?"
-    r"(?P<far>(?:(?:very|far|extreme|immediate|near|outer|slightly|just)[ -])*)"
+    r"(?i)(?:(?P<prep>on|to|at|in|into|along|across|near|from|towards?|over|through|beyond|past|(?:down|up)(?= (?:the|"
+    r"its|their)\b)) )?(?:(?P<det>(?:the |this )?\w+['’]s|(?:the )?(?:image|picture|frame|photo|tile|scene)|the|its|"
+    r"their) )?(?P<far>(?:(?:very|far|extreme|immediate|near|outer|slightly|just)[ -])*)"
     rf"(?P<core>{_WORD}(?:[ -]{_WORD})*)(?P<hand>[ -]?hand)?"
     r"(?P<noun>(?:[ -](?!of\b|from\b)\w+){1,2})?(?P<tail> (?:of|from) .+)?"
 )
@@ -42,14 +41,9 @@ _ENDS_PHRASE = re.compile(  # " lies a pond": no noun
 )
 
 
-@dataclass(frozen=True)
-class Context:
-    """What stands around a direction.
-
-    Args:
-        after: the text that follows it.
-        is_adjective: it shares the noun of the next direction, as "the left" of "the left and right sides".
-        is_joined: it hangs on the direction before, as "right" of "at its left and right".
+class Context(NamedTuple):
+    """The text after a direction; whether it shares the noun of the next ("the left" of "the left and right sides"),
+    and whether it hangs on the one before ("right" of "at its left and right").
     """
 
     after: str
@@ -70,41 +64,29 @@ class Phrase:
     `is_way`: "upward", whose `core` is "up".
     """
 
-    prep: str
-    det: str
-    far: str
-    core: str
-    hand: str
-    noun: str
-    tail: str
     sides: tuple[int, int]
+    core: str
+    prep: str = ""
+    det: str = ""
+    far: str = ""
+    hand: str = ""
+    noun: str = ""
+    tail: str = ""
     is_sector: bool = False
     is_way: bool = False
 
     @classmethod
     def read(cls, text: str) -> Phrase | None:
-        """The parts of a text, None when it is not of this shape; "above" and "upward" have a `core` and no more."""
-        match = _SHAPE.fullmatch(text)
+        """The parts of a text, None when it is not of this shape; "just above the center" and "upward" have few."""
+        match = _SHAPE.fullmatch(text) or _ABOVE.fullmatch(text) or _WARDS.fullmatch(text)
         if not match:
-            return cls._read_height(text)
+            return None
         parts = {name: (part or "").rstrip(" -") for name, part in match.groupdict().items()}
         words = [word.removesuffix("most") for word in re.split("[ -]", parts["core"].lower())]
         x = sum(_SIGNS[word] for word in words if word in _ACROSS)
         y = sum(_SIGNS[word] for word in words if word in _SIGNS and word not in _ACROSS)
         is_sector = any(word not in _SIGNS for word in words) and (x == 0) != (y == 0)
-        return cls(**parts, sides=(x, y), is_sector=is_sector) if (x, y) != (0, 0) else None
-
-    @classmethod
-    def _read_height(cls, text: str) -> Phrase | None:
-        """ "just above the center" and "upward", "leftwards"; `tail` is what lies below."""
-        height, way = _ABOVE.fullmatch(text), _WARDS.fullmatch(text)
-        if not (height or way):
-            return None
-        core = (height or way)["core"]
-        word = core.lower()
-        sides = (_SIGNS[word], 0) if word in _ACROSS else (0, _SIGNS[word])
-        far, tail = (height["far"].strip(), height["tail"] or "") if height else ("", "")
-        return cls("", "", far, core, "", "", tail, sides, is_way=way is not None)
+        return cls((x, y), **parts, is_sector=is_sector, is_way=match.re is _WARDS) if x or y else None
 
     def with_core(self, core: str, **parts: str) -> str:
         """The phrase with another core, and other parts where given."""
@@ -116,67 +98,48 @@ class Phrase:
 
 
 def image_vector(text: str) -> Vector | None:
-    """Where words of the picture point: (dx right, dy down) of length 1; None for axes, depth and what is not read.
-
-    Example:
-        >>> image_vector("at the top of the image")
-        (0.0, -1.0)
-    """
+    """Where words of the picture point: (dx right, dy down) of length 1; None for axes, depth and what is not read."""
     phrase = None if _DEPTH.search(text) else Phrase.read(text)
     return _unit_vector(*phrase.sides) if phrase else None
 
 
 def lends_noun(text: str) -> bool:
-    """Whether a direction names a part that one before it can share: "right sides", not "on the right side".
-
-    Example:
-        >>> lends_noun("right sides"), lends_noun("the right")
-        (True, False)
-    """
+    """Whether a direction names a part that one before it can share: "right sides", not "on the right side"."""
     phrase = Phrase.read(text)
     return phrase is not None and bool(phrase.noun) and not phrase.prep
 
 
 def write_image(text: str, context: Context, geometry: Geometry) -> str | None:
-    """A direction of the picture after a move; None where there are no words for it.
-
-    Example:
-        >>> write_image("in the top left corner", Context(".", False, False), Geometry(rotation_deg=90))
-        'in the bottom left corner'
-    """
+    """A direction of the picture after a move; None where there are no words for it."""
     near = replace(geometry, rotation_deg=90.0 * round(geometry.rotation_deg / 90))
-    is_quarter = abs(geometry.rotation_deg - near.rotation_deg) <= NEAR_DEG
+    is_quarter = abs(geometry.rotation_deg - near.rotation_deg) <= _NEAR_DEG
     keeps_axes = is_quarter and near.apply_vector(1, 0)[1] == 0
     if _AXES.search(text):
-        return text if keeps_axes else _AXES.sub(_other_axis, text) if is_quarter else None
+        turned = _AXES.sub(lambda match: like_case(match[0], _OTHER_AXIS[match[0].lower()]), text)
+        return text if keeps_axes else turned if is_quarter else None
     phrase = Phrase.read(text)
     if phrase is None or keeps_axes:
-        return phrase and _swapped(text, near)
+        return phrase and _swapped(text, near.apply_vector(1, 0)[0] < 0, near.apply_vector(0, 1)[1] < 0)
     aim = _aim(phrase, near if is_quarter else geometry, is_quarter)
     written = aim and _write_aim(phrase, aim, is_quarter, context)
     return written and (written if text[0].islower() else written[0].upper() + written[1:])
 
 
-def _swapped(text: str, geometry: Geometry) -> str:
-    """The opposite words of each axis that the geometry reverses; the rest of the text as it is."""
-    is_reversed = {True: geometry.apply_vector(1, 0)[0] < 0, False: geometry.apply_vector(0, 1)[1] < 0}
+def _swapped(text: str, across: bool, down: bool) -> str:
+    """The opposite words of each axis that is reversed; the rest of the text as it is."""
 
     def opposite(match: re.Match[str]) -> str:
         word = match[1].lower()
-        return like_case(match[1], _OPPOSITE[word]) if is_reversed[word in _ACROSS] else match[1]
+        return like_case(match[1], _OPPOSITE[word]) if (across if word in _ACROSS else down) else match[1]
 
     return re.sub(rf"\b({'|'.join(_OPPOSITE)})(?=(?:most|hand|wards?)?\b)", opposite, text, flags=re.IGNORECASE)
-
-
-def _other_axis(match: re.Match[str]) -> str:
-    return like_case(match[0], "vertical" if match[0].lower() == "horizontal" else "horizontal")
 
 
 def _aim(phrase: Phrase, geometry: Geometry, is_quarter: bool) -> tuple[int, int] | None:
     """Signs (x, y) of where a phrase points after the move, as far as it says so; None when it says nothing then."""
     vector = geometry.apply_vector(*_unit_vector(*phrase.sides))
     if is_quarter:
-        return round(vector[0] * 1.5), round(vector[1] * 1.5)
+        return round(vector[0] * 1.2), round(vector[1] * 1.2)
     if (0 in phrase.sides and not phrase.is_sector) or phrase.noun.lower()[1:] in ("corner", "corners"):
         return None
     step = math.pi / 4 if phrase.is_sector else math.pi / 2
@@ -191,20 +154,20 @@ def _write_aim(phrase: Phrase, aim: tuple[int, int], is_quarter: bool, context: 
     if x and y:
         if 0 in phrase.sides:
             return phrase.with_core(f"{down} {across}")
-        moved = re.sub(_POINTER, lambda match: _like_side(match[0], x, y), phrase.core, flags=re.IGNORECASE)
-        return phrase.with_core(moved)
+        was_x, was_y = phrase.sides
+        return phrase.with_core(_swapped(phrase.core, x * was_x < 0, y * was_y < 0))
     if phrase.is_sector and is_quarter:
         middle = re.search(_MIDDLE, phrase.core, re.IGNORECASE)[0]
         joint = re.search("[ -]", phrase.core)[0]
         return phrase.with_core(f"{middle}{joint}{across}" if x else f"{down}{joint}{middle}")
-    side = _SIDES[(x > 0) - (x < 0), (y > 0) - (y < 0)]
+    side = _SIDES[aim]
     if phrase.core.lower().endswith("most"):  # "leftmost" goes with "uppermost"
         side = side._replace(adjective=f"{side.adjective}most")
     return _write_side(phrase, side, context)
 
 
 class _Side(NamedTuple):
-    """Words of one side: "left" as adjective, "left" as noun, "left of" as preposition, "to the left" as a way."""
+    """Words of a side as adjective, noun, preposition and way."""
 
     is_across: bool
     adjective: str
@@ -240,9 +203,8 @@ def _write_side(phrase: Phrase, side: _Side, context: Context) -> str | None:
         return _write_bare(phrase, side, context)
     is_far = phrase.far in ("", "very", "far", "extreme")
     if phrase.det.lower() != "the" or context.has_of or not is_far:
-        return phrase.with_core(
-            side.adjective, prep="on" if phrase.prep.lower() in ("to", "at") else phrase.prep, noun=" side"
-        )
+        prep = "on" if phrase.prep.lower() in ("to", "at") else phrase.prep
+        return phrase.with_core(side.adjective, prep=prep, noun=" side")
     return _write_end(phrase, side, context.after)
 
 
@@ -272,42 +234,22 @@ def _write_end(phrase: Phrase, side: _Side, after: str) -> str:
     return phrase.with_core(side.noun, prep=prep, far=far)
 
 
-def _like_side(word: str, x: int, y: int) -> str:
-    """A word of a corner for other signs, in its style: "top" stays of "top" and "bottom"."""
-    stem = word.lower().removesuffix("most")
-    wanted, sign = (x, _SIGNS[stem]) if stem in _ACROSS else (y, _SIGNS[stem])
-    return word if wanted == sign else like_case(word, _OPPOSITE[stem] + word[len(stem) :])
-
-
 _RIGHT_THERE = re.compile(r"(?i)right (?:in front|ahead|behind)\b")  # "right in front"
 
 
 def write_viewer(text: str, geometry: Geometry) -> str | None:
-    """Left and right of a viewer, depth and turns after a flip of left and right; None after any other move.
-
-    Example:
-        >>> write_viewer("to your left", Geometry(flip_horizontal=True))
-        'to your right'
-    """
-    flips_sides_only = (geometry.apply_vector(1, 0), geometry.apply_vector(0, 1)) == ((-1, 0), (0, 1))
-    if flips_sides_only and _RIGHT_THERE.match(text):
-        return text
-    return _swapped(text, geometry) if flips_sides_only else None
+    """Left and right of a viewer, depth and turns after a flip of left and right; None after any other move."""
+    if (geometry.apply_vector(1, 0), geometry.apply_vector(0, 1)) != ((-1, 0), (0, 1)):
+        return None
+    return text if _RIGHT_THERE.match(text) else _swapped(text, across=True, down=False)
 
 
 def like_case(old: str, new: str) -> str:
-    """`new` with the capitals of `old`: none, the first letter or all.
-
-    Example:
-        >>> like_case("Left", "right"), like_case("LEFT", "right")
-        ('Right', 'RIGHT')
-    """
+    """`new` with the capitals of `old`: none, the first letter or all."""
     if old.isupper() and len(old) > 1:
         return new.upper()
     return new.capitalize() if old[0].isupper() else new
 
 
 def _unit_vector(x: float, y: float) -> Vector:
-    """(x, y) at length 1."""
-    length = math.hypot(x, y)
-    return x / length, y / length
+    return x / math.hypot(x, y), y / math.hypot(x, y)

@@ -19,8 +19,8 @@ from PIL import Image
 from pemoe.datasets_scripts.schema import DataError
 
 Vector = tuple[float, float]  # in the picture: x right, y down
-ROTATIONS = ("any", "quarter", "none")
-STREAM = 1  # keeps these draws apart from others seeded by (seed, epoch, index)
+_LIGHT = 0.2  # brightness and contrast are drawn from 1 - this to 1 + this
+_STREAM = 1  # keeps these draws apart from others seeded by (seed, epoch, index)
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class Geometry:
     `u, v = -u if flip_horizontal else u, -v if flip_vertical else v`, then
     `u, v = u cos a + v sin a, -u sin a + v cos a`.
 
-    Args:
-        flip_horizontal: left and right change places.
-        flip_vertical: top and bottom change places.
-        rotation_deg: counter-clockwise as seen; at 90, what was on the right is at the top.
+    `flip_horizontal`: left and right change places; `rotation_deg`: counter-clockwise as seen; at 90, what was on the
+    right is at the top.
 
     Example:
         >>> Geometry(rotation_deg=90).apply_vector(1.0, 0.0)
@@ -62,10 +60,9 @@ class Geometry:
 
     def _matrix(self) -> tuple[float, float, float, float]:
         """(xx, xy, yx, yy) of the map of (u, v)."""
-        quarters, rest = divmod(self.rotation_deg % 360, 90)
-        angle = math.radians(self.rotation_deg)
-        exact = ((1, 0), (0, 1), (-1, 0), (0, -1))[int(quarters)]
-        cos, sin = (math.cos(angle), math.sin(angle)) if rest else exact
+        angle, quarters = math.radians(self.rotation_deg), self.rotation_deg / 90 % 4
+        exact = {0: (1, 0), 1: (0, 1), 2: (-1, 0), 3: (0, -1)}
+        cos, sin = exact.get(quarters) or (math.cos(angle), math.sin(angle))
         mirror_u, mirror_v = -1 if self.flip_horizontal else 1, -1 if self.flip_vertical else 1
         return cos * mirror_u + 0.0, sin * mirror_v + 0.0, -sin * mirror_u + 0.0, cos * mirror_v + 0.0
 
@@ -84,49 +81,34 @@ class SatelliteAugmentation:
     """Draws and applies augmentations of satellite pictures.
 
     Args:
-        flip_probability: of each of the two flips, 0..1.
-        rotation: "any" angle, "quarter" turns or "none".
-        brightness, contrast: factors are drawn from [1 - value, 1 + value], 0..1; 0 leaves the picture's own.
+        rotation: by "any" angle or "quarter" turns.
         seed: an integer from 0 on; another one gives other draws.
 
     Raises:
-        DataError: an option out of range.
+        DataError: a seed out of range.
 
     Example:
         >>> augmentation = SatelliteAugmentation(seed=3)
         >>> augmentation.plan(0, 7, geometric=True) == augmentation.plan(0, 7, geometric=True)
         True
-        >>> augmentation.plan(0, 7, geometric=False).geometry.is_identity
-        True
     """
 
-    flip_probability: float = 0.5
     rotation: str = "any"
-    brightness: float = 0.2
-    contrast: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("flip_probability", "brightness", "contrast"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"augmentation: {name}={getattr(self, name)!r} must be a number from 0 to 1")
-        if self.rotation not in ROTATIONS:
-            raise DataError(f"augmentation: unknown rotation {self.rotation!r}: use one of {', '.join(ROTATIONS)}")
         if self.seed < 0:
             raise DataError(f"augmentation: seed={self.seed!r} must be an integer from 0 on")
 
     def plan(self, epoch: int, index: int, geometric: bool) -> AugmentationPlan:
-        """The augmentation of one visit: a pure function of (seed, epoch, index).
+        """The augmentation of visit `epoch` of row `index`: a pure function of (seed, epoch, index).
 
-        Args:
-            epoch: which visit of the row, 0 or more.
-            index: number of the row in its data set.
-            geometric: False leaves the picture where it is; the light is that of True.
+        Not `geometric`, it leaves the picture where it is; the light is that of a geometric one.
         """
-        rng = np.random.default_rng([self.seed, epoch, index, STREAM])
-        light = 1 + rng.uniform(-1, 1, size=2) * (self.brightness, self.contrast)
-        flips, turn = rng.random(2) < self.flip_probability, rng.random()
-        degrees = {"any": 360 * turn, "quarter": 90.0 * int(4 * turn), "none": 0.0}[self.rotation]
+        rng = np.random.default_rng([self.seed, epoch, index, _STREAM])
+        light = 1 + rng.uniform(-1, 1, size=2) * _LIGHT
+        flips, turn = rng.random(2) < 0.5, rng.random()
+        degrees = {"any": 360 * turn, "quarter": 90.0 * int(4 * turn)}[self.rotation]
         geometry = Geometry(bool(flips[0]), bool(flips[1]), degrees) if geometric else Geometry()
         return AugmentationPlan(geometry, *map(float, light))
 
@@ -158,10 +140,8 @@ def move_picture(image: Image.Image, geometry: Geometry) -> Image.Image:
         image = F.horizontal_flip(image)
     if geometry.flip_vertical:
         image = F.vertical_flip(image)
-    if geometry.rotation_deg % 90:
-        moved = _turned(image, geometry.rotation_deg)
-    else:
-        moved = F.rotate(image, geometry.rotation_deg % 360, expand=True)
+    degrees = geometry.rotation_deg
+    moved = _turned(image, degrees) if degrees % 90 else F.rotate(image, degrees % 360, expand=True)
     return moved if moved.size == image.size else F.resize(moved, list(image.size[::-1]))
 
 

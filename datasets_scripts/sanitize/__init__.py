@@ -1,11 +1,6 @@
 """Directions in captions: found, removed with their sentences, or masked."""
 
-from pemoe.datasets_scripts.sanitize.directions import (
-    Direction,
-    find_directions,
-    is_direction_free,
-    remove_directional_sentences,
-)
+from pemoe.datasets_scripts.sanitize.directions import Direction, find_directions, remove_directional_sentences
 from pemoe.datasets_scripts.sanitize.masking import mask_directions
 from pemoe.datasets_scripts.sanitize.rows import MODES, Sanitized, SanitizeReport, sanitize_caption, sanitize_rows
 
@@ -15,7 +10,6 @@ __all__ = [
     "SanitizeReport",
     "Sanitized",
     "find_directions",
-    "is_direction_free",
     "mask_directions",
     "remove_directional_sentences",
     "sanitize_caption",

@@ -10,7 +10,6 @@ bank cafe") cannot be distinguished from directions and count.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,14 +23,7 @@ _ALL_RULES = (*FIRM_RULES, *LOOKALIKES, *RULES)
 
 @dataclass(frozen=True)
 class Direction:
-    """A direction in a text.
-
-    Args:
-        start, end: character offsets, `text == whole[start:end]`.
-        text: the words found.
-        frame: what the direction refers to: "image", "compass", "clock" or "viewer".
-        reason: why the words count, for reports.
-    """
+    """A direction: `text == whole[start:end]`, one of `FRAMES` it refers to, and for reports why the words count."""
 
     start: int
     end: int
@@ -40,22 +32,14 @@ class Direction:
     reason: str
 
 
-def _spans(rule: Rule, text: str) -> list[tuple[int, int]]:
-    """What a rule finds in a text: the named group where one took part, else the whole match, without white space."""
-    spans = []
-    for match in rule.pattern.finditer(text):
-        start, end = match.span(match.lastgroup) if match.lastgroup else match.span()
-        found = text[start:end]
-        spans.append((start + len(found) - len(found.lstrip()), end))
-    return spans
-
-
 def _search(text: str, rules: tuple[Rule, ...]) -> list[Direction]:
-    """The directions that `rules` find in a text: the first rule that matches a stretch wins it."""
+    """What `rules` find, or the named group of it, less white space before: the first to match a stretch wins it."""
     taken: list[tuple[int, int]] = []
     found = []
     for rule in rules:
-        for start, end in _spans(rule, text):
+        for match in rule.pattern.finditer(text):
+            start, end = match.span(match.lastgroup or 0)
+            start = end - len(text[start:end].lstrip())
             free = all(end <= other_start or other_end <= start for other_start, other_end in taken)
             if free and rule.frame:
                 found.append(Direction(start, end, text[start:end], rule.frame, rule.reason))
@@ -72,13 +56,7 @@ def _found(text: str) -> tuple[Direction, ...]:
 
 
 def find_directions(text: str) -> list[Direction]:
-    """Find the directions of a text.
-
-    Args:
-        text: any text; may be empty.
-
-    Returns:
-        The directions, non-overlapping and in order of `start`; [] when there are none.
+    """The directions of a text, non-overlapping and in order of `start`; [] when there are none.
 
     Example:
         >>> [(found.text, found.frame) for found in find_directions("A pond to the right of it, facing south.")]
@@ -88,26 +66,10 @@ def find_directions(text: str) -> list[Direction]:
 
 
 def remove_directional_sentences(text: str) -> str:
-    """A text without its sentences that hold a direction; "" when nothing is left.
-
-    Args:
-        text: a caption; may be empty.
-
-    Returns:
-        The other sentences, unchanged but for white space, joined by blanks.
+    """The sentences of a text that hold no direction, unchanged but for white space; "" when nothing is left.
 
     Example:
         >>> remove_directional_sentences("A round pond. On the left side there is a road. It is right next to a hall.")
         'A round pond. It is right next to a hall.'
     """
     return " ".join(sentence for sentence in split_sentences(text) if not find_directions(sentence))
-
-
-def is_direction_free(texts: Sequence[str]) -> bool:
-    """Whether there are texts and none holds a direction, so that their picture may be flipped and rotated.
-
-    Example:
-        >>> is_direction_free(["A round pond."]), is_direction_free(["A pond on the left."]), is_direction_free([])
-        (True, False, False)
-    """
-    return bool(texts) and not any(find_directions(text) for text in texts)

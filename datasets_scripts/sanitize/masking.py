@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 
-from pemoe.datasets_scripts.sanitize.directions import Direction, find_directions
+from pemoe.datasets_scripts.sanitize.directions import find_directions
 from pemoe.datasets_scripts.sanitize.rules import IMAGE, NOUN
-from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.text.sentences import keep_clauses, normalize_space, split_sentences
 
 _PREPOSITION = re.compile(  # "towards"
@@ -20,9 +19,7 @@ _PREPOSITION = re.compile(  # "towards"
     r"in front|behind|ahead|just|above|below|beneath|facing|nearest|closest|away|horizontally|vertically|straight)\b"
 )
 _DETERMINER = re.compile(r"(?i)\b(?:the|its|their|your|our|my)\b")  # "on the left"
-_PART = re.compile(  # "in the left corner of the image"
-    rf"(?i)\b(?P<noun>{NOUN}|wing)(?P<image> of (?:the |this |an? )?{IMAGE})?$"
-)
+_PART = re.compile(rf"(?i)\b(?P<noun>{NOUN}|wing)(?P<image> of (?:the |this |an? )?{IMAGE})?$")  # "corner"
 _END = re.compile(r"(?i)\b(?:top|bottom)$")  # "at the top"
 _OF_IMAGE = re.compile(rf"(?i) of (?:the |this |an? )?{IMAGE}$")  # "the left of the image"
 _JOIN = re.compile(r"(?i)[,/–-]?(?: (?:and|or|to|and to|or to|and on|and at))?(?: (?:the|both))? ?")  # " and ", ", "
@@ -69,11 +66,10 @@ _VERB = re.compile(  # "stands", "adjoins"
 _DANGLING = re.compile(  # "a path to.", "a hall on the of"
     r"(?i)\b(?:of|the|an?|its|their|to|at|on|in|from|and|or|is|are|by|with|towards?|along|near|both|between|slightly|"
     r"just|far|very|while|but|faces?|facing|bounds?|looking|either|connects?|separates?|than|due|about|point|lead)\b,?"
-    r"(?=\s*(?:[.;!?,]|$))"
-    r"|\b(?:on|in|at|along|near|from|the|an?|its) (?:of|is|are|and|or|there|stands?|lies?|with|where|which)\b"
-    r"|\b(?:has|have) (?:from|of|on|at|in|to)\b|\b(?:is|are) (?:of|there|and|while|than|lies?|stands?)\b"
-    r"|^(?:is|are|of|and|or|with|lies?|stands?)\b|\b(?:stands|runs) (?:are|have)\b"
-    r"|\b(?:the one|oriented)(?=\s*[.;?!,]|$)|['’]s(?=\s*[.;!?,]|$)"
+    r"(?=\s*(?:[.;!?,]|$))|\b(?:on|in|at|along|near|from|the|an?|its) (?:of|is|are|and|or|there|stands?|lies?|with|"
+    r"where|which)\b|\b(?:has|have) (?:from|of|on|at|in|to)\b|\b(?:is|are) (?:of|there|and|while|than|lies?|stands?)\b"
+    r"|^(?:is|are|of|and|or|with|lies?|stands?)\b|\b(?:stands|runs) (?:are|have)\b|\b(?:the one|"
+    r"oriented)(?=\s*[.;?!,]|$)|['’]s(?=\s*[.;!?,]|$)"
 )
 
 
@@ -82,12 +78,8 @@ def _groups(text: str) -> list[tuple[int, int]]:
     groups: list[tuple[int, int]] = []
     for found in find_directions(text):
         end = found.end + len(_AND_OVER.match(text[found.end :])[0])
-        between = text[groups[-1][1] : found.start] if groups else None
-        if (
-            between is not None
-            and _JOIN.fullmatch(between)
-            and not (between.startswith(",") and _PREPOSITION.match(found.text))
-        ):
+        between = text[groups[-1][1] : found.start] if groups else "."
+        if _JOIN.fullmatch(between) and not (between.startswith(",") and _PREPOSITION.match(found.text)):
             groups[-1] = (groups[-1][0], end)
         else:
             groups.append((found.start, end))
@@ -127,9 +119,7 @@ def _part_of_picture(span: str) -> str:
 
 def _after_counter(before: str, noun: str) -> str | None:
     """What stands for a direction after "both", "either", a number, an article or a possessive; None after others."""
-    counter = re.search(
-        r"(?:['’]s|\b(?:both|either|an?|one|two|three|four|this|that|each|every)) $", before, re.IGNORECASE
-    )
+    counter = re.search(r"(?i)(?:['’]s|\b(?:both|either|an?|one|two|three|four|this|that|each|every)) $", before)
     word = counter[0].strip().lower() if counter else ""
     if word in ("both", "either"):
         return "sides" if word == "both" else "side"
@@ -140,10 +130,9 @@ def _is_adjective(span: str, after: str) -> bool:
     """Whether a noun follows the direction: "the left" in "the left wing" and in "the left, smaller wing is red"."""
     if (_PART.search(span) and not span.endswith("-side")) or _OF_IMAGE.search(span):
         return False
-    is_listed = _DETERMINER.match(span) and re.match(
-        r", [\w-]+ [\w-]+ (?:is|are|has|have)\b| (?:two|three|four)\b", after
-    )
-    return bool(is_listed or (re.match(r" [a-z]", after) and not _FUNCTION_WORD.match(after)))
+    listed = re.match(r", [\w-]+ [\w-]+ (?:is|are|has|have)\b| (?:two|three|four)\b", after)
+    precedes_noun = re.match(r" [a-z]", after) and not _FUNCTION_WORD.match(after)
+    return bool(precedes_noun or (listed and _DETERMINER.match(span)))
 
 
 def _stand_in(before: str, span: str, after: str) -> tuple[str, str] | None:
@@ -161,10 +150,8 @@ def _stand_in(before: str, span: str, after: str) -> tuple[str, str] | None:
         return "next", after
     if _is_adjective(span, after):
         return _head(span), after.removeprefix(",")
-    is_subject = not before and _SHOWS.match(after)
-    if _PREPOSITION.match(span) or not (_DETERMINER.match(span) or is_subject):
-        return None
-    return _part_of_picture(span), after
+    is_thing = _DETERMINER.match(span) or (not before and _SHOWS.match(after))
+    return (_part_of_picture(span), after) if is_thing and not _PREPOSITION.match(span) else None
 
 
 def _take_out(text: str, start: int, end: int) -> str:
@@ -177,8 +164,8 @@ def _take_out(text: str, start: int, end: int) -> str:
     before, participles = _BARE_PARTICIPLE.subn("", _BARE_ADVERB.sub("", before.rstrip()))
     if before.endswith(",") and _ASIDE.match(after):
         before, after = before[:-1], after[1:]
-    inverted = _INVERTED.match(after) if re.search(r"(?:^|[,;] (?:and|while|but)?|\band)$", before) else None
-    if inverted:
+    inverted = _INVERTED.match(after)
+    if inverted and re.search(r"(?:^|[,;] (?:and|while|but)?|\band)$", before):
         there = "there is" if inverted["verb"].lower().endswith("s") else "there are"
         return f"{before} {there} {after[inverted.end() :]}"
     if participles:
@@ -224,40 +211,16 @@ def _masked_sentence(sentence: str) -> str:
     return next((text for text in tidied if _reads(text, sentence)), "")
 
 
-def _token_sentence(sentence: str, directions: list[Direction], mask: str) -> str:
-    """A sentence with each direction replaced by a token."""
-    for found in reversed(directions):
-        sentence = sentence[: found.start] + mask + sentence[found.end :]
-    return sentence
-
-
-def mask_directions(text: str, mask: str = "") -> str:
+def mask_directions(text: str) -> str:
     """A text with its directions taken out, so that the rest is still made of sentences.
 
-    Args:
-        text: a caption; may be empty.
-        mask: a token that takes each direction's place; "" makes the sentence close up instead.
-
-    Returns:
-        The sentences joined by blanks, those without a direction unchanged but for white space. A sentence of which
-        only a fragment would be left is dropped; "" when none is left. It holds no direction.
-
-    Raises:
-        DataError: if `mask` is itself a direction.
+    Sentences without a direction are unchanged but for white space. One of which only a fragment would be left is
+    dropped; "" when none is left.
 
     Example:
         >>> mask_directions("On the left side there is a pond. The right wing is taller. A car park lies at the top.")
         'There is a pond. The wing is taller. A car park can be seen.'
-        >>> mask_directions("A pond lies left of the hall.", mask="[DIRECTION]")
-        'A pond lies [DIRECTION] of the hall.'
     """
-    if find_directions(mask):
-        raise DataError(f"mask {mask!r} is a direction itself: use a token such as [DIRECTION]")
-    kept = []
-    for sentence in split_sentences(text):
-        directions = find_directions(sentence)
-        if directions:
-            sentence = _token_sentence(sentence, directions, mask) if mask else _masked_sentence(sentence)
-        if sentence and not find_directions(sentence):
-            kept.append(sentence)
-    return " ".join(kept)
+    sentences = split_sentences(text)
+    masked = [_masked_sentence(sentence) if find_directions(sentence) else sentence for sentence in sentences]
+    return " ".join(filter(None, masked))

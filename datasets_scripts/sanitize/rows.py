@@ -12,12 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pemoe.datasets_scripts.sanitize.directions import (
-    FRAMES,
-    Direction,
-    find_directions,
-    remove_directional_sentences,
-)
+from pemoe.datasets_scripts.sanitize.directions import FRAMES, Direction, find_directions, remove_directional_sentences
 from pemoe.datasets_scripts.sanitize.masking import mask_directions
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.text.sentences import split_sentences
@@ -28,13 +23,7 @@ MAX_EXAMPLES = 5  # per frame, in a report
 
 @dataclass(frozen=True)
 class Sanitized:
-    """A caption after sanitizing.
-
-    Args:
-        text: what is left; "" when nothing is.
-        removed: the sentences that went as a whole.
-        directions: the directions of the caption as it was, with offsets into it.
-    """
+    """What is left of a caption ("" for nothing), the sentences that went as a whole, its directions as it was."""
 
     text: str
     removed: tuple[str, ...]
@@ -48,10 +37,10 @@ def _check_mode(mode: str) -> None:
 
 
 def sanitize_caption(text: str, mode: str = "remove") -> Sanitized:
-    """Sanitize one caption.
+    """Sanitize one caption; one without directions comes back as it is, but for white space.
 
     Args:
-        text: a caption; may be empty. One without directions comes back as it is, but for white space.
+        text: a caption; may be empty.
         mode: "remove" drops sentences with a direction, "mask" takes the directions out of them where the rest reads.
 
     Raises:
@@ -114,19 +103,13 @@ class SanitizeReport:
             self.reasons.update(found.reason for found in result.directions)
             for frame in frames:
                 if len(self.examples[frame]) < MAX_EXAMPLES:
-                    example = {"image_id": row["image_id"], "before": before, "after": result.text}
-                    self.examples[frame].append(example)
+                    shown = {"image_id": row["image_id"], "before": before, "after": result.text}
+                    self.examples[frame].append(shown)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able values, counts by frame and reason most frequent first.
-
-        Example:
-            >>> SanitizeReport().to_dict()["rows_seen"]
-            0
-        """
-        values = {name: value for name, value in vars(self).items() if name not in ("frames", "reasons", "examples")}
+        """The report as JSON-able values, counts by frame and reason most frequent first."""
         counted = {"frames": dict(self.frames.most_common()), "reasons": dict(self.reasons.most_common())}
-        return values | counted | {"examples": {frame: list(kept) for frame, kept in self.examples.items() if kept}}
+        return vars(self) | counted | {"examples": {frame: kept[:] for frame, kept in self.examples.items() if kept}}
 
 
 def sanitize_rows(
@@ -134,15 +117,14 @@ def sanitize_rows(
 ) -> Iterator[dict[str, Any]]:
     """Sanitize the satellite rows of the training split; all others pass untouched, in order, one at a time.
 
+    A sanitized row has its texts in `refined_captions` (from the refined captions, where there are none from
+    `captions`); texts left empty are dropped, and a row left without any keeps its texts as they were. `captions`
+    never changes, and rows given are not written to.
+
     Args:
         rows: rows of `schema.FEATURES`, `platform` a name or None.
         mode: "remove" or "mask", see `sanitize_caption`.
         report: counts what happens, as far as the rows were taken; its `mode` is set.
-
-    Returns:
-        The rows. A sanitized one has its texts in `refined_captions` (from the refined captions, where there are
-        none from `captions`); texts left empty are dropped, and a row left without any keeps its texts as they were.
-        `captions` never changes, and rows given are not written to.
 
     Raises:
         DataError: at once, for another mode.
@@ -157,18 +139,15 @@ def sanitize_rows(
     _check_mode(mode)
     report = SanitizeReport() if report is None else report
     report.mode = mode
-    return _sanitized(rows, mode, report)
+    return (_sanitized(row, mode, report) for row in rows)
 
 
-def _sanitized(rows: Iterable[dict[str, Any]], mode: str, report: SanitizeReport) -> Iterator[dict[str, Any]]:
-    """The generator behind `sanitize_rows`, whose mode was checked."""
-    for row in rows:
-        report.rows_seen += 1
-        if row["platform"] != "satellite" or row["split"] != "train":
-            yield row
-            continue
-        texts = list(row["refined_captions"] or row["captions"])
-        results = [sanitize_caption(text, mode) for text in texts]
-        report.add_row(row, texts, results)
-        kept = [result.text for result in results if result.text]
-        yield {**row, "refined_captions": kept} if kept else row
+def _sanitized(row: dict[str, Any], mode: str, report: SanitizeReport) -> dict[str, Any]:
+    report.rows_seen += 1
+    if row["platform"] != "satellite" or row["split"] != "train":
+        return row
+    texts = list(row["refined_captions"] or row["captions"])
+    results = [sanitize_caption(text, mode) for text in texts]
+    report.add_row(row, texts, results)
+    kept = [result.text for result in results if result.text]
+    return {**row, "refined_captions": kept} if kept else row

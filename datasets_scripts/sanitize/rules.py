@@ -13,44 +13,16 @@ from typing import NamedTuple
 
 
 class Rule(NamedTuple):
-    """One way of saying where something is.
+    """One way of saying where something is: what finds the phrase, or the named group of it.
 
-    Args:
-        pattern: finds the phrase, or the named group of it.
-        family: trigger words one of which every match holds, a key of `FAMILIES`.
-        frame: "image", "compass", "clock" or "viewer"; "" for words that are no direction.
-        reason: why the words count, for reports.
+    Every match holds a trigger word of the `family`, a group of `FAMILIES`; `frame` is "image", "compass", "clock" or
+    "viewer", "" for words that are no direction; `reason` tells in reports why the words count.
     """
 
     pattern: re.Pattern[str]
     family: str
     frame: str = ""
     reason: str = ""
-
-
-_KINDS = {  # reason: family of trigger words, frame
-    "relative to the viewer": ("person", "viewer"),
-    "side of the viewer": ("side", "viewer"),
-    "depth as seen by the viewer": ("depth", "viewer"),
-    "position on a clock face": ("clock", "clock"),
-    "sense of rotation": ("clock", "clock"),
-    "left or right": ("side", "image"),
-    "upper or lower middle of the image": ("height", "image"),
-    "upper or lower part of the image": ("height", "image"),
-    "upper or lower of several": ("height", "image"),
-    "top or bottom of the image": ("height", "image"),
-    "up or down in the image": ("height", "image"),
-    "above or below in the image": ("over", "image"),
-    "along an axis of the image": ("over", "image"),
-    "compass direction": ("compass", "compass"),
-    "compass abbreviation": ("letters", "compass"),
-    "compass bearing": ("bearing", "compass"),
-}
-
-
-def _rule(reason: str, pattern: str, flags: int = re.IGNORECASE) -> Rule:
-    """A rule of one of the `_KINDS`."""
-    return Rule(re.compile(pattern, flags), *_KINDS[reason], reason)
 
 
 FAMILIES = re.compile(
@@ -121,143 +93,104 @@ _OCLOCK = r"[ -]?o\s?['’‘]?\s?clock\b"  # " o'clock"
 _MORE_HOURS = rf"(?:(?:,| ?[-–]|,? (?:and|or|to))(?: (?:at|the|about|from))* ?{_HOUR})+"  # " and three"
 
 # stronger than any lookalike ("turn right by the hall") --------------------------------------------------------------
-FIRM_RULES = (
-    _rule(
-        "relative to the viewer",
-        rf"\b(?:(?:right |just )?(?:in front of|behind)|(?:just |straight |right )?ahead of) (?:you|us|me|"
-        rf"the {WATCHER})\b"  # "right in front of you"
-        r"|\bstraight ahead\b"  # "a gate straight ahead"
-        rf"|\b(?:fac(?:es?|ing)|towards?|nearest|closest|nearer|closer|(?:furth|farth)(?:er|est) from|away from)"
-        rf"(?: to)? (?:you|us|the {WATCHER})\b",  # "closest to the camera"
-    ),
-    _rule(
-        "left or right",
-        r"\b(?:turn|bend|curve|veer|swing|bear|fork|swerve|branch|keep|lean|tilt|jink|dogleg)(?:s|es|ed|ing)?"
-        r"(?: (?:slightly|sharply|gently|hard|off|abruptly))? (?P<d>(?:left|right)(?:wards?)?)\b"
-        r"(?![ -](?:angle[sd]?|open)\b)",  # "the road bends sharply left"
-    ),
-    _rule(
-        "left or right",  # "a pond lies left of the hall", "the road is left in the image"
-        r"\b(?:stands?|lies?|sits?|located|situated|seen|visible|found|placed|appears?) (?:far |just |slightly )?"
-        r"(?P<d>left)(?=[.,;:]|$| (?:in|on|at|by|along|near|beside|between|from)\b| of (?!(?:the )?(?:cent|middle)))"
-        r"|(?:^|[.;] )(?P<e>left)"
-        r"(?= to the (?!elements|weather|mercy|winds?|rain)(?:[\w-]+ ){1,3}(?:there|is|are|lies|stands)\b)"
-        rf"|\b(?:is|are) (?P<f>left|right)(?= (?:in|on) (?:the|this) {IMAGE}\b)"  # "left to the hall there is"
-        r"|\b(?:run|lead|go|continue|extend|head|stretch|point|open|shift|exit|jut|project|move)(?:s|es|ed|ing)?"
-        r"(?: (?:slightly|sharply|further|off|out|diagonally))? (?P<g>left)\b",  # "extends left"
-    ),
-)
+_FIRM = {  # (family, frame, reason): pattern
+    ("person", "viewer", "relative to the viewer"):  # "right in front of you"
+    rf"\b(?:(?:right |just )?(?:in front of|behind)|(?:just |straight |right )?ahead of) (?:you|us|me|the {WATCHER})\b"
+    r"|\bstraight ahead\b"  # "a gate straight ahead"
+    rf"|\b(?:fac(?:es?|ing)|towards?|nearest|closest|nearer|closer|(?:furth|farth)(?:er|est) from|away from)"
+    rf"(?: to)? (?:you|us|the {WATCHER})\b",  # "closest to the camera"
+    ("side", "image", "left or right"):  # "the road bends sharply left", "a pond lies left of the hall"
+    r"\b(?:turn|bend|curve|veer|swing|bear|fork|swerve|branch|keep|lean|tilt|jink|dogleg)(?:s|es|ed|ing)?"
+    r"(?: (?:slightly|sharply|gently|hard|off|abruptly))? (?P<d>(?:left|right)(?:wards?)?)\b"
+    r"(?![ -](?:angle[sd]?|open)\b)"
+    r"|\b(?:stands?|lies?|sits?|located|situated|seen|visible|found|placed|appears?) (?:far |just |slightly )?"
+    r"(?P<h>left)(?=[.,;:]|$| (?:in|on|at|by|along|near|beside|between|from)\b| of (?!(?:the )?(?:cent|middle)))"
+    r"|(?:^|[.;] )(?P<e>left)"  # "left to the hall there is"
+    r"(?= to the (?!elements|weather|mercy|winds?|rain)(?:[\w-]+ ){1,3}(?:there|is|are|lies|stands)\b)"
+    rf"|\b(?:is|are) (?P<f>left|right)(?= (?:in|on) (?:the|this) {IMAGE}\b)"  # "it is left in the image"
+    r"|\b(?:run|lead|go|continue|extend|head|stretch|point|open|shift|exit|jut|project|move)(?:s|es|ed|ing)?"
+    r"(?: (?:slightly|sharply|further|off|out|diagonally))? (?P<g>left)\b",  # "extends left"
+}
 
 # the first rule that matches a stretch of text wins ------------------------------------------------------------------
-RULES = (
-    _rule(
-        "side of the viewer",  # "on your left", "to the right of the camera"
-        rf"\b(?:(?:on|to|at|from|in) )?(?:your|our|my|the {WATCHER}['’]s) {FAR}{SIDE}\b(?: {NOUN}\b)?"
-        rf"|\b(?:on|to|at|from) the {FAR}{SIDE}\b(?: {NOUN}\b)? of (?:you|us|me|the {WATCHER})\b",
-    ),
-    _rule(
-        "depth as seen by the viewer",
-        rf"{AT}(?:(?<=the )[a-z]+ )?(?:(?:immediate|near|far|distant|{VERTICAL}|{SIDE})[ -])*"
-        rf"\b(?:foreground|background|middle[ -]?(?:ground|distance))\b{OF_IMAGE}",  # "in the lower foreground"
-    ),
-    _rule(
-        "position on a clock face",  # "at the 3 o'clock position", "between two and three o'clock"
-        rf"\b{_AT_HOUR}{_HOUR}"
-        rf"(?:{_OCLOCK}(?: (?:positions?|directions?|sides?|marks?)\b)?|(?={_MORE_HOURS}{_OCLOCK}))",
-    ),
-    _rule(
-        "sense of rotation",  # "in an anti-clockwise direction"
-        r"\b(?:in an? )?(?:(?:counter|anti)[ -]?)?clock[ -]?wise\b(?: (?:direction|sense|order)\b)?",
-    ),
-    _rule(
-        "left or right",  # "in the upper left corner of the image", "left of the center"
-        rf"{AT}(?<!\w){FAR}(?:{VERTICAL}(?:[ -](?:{VERTICAL}))?[ -])?(?<!\w){SIDE}\b"
-        rf"(?:[ -]?(?:{VERTICAL}\b))?(?:[ -]{NOUN}\b)?(?: (?:of|from) (?:the )?(?:cent(?:er|re)|middle)\b)?{OF_IMAGE}",
-    ),
-    _rule(
-        "upper or lower middle of the image",  # "at the lower center"
-        rf"{AT}{FAR}\b{HIGH_LOW}[ -](?:cent(?:er|re)|middle|mid|central)\b(?: {NOUN}\b)?{OF_IMAGE}",
-    ),
-    _rule(
-        "upper or lower part of the image",
-        rf"{AT}{FAR}\b{HIGH_LOW}[ -]{NOUN}\b{_NOT_TALL}{OF_IMAGE}",  # "in the lower part of the picture"
-    ),
-    _rule(
-        "upper or lower part of the image",  # "along the top and bottom edges"
-        rf"{AT}\b(?:upper|lower|top|bottom)(?= (?:and|or)(?: (?:the|at the))? {HIGH_LOW} {NOUN}\b{_NOT_TALL})",
-    ),
-    _rule(
-        "upper or lower of several",
-        rf"\b(?:the|an?|this|that|its|two) (?P<d>{HIGH_LOW}(?= (?:{GROUND}|arms?)\b))"  # "the upper road"
-        rf"|\b(?P<e>{HIGH_LOW}(?= {_ROWS}\b))"  # "lower row of cars"
-        r"|\bthe (?P<f>upper|lower)(?= of (?:the|these|those) \w)"  # "the upper of the two roofs"
-        rf"|\b(?P<g>(?:top|bottom|upper|lower)-?most(?= (?:[\w-]+ )?(?:{GROUND}|{SOLID})\b))"  # "topmost white block"
-        r"|\bthe (?P<h>upper)(?= (?:[\w-]+ )?(?:buildings?|blocks?|wings?|clusters?)\b)",  # "the upper building"
-    ),
-    _rule(
-        "top or bottom of the image",  # "at the top of the image", "the image's top"
-        rf"\b(?:at|on|along|near|across|towards?|to|in|from|beyond|over|past) the {FAR}(?:top|bottom)\b"
-        rf"{_NOT_HEIGHT}{OF_IMAGE}"  # "a road at the very top"
-        rf"|\b(?:the )?(?:top|bottom) of (?:the |this |an? )?{IMAGE}\b|\b{IMAGE}['’]s (?:top|bottom)\b"
-        r"|\b(?:from )?(?:top to bottom|bottom to top)\b"  # "from top to bottom"
-        rf"|\bthe {FAR}(?:top|bottom)\b(?=\s*(?:[,.;:]|$)|\s(?:and|while)\b)"  # "trees border the bottom."
-        r"|(?:(?<=left, )|(?<=right, )|(?<=left and )|(?<=right and )|(?<=\btop and )|(?<=\bbottom and ))"
-        rf"(?:top|bottom)(?=[.,;]|$| (?:and|or)\b| of (?:the|this) {IMAGE}\b)"  # "on the left and bottom."
-        rf"|\b(?:at|near|in|along) (?:the )?{IMAGE} (?:top|bottom)\b"  # "near the image bottom"
-        rf"|\b(?:at|near) (?:top|bottom)\b|\b(?:at )?the (?:head|foot) of the {IMAGE}\b",  # "at the foot of the tile"
-    ),
-    _rule(
-        "top or bottom of the image",
-        r"(?:^|, )(?:[\w-]+ ){1,4}?(?<!the )(?<!on )(?<!valley )(?<!pool )(?<!lake )(?<!flat )(?<!hill )(?<!roof )"
-        r"(?<!tree )(?<!mountain )(?<!table )(?<!cliff )(?<!tent )(?P<d>top|bottom)(?=,|$)",  # "long road bottom"
-    ),
-    _rule(
-        "up or down in the image",  # "higher in the image"
-        rf"\b(?:high(?:er)?|low(?:er)?|further|farther)(?: (?:up|down))? (?:in|on) the {IMAGE}\b"
-        rf"|\b(?:{GROUND}|{SOLID})(?: [\w-]+){{0,2}}? (?:run|extend|lead|stretch|go|sweep|point|slant)(?:s|es|ing)? "
-        r"(?P<d>(?:down|up)wards?)\b",  # "a road leads upwards"
-    ),
-    _rule(
-        "above or below in the image",  # "just below the center of the image", "vertically through the image"
-        rf"\b(?:just |directly |slightly )?(?:above|below|beneath) (?:the |its )?(?:cent(?:er|re)|middle)\b{OF_IMAGE}"
-        rf"|\b(?:horizontally|vertically)(?: (?:across|through|over|in|down|along) (?:the |this )?{IMAGE}\b)",
-    ),
-    _rule(
-        "along an axis of the image",  # "the road runs horizontally"
-        r"\b(?:run|stretch|extend|l[iay]|cross|pass|cut|lead|go|span|sweep|align|arrang|orient|plac|split|divid)"
-        r"(?:s|es|e|ed|ne|ning|ing|ying)?\b(?: [\w-]+){0,4}? (?P<d>vertically|horizontally)\b"
-        rf"|\b(?P<e>vertical|horizontal)(?! gardens?\b)(?= (?:\w+ )?(?:{GROUND})\b)",  # "a vertical road"
-    ),
-    _rule(
-        "above or below in the image",  # "a lawn lies above the hall"
-        rf"{_CLAUSE_START}(?P<d>(?:just |directly )?(?:above|below|beneath) (?:it|them|this|these|that|the (?:\w+ )?"
-        rf"(?:{GROUND}|{SOLID}))){_NOT_RISING}(?=\b[^.;]{{0,90}}\b(?:{GROUND}|{SOLID})\b)"  # "above it lies a road"
-        rf"|\b(?:{GROUND}|{SOLID})\b(?: [\w-]+){{0,10}}? (?P<e>(?:just |directly )?(?:above|below) (?:it|them))\b"
-        rf"|\b(?:seen|found|visible|l(?:ies?|ying)|located|is|are|{GROUND}) (?P<f>(?:just )?(?:above|below))"
-        r"(?=[.,;]|$| and\b)"  # "a road just above it", "the pond is below."
-        r"|\b(?P<g>(?:just |directly )?(?:above|below|beneath) (?:[\w-]+ ){1,3}[\w-]+"
-        rf"(?= in (?:the|this) {IMAGE}\b))"  # "above the old hall in the image"
-        rf"|(?<!roof )(?<!underground )\b{_FLAT}\b(?: (?!pass|cross)[\w-]+){{1,4}}? (?P<h>(?:just |directly )?"
-        r"(?:above|below) (?:the |this )(?:[\w-]+ )?(?:buildings?|blocks?|houses?|complex|stadium|hall)\b)",
-    ),
-    _rule(
-        "compass direction",  # "in a northerly direction", "on the north-western side"
-        rf"\bin an? {COMPASS}{COMPASS_END} direction\b|\bin the direction of (?:the )?{COMPASS}\b"
-        rf"|{AT}{FAR}\b(?:due )?{COMPASS}{COMPASS_END}(?:[ -](?:{COMPASS}))?\b(?:[ -](?:{NOUN}|facing|wing)\b)?",
-    ),
-    _rule(
-        "compass abbreviation",
-        r"(?:(?:[Oo]n|[Ii]n|[Aa]t|[Tt]o|[Tt]owards?|[Ff]acing) )?(?:[Tt]he )?(?<![\w.])(?:NNE|NNW|SSE|SSW|ENE|ESE|"
-        r"WNW|WSW|NE|NW|SE|SW)\b(?!-?\d)"
-        rf"(?: {NOUN}\b)?|(?:\b(?:on|in|at|to|along|near) )?(?:\b[Tt]he )?(?<!\w)"  # "to the NE corner"
-        rf"(?:(?:ne|nw|se|sw) {NOUN}|[NSEW] (?:{NOUN}|wing)|(?<=the )[nsew] (?:side|edge|corner|end|wing))\b"
-        r"|\b(?:nne|nnw|sse|ssw|ene|ese|wnw|wsw)\b|\b(?:ne|nw|se|sw)(?= of\b)|\b(?:in|to|on|at) the (?:ne|nw|se|sw)\b"
-        r"|\b(?:[Ff]acing|[Hh]eading|[Tt]o the|[Dd]ue) [NSEW]\b(?!\.\w)"  # "on the s side", "se of it", "due N"
-        r"|\b(?:[Nn][-–/][Ss]|[Ss][-–/][Nn]|[Ee][-–/][Ww]|[Ww][-–/][Ee])\b",  # "an N-S road"
-        flags=0,
-    ),
-    _rule(
-        "compass bearing",  # "a bearing of 40 degrees"
-        r"\b(?:an? |the )?(?:compass )?(?:bearing|heading|azimuth)(?: (?:of|is|about|around))* \d{1,3} ?(?:°|degrees)",
-    ),
-)
+_CLEAR = {
+    ("side", "viewer", "side of the viewer"):  # "on your left", "to the right of the camera"
+    rf"\b(?:(?:on|to|at|from|in) )?(?:your|our|my|the {WATCHER}['’]s) {FAR}{SIDE}\b(?: {NOUN}\b)?"
+    rf"|\b(?:on|to|at|from) the {FAR}{SIDE}\b(?: {NOUN}\b)? of (?:you|us|me|the {WATCHER})\b",
+    ("depth", "viewer", "depth as seen by the viewer"):  # "in the lower foreground"
+    rf"{AT}(?:(?<=the )[a-z]+ )?(?:(?:immediate|near|far|distant|{VERTICAL}|{SIDE})[ -])*"
+    rf"\b(?:foreground|background|middle[ -]?(?:ground|distance))\b{OF_IMAGE}",
+    ("clock", "clock", "position on a clock face"):  # "at the 3 o'clock position", "between two and three o'clock"
+    rf"\b{_AT_HOUR}{_HOUR}(?:{_OCLOCK}(?: (?:positions?|directions?|sides?|marks?)\b)?|(?={_MORE_HOURS}{_OCLOCK}))",
+    ("clock", "clock", "sense of rotation"):  # "in an anti-clockwise direction"
+    r"\b(?:in an? )?(?:(?:counter|anti)[ -]?)?clock[ -]?wise\b(?: (?:direction|sense|order)\b)?",
+    ("side", "image", "left or right"):  # "in the upper left corner of the image", "left of the center"
+    rf"{AT}(?<!\w){FAR}(?:{VERTICAL}(?:[ -](?:{VERTICAL}))?[ -])?(?<!\w){SIDE}\b"
+    rf"(?:[ -]?(?:{VERTICAL}\b))?(?:[ -]{NOUN}\b)?(?: (?:of|from) (?:the )?(?:cent(?:er|re)|middle)\b)?{OF_IMAGE}",
+    ("height", "image", "upper or lower middle of the image"):  # "at the lower center"
+    rf"{AT}{FAR}\b{HIGH_LOW}[ -](?:cent(?:er|re)|middle|mid|central)\b(?: {NOUN}\b)?{OF_IMAGE}",
+    ("height", "image", "upper or lower part of the image"):  # "in its lower part", "top and bottom edges"
+    rf"{AT}{FAR}\b{HIGH_LOW}[ -]{NOUN}\b{_NOT_TALL}{OF_IMAGE}"
+    rf"|{AT}\b(?:upper|lower|top|bottom)(?= (?:and|or)(?: (?:the|at the))? {HIGH_LOW} {NOUN}\b{_NOT_TALL})",
+    ("height", "image", "upper or lower of several"):  # "the upper road", "lower row of cars"
+    rf"\b(?:the|an?|this|that|its|two) (?P<d>{HIGH_LOW}(?= (?:{GROUND}|arms?)\b))|\b(?P<e>{HIGH_LOW}(?= {_ROWS}\b))"
+    r"|\bthe (?P<f>upper|lower)(?= of (?:the|these|those) \w)"  # "the upper of the two roofs"
+    rf"|\b(?P<g>(?:top|bottom|upper|lower)-?most(?= (?:[\w-]+ )?(?:{GROUND}|{SOLID})\b))"  # "topmost white block"
+    r"|\bthe (?P<h>upper)(?= (?:[\w-]+ )?(?:buildings?|blocks?|wings?|clusters?)\b)",  # "the upper building"
+    ("height", "image", "top or bottom of the image"):  # "at the top of the image", "the image's top"
+    rf"\b(?:at|on|along|near|across|towards?|to|in|from|beyond|over|past) the {FAR}(?:top|bottom)\b"
+    rf"{_NOT_HEIGHT}{OF_IMAGE}"  # "a road at the very top"
+    rf"|\b(?:the )?(?:top|bottom) of (?:the |this |an? )?{IMAGE}\b|\b{IMAGE}['’]s (?:top|bottom)\b"
+    r"|\b(?:from )?(?:top to bottom|bottom to top)\b"  # "from top to bottom"
+    rf"|\bthe {FAR}(?:top|bottom)\b(?=\s*(?:[,.;:]|$)|\s(?:and|while)\b)"  # "trees border the bottom."
+    r"|(?:(?<=left, )|(?<=right, )|(?<=left and )|(?<=right and )|(?<=\btop and )|(?<=\bbottom and ))"
+    rf"(?:top|bottom)(?=[.,;]|$| (?:and|or)\b| of (?:the|this) {IMAGE}\b)"  # "on the left and bottom."
+    rf"|\b(?:at|near|in|along) (?:the )?{IMAGE} (?:top|bottom)\b"  # "near the image bottom"
+    rf"|\b(?:at|near) (?:top|bottom)\b|\b(?:at )?the (?:head|foot) of the {IMAGE}\b",  # "at the foot of the tile"
+    ("height", "image", "up or down in the image"):  # "higher in the image"
+    rf"\b(?:high(?:er)?|low(?:er)?|further|farther)(?: (?:up|down))? (?:in|on) the {IMAGE}\b"
+    rf"|\b(?:{GROUND}|{SOLID})(?: [\w-]+){{0,2}}? (?:run|extend|lead|stretch|go|sweep|point|slant)(?:s|es|ing)? "
+    r"(?P<d>(?:down|up)wards?)\b",  # "a road leads upwards"
+    ("over", "image", "above or below in the image"):  # "just below the center of the image"
+    rf"\b(?:just |directly |slightly )?(?:above|below|beneath) (?:the |its )?(?:cent(?:er|re)|middle)\b{OF_IMAGE}"
+    rf"|\b(?:horizontally|vertically)(?: (?:across|through|over|in|down|along) (?:the |this )?{IMAGE}\b)",
+    ("over", "image", "along an axis of the image"):  # "the road runs horizontally"
+    r"\b(?:run|stretch|extend|l[iay]|cross|pass|cut|lead|go|span|sweep|align|arrang|orient|plac|split|divid)"
+    r"(?:s|es|e|ed|ne|ning|ing|ying)?\b(?: [\w-]+){0,4}? (?P<d>vertically|horizontally)\b"
+    rf"|\b(?P<e>vertical|horizontal)(?! gardens?\b)(?= (?:\w+ )?(?:{GROUND})\b)",  # "a vertical road"
+}
+_LOOSE = {
+    ("height", "image", "top or bottom of the image"):  # "long road bottom"
+    r"(?:^|, )(?:[\w-]+ ){1,4}?(?<!the )(?<!on )(?<!valley )(?<!pool )(?<!lake )(?<!flat )(?<!hill )(?<!roof )"
+    r"(?<!tree )(?<!mountain )(?<!table )(?<!cliff )(?<!tent )(?P<d>top|bottom)(?=,|$)",
+    ("over", "image", "above or below in the image"):  # "a lawn lies above the hall"
+    rf"{_CLAUSE_START}(?P<d>(?:just |directly )?(?:above|below|beneath) (?:it|them|this|these|that|the (?:\w+ )?"
+    rf"(?:{GROUND}|{SOLID}))){_NOT_RISING}(?=\b[^.;]{{0,90}}\b(?:{GROUND}|{SOLID})\b)"  # "above it lies a road"
+    rf"|\b(?:{GROUND}|{SOLID})\b(?: [\w-]+){{0,10}}? (?P<e>(?:just |directly )?(?:above|below) (?:it|them))\b"
+    rf"|\b(?:seen|found|visible|l(?:ies?|ying)|located|is|are|{GROUND}) (?P<f>(?:just )?(?:above|below))"
+    r"(?=[.,;]|$| and\b)"  # "a road just above it", "the pond is below."
+    r"|\b(?P<g>(?:just |directly )?(?:above|below|beneath) (?:[\w-]+ ){1,3}[\w-]+"
+    rf"(?= in (?:the|this) {IMAGE}\b))"  # "above the old hall in the image"
+    rf"|(?<!roof )(?<!underground )\b{_FLAT}\b(?: (?!pass|cross)[\w-]+){{1,4}}? (?P<h>(?:just |directly )?"
+    r"(?:above|below) (?:the |this )(?:[\w-]+ )?(?:buildings?|blocks?|houses?|complex|stadium|hall)\b)",
+    ("compass", "compass", "compass direction"):  # "in a northerly direction", "on the north-western side"
+    rf"\bin an? {COMPASS}{COMPASS_END} direction\b|\bin the direction of (?:the )?{COMPASS}\b"
+    rf"|{AT}{FAR}\b(?:due )?{COMPASS}{COMPASS_END}(?:[ -](?:{COMPASS}))?\b(?:[ -](?:{NOUN}|facing|wing)\b)?",
+    ("letters", "compass", "compass abbreviation"):  # "to the NE corner"
+    r"(?-i:(?:(?:[Oo]n|[Ii]n|[Aa]t|[Tt]o|[Tt]owards?|[Ff]acing) )?(?:[Tt]he )?(?<![\w.])(?:NNE|NNW|SSE|SSW|ENE|ESE|"
+    r"WNW|WSW|NE|NW|SE|SW)\b(?!-?\d)"
+    rf"(?: {NOUN}\b)?|(?:\b(?:on|in|at|to|along|near) )?(?:\b[Tt]he )?(?<!\w)"
+    rf"(?:(?:ne|nw|se|sw) {NOUN}|[NSEW] (?:{NOUN}|wing)|(?<=the )[nsew] (?:side|edge|corner|end|wing))\b"
+    r"|\b(?:nne|nnw|sse|ssw|ene|ese|wnw|wsw)\b|\b(?:ne|nw|se|sw)(?= of\b)|\b(?:in|to|on|at) the (?:ne|nw|se|sw)\b"
+    r"|\b(?:[Ff]acing|[Hh]eading|[Tt]o the|[Dd]ue) [NSEW]\b(?!\.\w)"  # "on the s side", "se of it", "due N"
+    r"|\b(?:[Nn][-–/][Ss]|[Ss][-–/][Nn]|[Ee][-–/][Ww]|[Ww][-–/][Ee])\b)",  # "an N-S road"
+    ("bearing", "compass", "compass bearing"):  # "a bearing of 40 degrees"
+    r"\b(?:an? |the )?(?:compass )?(?:bearing|heading|azimuth)(?: (?:of|is|about|around))* \d{1,3} ?(?:°|degrees)",
+}
+
+
+def _rules(table: dict[tuple[str, str, str], str]) -> tuple[Rule, ...]:
+    return tuple(Rule(re.compile(pattern, re.IGNORECASE), *kind) for kind, pattern in table.items())
+
+
+FIRM_RULES, RULES = _rules(_FIRM), _rules(_CLEAR) + _rules(_LOOSE)

@@ -15,10 +15,5 @@ _OR_QUESTION = re.compile(rf"{_REFUSAL.pattern}|\?", re.IGNORECASE)
 
 
 def refusal_words(split: str | None) -> re.Pattern[str]:
-    """What makes a text a refusal; a question is one in train alone, since a query may well ask.
-
-    Example:
-        >>> refusal_words("test").search("Where is the round hall?") is None
-        True
-    """
+    """What makes a text a refusal; a question is one in train alone, since a query may well ask."""
     return _OR_QUESTION if split == "train" else _REFUSAL

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-LONG_CAPTION_CHARS = 150  # below it, a last sentence without a stop is taken for a short query, not for a cut
+_LONG_CHARS = 150  # below it, a last sentence without a stop is taken for a short query, not for a cut
 
 _JOINT = re.compile(r"(?i)\[\s*MOF\s*\]")  # "[MOF]"
-_SPACE = re.compile(r"\s+")  # "  "
 _SPACE_BEFORE_STOP = re.compile(r"\s+(?=[.,;!?](?:\s|$))")  # " ."
 _STOP = re.compile(  # "a hall. ", "a roof.The wall", "it? "
     r"(?<![.!?…])(?P<stop>[.!?…]+)[\"'”’)\]]*(?:\s+|(?<=[a-z)]\.)(?=[A-Z][a-z]))"
@@ -24,8 +23,8 @@ _STARTERS = re.compile(  # "Beside the hall"
 )
 
 _CLAUSE = re.compile(  # "; ", " while ", " and a pond"
-    r"[;:]\s+|,?\s+(?:while|whereas)\s+|,\s+(?:and|but)\s+|,\s+(?=(?:which|where|whose|with|an?|the|two|several)\s)|"
-    r"\s+and\s+(?=(?:an?|the|two|three|several|some|many|another)\s)"
+    r"([;:]\s+|,?\s+(?:while|whereas)\s+|,\s+(?:and|but)\s+|,\s+(?=(?:which|where|whose|with|an?|the|two|several)\s)|"
+    r"\s+and\s+(?=(?:an?|the|two|three|several|some|many|another)\s))"
 )
 _DEPENDENT = re.compile(  # "which is old", "surrounded"
     r"(?i)(?:which|where|whose|with|that|its?|they|their|them|one of|each|both|is|are|has|have|\w+ing|\w+ed)\b"
@@ -43,7 +42,7 @@ def normalize_space(text: str) -> str:
         >>> normalize_space(" A  pond ,\\n a road . ")
         'A pond, a road.'
     """
-    return _SPACE_BEFORE_STOP.sub("", _SPACE.sub(" ", text)).strip()
+    return _SPACE_BEFORE_STOP.sub("", " ".join(text.split()))
 
 
 def clean_caption(caption: str) -> str:
@@ -59,8 +58,7 @@ def clean_caption(caption: str) -> str:
 def _is_boundary(before: str, stop: str, after: str) -> bool:
     """Whether `stop` ends the sentence `before`, given the text `after` it."""
     if stop != ".":
-        is_ellipsis = "..." in stop or "…" in stop
-        return not (is_ellipsis and after[:1].islower())
+        return not (("..." in stop or "…" in stop) and after[:1].islower())
     words = before.split()
     word = words[-1].lstrip("(\"'“‘") if words else ""
     if len(words) == 1 and word.isdigit():
@@ -72,6 +70,7 @@ def _is_boundary(before: str, stop: str, after: str) -> bool:
 
 def _split_segment(text: str) -> list[str]:
     """The sentences of a text without joints."""
+    text = normalize_space(text)
     sentences, start = [], 0
     for match in _STOP.finditer(text):
         if _is_boundary(text[start : match.start()], match["stop"], text[match.end() :]):
@@ -85,31 +84,18 @@ def split_sentences(text: str) -> list[str]:
 
     Abbreviations ("St.", "approx.") end a sentence only before a word that starts one ("Main St. The hall ..."),
     decimals never do, an ellipsis only before a capital. `[MOF]` joints part sentences and are removed, white space
-    is normalised, a missing last stop stays missing.
-
-    Args:
-        text: a caption; may be empty.
-
-    Returns:
-        The sentences in order; [] for an empty or blank text.
+    is normalised, a missing last stop stays missing. [] for an empty or blank text.
 
     Example:
         >>> split_sentences("St. Mary's is 3.5 m high. A pond lies beside it")
         ["St. Mary's is 3.5 m high.", 'A pond lies beside it']
     """
-    return [sentence for part in _JOINT.split(text) for sentence in _split_segment(normalize_space(part))]
+    return [sentence for part in _JOINT.split(text) for sentence in _split_segment(part)]
 
 
-def is_truncated(sentences: list[str], caption_chars: int) -> bool:
-    """Whether the last sentence was cut off: no final stop, in a caption of 150 characters or more.
-
-    A sentence that is the whole caption must also end in a word that asks for another.
-
-    Example:
-        >>> is_truncated(["A pond.", "A road"], 14), is_truncated(["A wide lawn.", "On the far side a ro"], 400)
-        (False, True)
-    """
-    if not sentences or caption_chars < LONG_CAPTION_CHARS:
+def _is_truncated(sentences: list[str], caption_chars: int) -> bool:
+    """Whether the last sentence was cut off: no final stop, and where it is alone, a word that asks for another."""
+    if not sentences or caption_chars < _LONG_CHARS:
         return False
     if sentences[-1].rstrip(_CLOSERS).endswith((".", "!", "?", "…")):
         return False
@@ -117,13 +103,7 @@ def is_truncated(sentences: list[str], caption_chars: int) -> bool:
 
 
 def complete_sentences(text: str) -> list[str]:
-    """The sentences of a caption without those that were cut off, at its end or at a `[MOF]` joint.
-
-    Args:
-        text: a caption; may be empty.
-
-    Returns:
-        The remaining sentences in order; [] for an empty or blank text.
+    """The sentences of a caption without those cut off at its end or at a `[MOF]` joint, if it has 150 characters.
 
     Example:
         >>> complete_sentences("A pond lies in a park. A road")
@@ -131,33 +111,24 @@ def complete_sentences(text: str) -> list[str]:
     """
     kept = []
     for part in _JOINT.split(text):
-        sentences = _split_segment(normalize_space(part))
-        kept += sentences[:-1] if is_truncated(sentences, len(text)) else sentences
+        sentences = _split_segment(part)
+        kept += sentences[:-1] if _is_truncated(sentences, len(text)) else sentences
     return kept
 
 
 def keep_clauses(text: str, is_wanted: Callable[[str], bool]) -> str:
-    """Keep the wanted clauses of a statement that can stand for themselves.
-
-    Args:
-        text: one sentence.
-        is_wanted: judges a clause.
-
-    Returns:
-        The kept clauses, joined as they were; a clause such as "which ..." goes with the one it hangs on. "" for none.
+    """The wanted clauses of a sentence, joined as they were; one such as "which ..." goes with what it hangs on.
 
     Example:
         >>> keep_clauses("A pond lies here, and a gate stands there", lambda clause: "gate" not in clause)
         'A pond lies here'
     """
-    joints = list(_CLAUSE.finditer(text))
-    starts, ends = [0, *(joint.end() for joint in joints)], [*(joint.start() for joint in joints), len(text)]
+    parts = ["", *_CLAUSE.split(text)]  # joint, clause, joint, clause, ...
     kept, head_kept = "", False
-    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        clause = text[start:end]
-        stands_alone = number == 0 or not _DEPENDENT.match(clause)
+    for joint, clause in zip(parts[::2], parts[1::2], strict=True):
+        stands_alone = not joint or not _DEPENDENT.match(clause)
         if is_wanted(clause) and (stands_alone or head_kept):
-            kept += (joints[number - 1].group() if kept else "") + clause
+            kept += (joint if kept else "") + clause
             head_kept = True
         elif stands_alone:
             head_kept = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-SAME_SHARE = 0.9  # of the words of two statements; more, with the same numbers, and they say the same
+_SAME_SHARE = 0.9  # of the words of two statements; more, with the same numbers, and they say the same
 
 FUNCTION_WORDS = frozenset(
     re.findall(
@@ -14,18 +14,11 @@ FUNCTION_WORDS = frozenset(
         "around some several two three four surrounded one there under over into onto along for as opposite",
     )
 )
-_NUMBERS = frozenset(
-    ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-)
+_NUMBERS = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"}
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words of a text, for comparisons.
-
-    Example:
-        >>> words_of("The U-shaped hall, again!")
-        ['the', 'u', 'shaped', 'hall', 'again']
-    """
+    """Lower-case words of a text, for comparisons: "U-shaped" is two."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
@@ -51,4 +44,4 @@ def say_the_same(first: str, second: str) -> bool:
         False
     """
     one, two = content_of(first), content_of(second)
-    return _numbers(first) == _numbers(second) and len(one & two) >= SAME_SHARE * max(len(one | two), 1)
+    return _numbers(first) == _numbers(second) and len(one & two) >= _SAME_SHARE * max(len(one | two), 1)

@@ -37,9 +37,8 @@ HIDDEN_NOUNS = {
 HIDDEN_ADJECTIVES = {
     "satellite": (  # "light red brick", "three-storey"
         r"(?:(?:(?:light|dark|pale|deep|bright|old)[ -])?(?:red|brown|yellow|gr[ae]y|orange|white|beige|tan|reddish|"
-        r"brownish)[ -])?brick(?:-built|-faced)?|"
-        r"\w+[- ](?:stor(?:e?y|e?yed|ied)|floor)|multi-?stor(?:e?y|ied)|columned|arched|windowed|"
-        r"ivy-(?:clad|covered)|glass-fronted"
+        r"brownish)[ -])?brick(?:-built|-faced)?|\w+[- ](?:stor(?:e?y|e?yed|ied)|floor)|multi-?stor(?:e?y|ied)|"
+        r"columned|arched|windowed|ivy-(?:clad|covered)|glass-fronted"
     ),
     "drone": r"ivy-(?:clad|covered)",  # "ivy-clad"
     "ground": (  # "red-roofed", "L-shaped"
@@ -80,14 +79,9 @@ _PATTERNS = {name: _patterns(nouns, HIDDEN_ADJECTIVES[name]) for name, nouns in 
 
 
 def without_hidden(text: str, platform: str) -> str:
-    """A statement without what a platform cannot see.
+    """A sentence without the adjectives, phrases and clauses of what a platform cannot see; "" when nothing is left.
 
-    Args:
-        text: one sentence.
-        platform: its name; from one that is no key of `HIDDEN_NOUNS` nothing is hidden.
-
-    Returns:
-        The statement without hidden adjectives, phrases and clauses; "" when it is about nothing else.
+    From a platform that is no key of `HIDDEN_NOUNS` nothing is hidden.
 
     Example:
         >>> without_hidden("A red brick hall with tall windows next to a pond", "satellite")

@@ -18,7 +18,6 @@ from pemoe.datasets_scripts.sanitize import (
     Direction,
     SanitizeReport,
     find_directions,
-    is_direction_free,
     mask_directions,
     remove_directional_sentences,
     sanitize_caption,
@@ -186,14 +185,6 @@ def test_masked_sentences_read(sentence, masked):
     assert mask_directions(sentence) == masked
 
 
-def test_a_mask_token_takes_the_place_of_each_direction():
-    text = "A round pond. On the left side there is a road, and a gate is to the north."
-    assert mask_directions(text, "[DIR]") == "A round pond. [DIR] there is a road, and a gate is [DIR]."
-    assert all(not find_directions(mask_directions(sentence, "[DIR]")) for sentence in DIRECTIONAL)
-    with pytest.raises(DataError, match="a direction itself"):
-        mask_directions(text, "left")
-
-
 def test_sanitize_caption_tells_what_went():
     caption = "A pond. The school faces north. The left wing is white."
     removed, masked = (sanitize_caption(caption, mode) for mode in MODES)
@@ -236,7 +227,7 @@ def test_only_satellite_training_rows_change():
     assert rows[1]["refined_captions"] == ["A pond."]
     assert rows[2:] == list(ROWS[2:])
     assert [row["captions"] for row in rows] == [row["captions"] for row in ROWS]
-    assert [is_direction_free(row["refined_captions"]) for row in rows[:4]] == [True, True, False, False]
+    assert [any(map(find_directions, row["refined_captions"])) for row in rows[:3]] == [False, False, True]
     assert list(sanitize_rows(rows)) == rows  # once more changes nothing
 
 

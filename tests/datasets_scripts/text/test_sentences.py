@@ -7,7 +7,6 @@ import pytest
 from pemoe.datasets_scripts.text.sentences import (
     clean_caption,
     complete_sentences,
-    is_truncated,
     keep_clauses,
     normalize_space,
     split_sentences,
@@ -64,10 +63,10 @@ def test_truncation():
     assert complete_sentences(f'{LONG} It says "Hall."')[-1] == 'It says "Hall."'
     assert complete_sentences("A hall. A pond") == ["A hall.", "A pond"]
     assert complete_sentences(LONG.replace(".", "")) == [LONG.replace(".", "")]
-    assert not is_truncated([], 400) and not is_truncated(["no stop " * 40], 400)
+    assert complete_sentences(" " * 400) == [] and complete_sentences("no stop " * 40) == [("no stop " * 40).strip()]
     long = "A hall with a flat roof " * 8
-    assert is_truncated([long + "and the"], 199) and not is_truncated([long + "and the."], 199)
-    assert not is_truncated(["A hall and the"], 14)
+    assert complete_sentences(long + "and the") == [] and complete_sentences(long + "and the.") == [long + "and the."]
+    assert complete_sentences("A hall and the") == ["A hall and the"]
 
 
 def test_clean_caption():
