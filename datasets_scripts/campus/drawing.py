@@ -19,14 +19,6 @@ NEAR_M = 2.0
 MINIMUM_SHARE = 0.0004  # of the pixels
 SUN = np.array([-0.55, -0.5, 0.67])  # unit vector towards the sun: afternoon, from the south-west
 Upright = tuple[float, float, Callable[[], None]]  # plan position (x, y) for the order from far to near; what draws it
-CAR_COLOURS: tuple[Colour, ...] = (
-    (226, 226, 228),
-    (188, 36, 36),
-    (44, 74, 160),
-    (32, 32, 36),
-    (222, 190, 60),
-    (150, 154, 160),
-)
 
 
 @dataclass(frozen=True)
@@ -244,14 +236,6 @@ class Canvas:
 def sunlight(normal: np.ndarray) -> float:
     """Brightness factor 0.72..1.06 of a face with unit `normal` (3,)."""
     return 0.72 + 0.34 * max(0.0, float(normal @ SUN) / 0.75)
-
-
-def draw_car(canvas: Canvas, x: float, y: float, along_y: bool, colour: Colour, name: str) -> None:
-    """Draw a car at (x, y), its length along y or along x; it belongs to the object `name`."""
-    width, depth = (2.1, 4.6) if along_y else (4.6, 2.1)
-    canvas.prism(rectangle(x, y, width, depth), 0.25, 1.0, colour, name)
-    canvas.prism(rectangle(x, y, width * 0.8, depth * 0.58), 1.0, 1.6, (48, 56, 68), name)
-    canvas.plan(rectangle(x, y, width * 0.72, depth * 0.4), colour, name, 1.62)
 
 
 def _photograph(image: Image.Image, rng: np.random.Generator, haze: float) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pemoe.datasets_scripts.campus.building import draw_building
 from pemoe.datasets_scripts.campus.drawing import SUPERSAMPLE, Canvas, Rendering, level, look_at, rectangle, top_down
-from pemoe.datasets_scripts.campus.grounds import draw_flat, uprights
+from pemoe.datasets_scripts.campus.grounds import draw_grounds
 from pemoe.datasets_scripts.campus.scene import EXTENT_M, Scene, footprint_rings
 
 FACADE_SIDES = ("front", "back", "left", "right")  # as seen from before the main entrance
@@ -55,8 +55,7 @@ def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator)
 
 def _draw_place(canvas: Canvas, scene: Scene, close: bool) -> None:
     """Ground first, then upright things from far to near; the building stands between those behind and before it."""
-    draw_flat(canvas, scene)
-    items = [*uprights(canvas, scene), (0.0, 0.0, lambda: draw_building(canvas, scene, close))]
+    items = [*draw_grounds(canvas, scene), (0.0, 0.0, lambda: draw_building(canvas, scene, close))]
     for _, _, draw in sorted(items, key=lambda item: -float(canvas.camera.depth_m(np.array([*item[:2], 0.0])))):
         draw()
 
