@@ -50,10 +50,8 @@ class Camera:
     def project(self, points_m: np.ndarray) -> np.ndarray:
         """Points (..., 3) in metres -> (..., 2) fractions; points must lie before the camera."""
         seen = (points_m - self.position_m) @ self.axes  # (..., 3)
-        flat_seen = seen[..., :2] * (self.focal, -self.focal)  # (..., 2)
-        if not self.orthographic:
-            flat_seen /= seen[..., 2:]
-        return flat_seen + self.centre
+        fractions = seen[..., :2] * (self.focal, -self.focal)  # (..., 2)
+        return self.centre + (fractions if self.orthographic else fractions / seen[..., 2:])
 
     def sees(self, point_m: np.ndarray, normal: np.ndarray) -> bool:
         """True when a face through `point_m` (3,) with outward `normal` (3,) is turned towards the camera."""
@@ -122,7 +120,7 @@ class Canvas:
     camera: Camera
     size_px: int
     image: Image.Image
-    names: list[str] = field(default_factory=lambda: [""])
+    numbers: dict[str, int] = field(default_factory=dict)  # in the map, from 1
 
     def __post_init__(self) -> None:
         self.scale = self.size_px * SUPERSAMPLE
@@ -195,7 +193,7 @@ class Canvas:
         """The photograph with boxes and shares of the named objects; those under `MINIMUM_SHARE` are not seen."""
         pixels = np.asarray(self.map)
         rendering = Rendering(_photograph(self.image, rng, haze), {}, {})
-        for number, name in enumerate(self.names[1:], start=1):
+        for name, number in self.numbers.items():
             rows, columns = np.nonzero(pixels == number)
             if len(rows) >= max(1.0, MINIMUM_SHARE * pixels.size):
                 low = np.array([columns.min(), rows.min()]) / self.size_px
@@ -212,9 +210,7 @@ class Canvas:
         return pixels.reshape(len(pixels), 2 * points_m.shape[1]).tolist()
 
     def _number(self, name: str) -> int:
-        if name not in self.names:
-            self.names.append(name)
-        return self.names.index(name)
+        return self.numbers.setdefault(name, len(self.numbers) + 1)
 
     def _clipped(self, points_m: np.ndarray) -> np.ndarray:
         """The part of a polygon (N, 3) before the near plane (Sutherland-Hodgman): (M, 3), M may be 0."""

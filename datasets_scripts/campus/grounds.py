@@ -130,9 +130,8 @@ def _bicycle_rack(canvas: Canvas, foot: np.ndarray, yaw: float) -> None:
 
 
 def _lamp_posts(canvas: Canvas, foot: np.ndarray, yaw: float) -> None:
-    across = turned(np.array([5.0, 0.0]), yaw)
-    for i in (-1, 0, 1):
-        base = foot + np.array([*(i * across), 0.0])
+    for along_m in (-5.0, 0.0, 5.0):
+        base = foot + np.array([*turned(np.array([along_m, 0.0]), yaw), 0.0])
         _block(canvas, base, yaw, (0.35, 0.35, 5.6), 0.0, (40, 42, 46), "lamp posts")
         canvas.ball(base + np.array([0, 0, 5.9]), 0.7, (255, 240, 170), "lamp posts")
 

@@ -76,7 +76,7 @@ def campus_rows(
     Args:
         namespace: "train", "test" or "pretrain"; the last gives places of neither split whose captions mix long
             captions and query-like phrases of all platforms.
-        places, seed: how many; another seed gives other places.
+        places, seed: how many, and which.
         workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
         show_progress: show a bar over the places on stderr.
         view: `drone_views`, `ground_views`, `size_px` of `rows_for_place`.

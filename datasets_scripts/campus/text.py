@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pemoe.datasets_scripts.campus import words
-from pemoe.datasets_scripts.campus.scene import Neighbour, Scene
+from pemoe.datasets_scripts.campus.scene import Building, Neighbour, Scene
 from pemoe.datasets_scripts.campus.words import pick
 
 Boxes = dict[str, list[float]]
@@ -35,7 +35,8 @@ def raw_captions(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[s
 
 def caption_sentences(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[str]:
     """The undamaged sentences of one long caption; the first is the boilerplate opening."""
-    sentences = [make(scene, rng) for make in (_main_sentence, _walls_sentence, _entrance_sentence)]
+    sentences = [_say(kind, scene.building, rng) for kind in ("main sentence", "walls sentence")]
+    sentences.append(_entrance_sentence(scene, rng))
     sentences += [_neighbour_sentence(neighbour, boxes, rng) for neighbour in scene.neighbours]
     sentences.append(_roads_sentence(scene, rng))
     if len(scene.neighbours) < 3:
@@ -51,8 +52,12 @@ def queries(
     `shares` are the shares of the picture's pixels by name; what is smaller than `SEEN_SHARE` is not named.
     """
     seen = {name: box for name, box in boxes.items() if shares[name] >= SEEN_SHARE.get(name.split()[0], DETAIL_SHARE)}
-    make = {"satellite": _satellite_parts, "drone": _drone_parts, "ground": _ground_parts}[platform]
-    return [_query(*make(scene, seen, rng), rng) for _ in range(QUERIES_PER_IMAGE)]
+    asked = []
+    for _ in range(QUERIES_PER_IMAGE):
+        lead = _say(platform, scene.building, rng)
+        parts = _ground_parts(scene, seen, rng) if platform == "ground" else _sky_parts(scene, platform, seen, rng)
+        asked.append(_query(lead, parts, rng))
+    return asked
 
 
 def regions(scene: Scene, platform: str, boxes: Boxes, rng: np.random.Generator) -> list[dict]:
@@ -61,11 +66,11 @@ def regions(scene: Scene, platform: str, boxes: Boxes, rng: np.random.Generator)
     Up to three {"text", "bbox"}; bbox [cx, cy, w, h] as fractions of the image, None for the building when nothing
     of it is seen.
     """
-    adjectives = words.with_article(pick(rng, *words.FOOTPRINT[scene.building.footprint]))
+    adjectives = words.with_article(words.look(scene.building, "footprint", rng))
     looks = f"a {scene.building.roof_colour} roof"
     if platform == "ground":
-        adjectives = words.with_article(pick(rng, *words.FACADE[scene.building.facade]))
-        looks = pick(rng, *words.WINDOWS[scene.building.windows])
+        adjectives = words.with_article(words.look(scene.building, "facade", rng))
+        looks = words.look(scene.building, "windows", rng)
     text = f"The main object in the center of the image is {adjectives} building with {looks}."
     found = [{"text": text, "bbox": _building_box(boxes)}]
     seen = sorted((n for n in scene.neighbours if n.name in boxes), key=lambda n: boxes[n.name][0])
@@ -105,6 +110,39 @@ OPENINGS = (
     "The image appears to show a campus scene with a prominent academic building.",
     "In this image we can see a university building and the area around it.",
 )
+WORDINGS = {  # attributes in the order they are chosen, then sentences or leads; {a_x} is {x} with its article
+    "main sentence": (
+        "footprint roof_feature",
+        "The main object in the center of the image is a large {footprint} building with a {colour} roof, "
+        "and the roof has {roof_feature}.",
+        "In the center is {a_footprint} building with a {colour} roof that has {roof_feature}.",
+        "The main building has {a_footprint} plan, and its {colour} roof has {roof_feature} on top.",
+    ),
+    "walls sentence": (
+        "facade windows floors storeys",
+        "The building is made of {facade} and it appears to have {floors} with {windows} along its walls.",
+        "It is {a_storeys} building with {a_facade} facade and {windows}.",
+        "The walls are {facade}, and there are {windows} on {a_storeys} facade.",
+    ),
+    "satellite": (
+        "footprint",
+        "{footprint} building with a {colour} roof",
+        "{colour}-roofed {footprint} building",
+        "{colour} roof of {a_footprint} building",
+    ),
+    "drone": (
+        "facade storeys footprint",
+        "{storeys} {facade} building with a {colour} roof",
+        "{footprint} {facade} building with a {colour} roof",
+        "{storeys} {footprint} building with {facade} walls and a {colour} roof",
+    ),
+    "ground": (
+        "facade windows storeys floors",
+        "{storeys} {facade} facade with {windows}",
+        "{facade} building of {floors} with {windows}",
+        "{windows} on {a_storeys} {facade} facade",
+    ),
+}
 FILLERS = (
     "The area around the building is covered with green grass and paved paths.",
     "There are well kept green lawns all around the building.",
@@ -112,34 +150,18 @@ FILLERS = (
 )
 
 
-def _main_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    building = scene.building
-    footprint = pick(rng, *words.FOOTPRINT[building.footprint])
-    feature = pick(rng, *words.ROOF_FEATURE[building.roof_feature])
-    colour = building.roof_colour
-    return pick(
-        rng,
-        f"The main object in the center of the image is a large {footprint} building with a {colour} roof, "
-        f"and the roof has {feature}.",
-        f"In the center is {words.with_article(footprint)} building with a {colour} roof that has {feature}.",
-        f"The main building has {words.with_article(footprint)} plan, and its {colour} roof has {feature} on top.",
-    )
-
-
-def _walls_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    building = scene.building
-    facade, windows = pick(rng, *words.FACADE[building.facade]), pick(rng, *words.WINDOWS[building.windows])
-    count, adjective = words.floors_count(building.floors, rng), words.floors_adjective(building.floors, rng)
-    return pick(
-        rng,
-        f"The building is made of {facade} and it appears to have {count} with {windows} along its walls.",
-        f"It is {words.with_article(adjective)} building with {words.with_article(facade)} facade and {windows}.",
-        f"The walls are {facade}, and there are {windows} on {words.with_article(adjective)} facade.",
-    )
+def _say(kind: str, building: Building, rng: np.random.Generator) -> str:
+    """One of the wordings of `kind` with its blanks filled."""
+    names, *wordings = WORDINGS[kind]
+    said = {"colour": building.roof_colour}
+    for name in names.split():
+        phrase = words.look(building, name, rng)
+        said |= {name: phrase, f"a_{name}": words.with_article(phrase)}
+    return pick(rng, *wordings).format(**said)
 
 
 def _entrance_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    entrance = pick(rng, *words.ENTRANCE[scene.building.entrance])
+    entrance = words.look(scene.building, "entrance", rng)
     first, second = (pick(rng, *words.DETAIL[name]) for name in rng.permutation(list(scene.details)))
     return pick(
         rng,
@@ -201,9 +223,12 @@ def _query(lead: str, parts: list[str], rng: np.random.Generator) -> str:
     return pick(rng, ", ", "; ").join(chosen)
 
 
-def _around(scene: Scene, seen: Boxes, north_up: bool, rng: np.random.Generator) -> list[str]:
-    """Neighbours and roads seen from above, alone or with their direction: by compass only where north is up."""
-    parts = []
+def _sky_parts(scene: Scene, platform: str, seen: Boxes, rng: np.random.Generator) -> list[str]:
+    """The roof, neighbours and roads, alone or with their direction: by compass only where north is up."""
+    parts, north_up = [], platform == "satellite"
+    if scene.building.roof_feature != "none" and "roof feature" in seen:
+        phrase = words.look(scene.building, "roof_feature", rng)
+        parts.append(pick(rng, f"{phrase} on the roof", f"with {phrase} on top"))
     for neighbour in (one for one in scene.neighbours if one.name in seen):
         phrase, box = words.neighbour_phrase(neighbour, rng, from_above=True), seen[neighbour.name]
         wordings = [f"{pick(rng, *words.ADJACENT)} {phrase}"]
@@ -216,56 +241,16 @@ def _around(scene: Scene, seen: Boxes, north_up: bool, rng: np.random.Generator)
         phrase = pick(rng, *words.ROAD[road.shape])
         wordings = [f"{pick(rng, *words.ADJACENT)} {phrase}", f"{phrase} along the {road.side} side"]
         parts.append(pick(rng, *wordings[: 1 + north_up]))
+    if platform == "drone" and "entrance" in seen:
+        parts.append(f"with {words.look(scene.building, 'entrance', rng)}")
     return parts
 
 
-def _roof_part(scene: Scene, seen: Boxes, rng: np.random.Generator) -> list[str]:
-    if scene.building.roof_feature == "none" or "roof feature" not in seen:
-        return []
-    phrase = pick(rng, *words.ROOF_FEATURE[scene.building.roof_feature])
-    return [pick(rng, f"{phrase} on the roof", f"with {phrase} on top")]
-
-
-def _satellite_parts(scene: Scene, seen: Boxes, rng: np.random.Generator) -> tuple[str, list[str]]:
-    footprint, colour = pick(rng, *words.FOOTPRINT[scene.building.footprint]), scene.building.roof_colour
-    lead = pick(
-        rng,
-        f"{footprint} building with a {colour} roof",
-        f"{colour}-roofed {footprint} building",
-        f"{colour} roof of {words.with_article(footprint)} building",
-    )
-    return lead, _roof_part(scene, seen, rng) + _around(scene, seen, True, rng)
-
-
-def _drone_parts(scene: Scene, seen: Boxes, rng: np.random.Generator) -> tuple[str, list[str]]:
-    building = scene.building
-    facade, floors = pick(rng, *words.FACADE[building.facade]), words.floors_adjective(building.floors, rng)
-    footprint = pick(rng, *words.FOOTPRINT[building.footprint])
-    lead = pick(
-        rng,
-        f"{floors} {facade} building with a {building.roof_colour} roof",
-        f"{footprint} {facade} building with a {building.roof_colour} roof",
-        f"{floors} {footprint} building with {facade} walls and a {building.roof_colour} roof",
-    )
-    parts = _roof_part(scene, seen, rng) + _around(scene, seen, False, rng)
-    if "entrance" in seen:
-        parts.append(f"with {pick(rng, *words.ENTRANCE[building.entrance])}")
-    return lead, parts
-
-
-def _ground_parts(scene: Scene, seen: Boxes, rng: np.random.Generator) -> tuple[str, list[str]]:
-    building = scene.building
-    facade, windows = pick(rng, *words.FACADE[building.facade]), pick(rng, *words.WINDOWS[building.windows])
-    floors = words.floors_adjective(building.floors, rng)
-    lead = pick(
-        rng,
-        f"{floors} {facade} facade with {windows}",
-        f"{facade} building of {words.floors_count(building.floors, rng)} with {windows}",
-        f"{windows} on {words.with_article(floors)} {facade} facade",
-    )
+def _ground_parts(scene: Scene, seen: Boxes, rng: np.random.Generator) -> list[str]:
+    """The entrance, the furniture before it, neighbours and roads at street level."""
     parts, facing = [], "entrance" in seen
     if facing:
-        parts.append(f"with {pick(rng, *words.ENTRANCE[building.entrance])}")
+        parts.append(f"with {words.look(scene.building, 'entrance', rng)}")
     for detail in scene.details:
         if detail in seen:
             phrase, side = pick(rng, *words.DETAIL[detail]), _horizontal(seen[detail])
@@ -280,4 +265,4 @@ def _ground_parts(scene: Scene, seen: Boxes, rng: np.random.Generator) -> tuple[
             parts.append(f"with {phrase} in view")
     if any(road.name in seen for road in scene.roads):
         parts.append(pick(rng, "a street in view", "beside a road"))
-    return lead, parts
+    return parts

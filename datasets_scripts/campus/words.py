@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pemoe.datasets_scripts.campus.scene import Neighbour
+from pemoe.datasets_scripts.campus.scene import Building, Neighbour
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 FOOTPRINT = {
@@ -93,16 +93,16 @@ def neighbour_phrase(neighbour: Neighbour, rng: np.random.Generator, from_above:
     return pick(rng, *PLACE[neighbour.kind])
 
 
-def floors_adjective(floors: int, rng: np.random.Generator) -> str:
-    """For example "three-storey" or "three-floor"."""
-    if floors == 1:
-        return pick(rng, "single-storey", "one-storey")
-    return f"{NUMBERS[floors]}-{pick(rng, 'storey', 'floor')}"
-
-
-def floors_count(floors: int, rng: np.random.Generator) -> str:
-    """For example "three floors" or "three storeys"."""
-    return f"{NUMBERS[floors]} {pick(rng, *(('floor', 'level') if floors == 1 else ('floors', 'storeys')))}"
+def look(building: Building, name: str, rng: np.random.Generator) -> str:
+    """What an attribute of the building is called; "storeys" is an adjective ("three-floor"), "floors" a count."""
+    if name == "storeys":
+        options = ("single-storey", "one-storey") if building.floors == 1 else ("{}-storey", "{}-floor")
+    elif name == "floors":
+        options = ("{} floor", "{} level") if building.floors == 1 else ("{} floors", "{} storeys")
+    else:
+        tables = {"footprint": FOOTPRINT, "roof_feature": ROOF_FEATURE, "facade": FACADE, "windows": WINDOWS}
+        options = {**tables, "entrance": ENTRANCE}[name][getattr(building, name)]
+    return pick(rng, *options).format(NUMBERS[building.floors])
 
 
 def there(phrase: str) -> str:
