@@ -8,16 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from pemoe.datasets_scripts.campus.drawing import Canvas, Colour, edges, ellipse, flat, rectangle, shaded, sunlight
-from pemoe.datasets_scripts.campus.scene import (
-    FACADES,
-    FLOOR_HEIGHT_M,
-    ROOF_COLOURS,
-    Building,
-    Scene,
-    footprint_rings,
-    roof_parts,
-    turned,
-)
+from pemoe.datasets_scripts.campus.scene import FACADES, FLOOR_HEIGHT_M, ROOF_COLOURS, Building, Scene, turned
 
 WINDOW_COLOUR: Colour = (46, 60, 82)
 WINDOW_ON_GLASS: Colour = (34, 84, 128)
@@ -67,7 +58,7 @@ def draw_building(canvas: Canvas, scene: Scene, close: bool) -> None:
     All roofs have one height, so a roof drawn last hides exactly what it must. `close` adds the wall's texture.
     """
     building = scene.building
-    walls = [_Wall(*edge) for ring in footprint_rings(building) for edge in edges(ring)]
+    walls = [_Wall(*edge) for ring in building.footprint_rings() for edge in edges(ring)]
     doors = [_door_wall(walls, building.yaw_deg - 90.0), _door_wall(walls, building.yaw_deg + 90.0)]
     seen = [wall for wall in walls if canvas.camera.sees(np.array([*wall.start, 0.0]), wall.normal)]
     for wall in sorted(seen, key=lambda w: -float(canvas.camera.depth_m(w.points(w.length_m / 2, 0.0)))):
@@ -214,7 +205,7 @@ def _draw_archway(canvas: Canvas, wall: _Wall, middle: float, height: float) -> 
 def _draw_roof(canvas: Canvas, building: Building) -> None:
     """The flat roof with a paler rim inside, and its feature."""
     colour, height = ROOF_COLOURS[building.roof_colour], building.height_m
-    rings = [np.concatenate([ring, ring[:1]]) for ring in footprint_rings(building)]
+    rings = [np.concatenate([ring, ring[:1]]) for ring in building.footprint_rings()]
     canvas.plan(np.concatenate([*rings, rings[0][:1]]), colour, "building", z_m=height)  # a keyhole
     for ring in rings:
         canvas.lines(flat(ring, height)[None], shaded(colour, 0.72), 2)
@@ -241,7 +232,7 @@ def _draw_units(canvas: Canvas, building: Building, height: float) -> None:
     """Solar panels, skylights or vents in a grid."""
     kind = building.roof_feature
     steps, size = ROOF_UNITS[kind]
-    for part in roof_parts(building)[: 2 if kind == "vents" else None]:
+    for part in building.roof_parts()[: 2 if kind == "vents" else None]:
         for centre in _grid(part, *steps):
             ring = turned(rectangle(*centre, *size), building.yaw_deg)
             middle = ring.mean(axis=0)
@@ -258,7 +249,7 @@ def _draw_units(canvas: Canvas, building: Building, height: float) -> None:
 
 
 def _draw_dome(canvas: Canvas, building: Building, height: float) -> None:
-    x, y, width, depth = roof_parts(building)[0]
+    x, y, width, depth = building.roof_parts()[0]
     centre = turned(np.array([x, y]), building.yaw_deg)
     radius = min(width, depth) * 0.44
     for level in np.linspace(0.0, 1.0, 9):
@@ -269,7 +260,7 @@ def _draw_dome(canvas: Canvas, building: Building, height: float) -> None:
 
 
 def _draw_helipad(canvas: Canvas, building: Building, height: float) -> None:
-    x, y, width, depth = roof_parts(building)[0]
+    x, y, width, depth = building.roof_parts()[0]
     radius = min(width, depth, 22.0) * 0.45
     for share, colour in ((1.0, (250, 214, 40)), (0.84, (70, 72, 78))):
         ring = turned(ellipse(x, y, radius * share, radius * share), building.yaw_deg)
@@ -280,7 +271,7 @@ def _draw_helipad(canvas: Canvas, building: Building, height: float) -> None:
 
 
 def _draw_garden(canvas: Canvas, building: Building, height: float) -> None:
-    for x, y, width, depth in roof_parts(building):
+    for x, y, width, depth in building.roof_parts():
         ring = turned(rectangle(x, y, width - 6.0, depth - 6.0), building.yaw_deg)
         canvas.plan(ring, (96, 172, 62), "roof feature", z_m=height)
         for px, py in turned(_grid((x, y, width, depth), 6.0, 5.0, 3.6), building.yaw_deg):

@@ -8,16 +8,7 @@ import numpy as np
 
 from pemoe.datasets_scripts.campus.drawing import Canvas, Colour, Upright, ellipse, flat, rectangle
 from pemoe.datasets_scripts.campus.neighbours import ASPHALT, CAR_COLOURS, car, draw_neighbour
-from pemoe.datasets_scripts.campus.scene import (
-    COMPASS,
-    EXTENT_M,
-    ROAD_OFFSET_M,
-    ROAD_WIDTH_M,
-    Road,
-    Scene,
-    footprint_rings,
-    turned,
-)
+from pemoe.datasets_scripts.campus.scene import COMPASS, EXTENT_M, ROAD_OFFSET_M, ROAD_WIDTH_M, Road, Scene, turned
 
 PAVEMENT: Colour = (190, 188, 180)
 PATH: Colour = (204, 198, 186)
@@ -31,7 +22,7 @@ def draw_grounds(canvas: Canvas, scene: Scene) -> list[Upright]:
         canvas.plan(turned(rectangle(0, y, 26.0, 6.0), yaw), PATH)
     items = [item for road in scene.roads for item in _draw_road(canvas, road)]
     items += [item for neighbour in scene.neighbours for item in draw_neighbour(canvas, neighbour)]
-    canvas.cast_shadow(footprint_rings(scene.building)[0], scene.building.height_m)
+    canvas.cast_shadow(scene.building.footprint_rings()[0], scene.building.height_m)
     canvas.lay_shadows()
     return items + _details(canvas, scene)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pemoe.datasets_scripts.campus.building import draw_building
 from pemoe.datasets_scripts.campus.drawing import SUPERSAMPLE, Canvas, Rendering, level, look_at, rectangle, top_down
 from pemoe.datasets_scripts.campus.grounds import draw_grounds
-from pemoe.datasets_scripts.campus.scene import EXTENT_M, Scene, footprint_rings
+from pemoe.datasets_scripts.campus.scene import EXTENT_M, Scene
 
 FACADE_SIDES = ("front", "back", "left", "right")  # as seen from before the main entrance
 
@@ -40,7 +40,7 @@ def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator)
     turn = {"front": 0.0, "right": 90.0, "back": 180.0, "left": 270.0}[side]
     bearing = scene.building.yaw_deg - 90.0 + turn + rng.uniform(-9, 9)  # counter-clockwise from east
     outward = np.array([np.cos(np.deg2rad(bearing)), np.sin(np.deg2rad(bearing))])
-    ring = footprint_rings(scene.building)[0]
+    ring = scene.building.footprint_rings()[0]
     reach_m, half_m = float((ring @ outward).max()), float(np.abs(ring @ [-outward[1], outward[0]]).max())
     height_m, focal = scene.building.height_m, 0.8
     widest, nearest = focal * 2 * half_m / rng.uniform(0.66, 0.72), focal * 2 * half_m / 1.1
