@@ -6,7 +6,7 @@ so they are true of the very picture that was drawn, occlusion included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,16 +16,9 @@ from pemoe.datasets_scripts.campus.scene import Colour
 
 SUPERSAMPLE = 2
 NEAR_M = 2.0
+MINIMUM_SHARE = 0.0004  # of the pixels
 SUN = np.array([-0.55, -0.5, 0.67])  # unit vector towards the sun: afternoon, from the south-west
 Upright = tuple[float, float, Callable[[], None]]  # plan position (x, y) for the order from far to near; what draws it
-CAR_COLOURS: tuple[Colour, ...] = (
-    (226, 226, 228),
-    (188, 36, 36),
-    (44, 74, 160),
-    (32, 32, 36),
-    (222, 190, 60),
-    (150, 154, 160),
-)
 
 
 @dataclass(frozen=True)
@@ -50,27 +43,20 @@ class Camera:
     centre: tuple[float, float] = (0.5, 0.5)
     orthographic: bool = False
 
-    @property
-    def forward(self) -> np.ndarray:
-        """Unit vector (3,) along the line of sight."""
-        return self.axes[:, 2]
-
     def depth_m(self, points_m: np.ndarray) -> np.ndarray:
         """Distance (...) of points (..., 3) along the line of sight, in metres."""
-        return (points_m - self.position_m) @ self.forward
+        return (points_m - self.position_m) @ self.axes[:, 2]
 
     def project(self, points_m: np.ndarray) -> np.ndarray:
         """Points (..., 3) in metres -> (..., 2) fractions; points must lie before the camera."""
         seen = (points_m - self.position_m) @ self.axes  # (..., 3)
-        flat_seen = seen[..., :2] * (self.focal, -self.focal)  # (..., 2)
-        if not self.orthographic:
-            flat_seen /= seen[..., 2:]
-        return flat_seen + self.centre
+        fractions = seen[..., :2] * (self.focal, -self.focal)  # (..., 2)
+        return self.centre + (fractions if self.orthographic else fractions / seen[..., 2:])
 
     def sees(self, point_m: np.ndarray, normal: np.ndarray) -> bool:
         """True when a face through `point_m` (3,) with outward `normal` (3,) is turned towards the camera."""
         if self.orthographic:
-            return float(normal @ self.forward) < -1e-6
+            return float(normal @ self.axes[:, 2]) < -1e-6
         return float(normal @ (self.position_m - point_m)) > 0
 
 
@@ -113,6 +99,11 @@ def rectangle(x_m: float, y_m: float, width_m: float, depth_m: float) -> np.ndar
     return np.array([(x_m - w, y_m - d), (x_m + w, y_m - d), (x_m + w, y_m + d), (x_m - w, y_m + d)])
 
 
+def edges(ring_m: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(start, end) of each edge of a closed ring (N, 2)."""
+    return zip(ring_m, np.roll(ring_m, -1, axis=0), strict=True)
+
+
 def ellipse(x_m: float, y_m: float, radius_x_m: float, radius_y_m: float, points: int = 28) -> np.ndarray:
     """Points (N, 2) of an ellipse, counter-clockwise."""
     angle = 2 * np.pi * np.arange(points) / points
@@ -121,31 +112,23 @@ def ellipse(x_m: float, y_m: float, radius_x_m: float, radius_y_m: float, points
 
 @dataclass
 class Canvas:
-    """A picture being drawn through `camera`; later strokes cover earlier ones.
+    """A picture of `size_px` squared drawn through `camera` on `image`; later strokes cover earlier ones.
 
-    Args:
-        camera: what turns metres into picture fractions.
-        size_px: side of the finished picture; drawing happens at `SUPERSAMPLE` times that.
-        background: RGB picture of the drawing size.
+    `image` comes with its background, `SUPERSAMPLE` times as large as the finished picture.
     """
 
     camera: Camera
     size_px: int
-    background: Image.Image
-    names: list[str] = field(default_factory=lambda: [""])
+    image: Image.Image
+    numbers: dict[str, int] = field(default_factory=dict)  # in the map, from 1
 
     def __post_init__(self) -> None:
-        self.image = self.background
+        self.scale = self.size_px * SUPERSAMPLE
         self.draw = ImageDraw.Draw(self.image)
         self.map = Image.new("L", (self.size_px, self.size_px), 0)
         self.map_draw = ImageDraw.Draw(self.map)
         self.shadow = Image.new("L", self.image.size, 0)
         self.shadow_draw = ImageDraw.Draw(self.shadow)
-
-    @property
-    def scale(self) -> int:
-        """Drawing pixels across the picture."""
-        return self.size_px * SUPERSAMPLE
 
     def polygon(self, points_m: np.ndarray, colour: Colour, name: str = "") -> None:
         """Fill a polygon (N, 3); with a `name`, its pixels belong to that object from now on."""
@@ -184,8 +167,7 @@ class Canvas:
 
     def prism(self, ring_m: np.ndarray, low_m: float, high_m: float, colour: Colour, name: str = "") -> None:
         """A block on a convex counter-clockwise plan (N, 2) from `low_m` to `high_m`, its sides shaded by the sun."""
-        following = np.roll(ring_m, -1, axis=0)
-        for start, end in zip(ring_m, following, strict=True):
+        for start, end in edges(ring_m):
             edge = end - start
             normal = np.array([edge[1], -edge[0], 0.0]) / (np.hypot(*edge) + 1e-9)
             if self.camera.sees(np.array([*start, low_m]), normal):
@@ -207,20 +189,18 @@ class Canvas:
         """Darken the picture under the shadow mask; call between flat ground and upright objects."""
         self.image.paste((14, 22, 44), (0, 0), self.shadow)
 
-    def finish(self, image: Image.Image, minimum_share: float = 0.0004) -> Rendering:
-        """Read boxes and shares of the named objects from the map; objects under `minimum_share` are not seen."""
+    def finish(self, rng: np.random.Generator, haze: float) -> Rendering:
+        """The photograph with boxes and shares of the named objects; those under `MINIMUM_SHARE` are not seen."""
         pixels = np.asarray(self.map)
-        boxes: dict[str, list[float]] = {}
-        shares: dict[str, float] = {}
-        for number, name in enumerate(self.names[1:], start=1):
+        rendering = Rendering(_photograph(self.image, rng, haze), {}, {})
+        for name, number in self.numbers.items():
             rows, columns = np.nonzero(pixels == number)
-            if len(rows) < max(1.0, minimum_share * pixels.size):
-                continue
-            left, right = columns.min() / self.size_px, (columns.max() + 1) / self.size_px
-            top, bottom = rows.min() / self.size_px, (rows.max() + 1) / self.size_px
-            boxes[name] = [float(v) for v in ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)]
-            shares[name] = len(rows) / pixels.size
-        return Rendering(image, boxes, shares)
+            if len(rows) >= max(1.0, MINIMUM_SHARE * pixels.size):
+                low = np.array([columns.min(), rows.min()]) / self.size_px
+                high = np.array([columns.max() + 1, rows.max() + 1]) / self.size_px
+                rendering.boxes[name] = [*((low + high) / 2).tolist(), *(high - low).tolist()]
+                rendering.shares[name] = len(rows) / pixels.size
+        return rendering
 
     def _before_camera(self, points_m: np.ndarray) -> list[list[float]]:
         """Drawing pixels [x, y, x, y, ...] of each of (K, N, 3) that lies wholly before the camera."""
@@ -230,9 +210,7 @@ class Canvas:
         return pixels.reshape(len(pixels), 2 * points_m.shape[1]).tolist()
 
     def _number(self, name: str) -> int:
-        if name not in self.names:
-            self.names.append(name)
-        return self.names.index(name)
+        return self.numbers.setdefault(name, len(self.numbers) + 1)
 
     def _clipped(self, points_m: np.ndarray) -> np.ndarray:
         """The part of a polygon (N, 3) before the near plane (Sutherland-Hodgman): (M, 3), M may be 0."""
@@ -256,15 +234,7 @@ def sunlight(normal: np.ndarray) -> float:
     return 0.72 + 0.34 * max(0.0, float(normal @ SUN) / 0.75)
 
 
-def draw_car(canvas: Canvas, x: float, y: float, along_y: bool, colour: Colour, name: str) -> None:
-    """Draw a car at (x, y), its length along y or along x; it belongs to the object `name`."""
-    width, depth = (2.1, 4.6) if along_y else (4.6, 2.1)
-    canvas.prism(rectangle(x, y, width, depth), 0.25, 1.0, colour, name)
-    canvas.prism(rectangle(x, y, width * 0.8, depth * 0.58), 1.0, 1.6, (48, 56, 68), name)
-    canvas.plan(rectangle(x, y, width * 0.72, depth * 0.4), colour, name, 1.62)
-
-
-def photograph(image: Image.Image, rng: np.random.Generator, haze: float) -> Image.Image:
+def _photograph(image: Image.Image, rng: np.random.Generator, haze: float) -> Image.Image:
     """Reduce the supersampled drawing and give it one camera's light, haze (0..1) and sensor noise."""
     pixels = np.asarray(image.reduce(SUPERSAMPLE), dtype=np.float32)  # (H, W, 3)
     gain = rng.uniform(0.9, 1.08) * rng.uniform(0.97, 1.03, size=3).astype(np.float32)

@@ -6,47 +6,24 @@ from functools import partial
 
 import numpy as np
 
-from pemoe.datasets_scripts.campus.drawing import (
-    CAR_COLOURS,
-    Canvas,
-    Colour,
-    Upright,
-    draw_car,
-    ellipse,
-    flat,
-    rectangle,
-)
-from pemoe.datasets_scripts.campus.neighbours import ASPHALT, draw_neighbour, neighbour_uprights
-from pemoe.datasets_scripts.campus.scene import (
-    COMPASS,
-    EXTENT_M,
-    ROAD_OFFSET_M,
-    ROAD_WIDTH_M,
-    Road,
-    Scene,
-    footprint_rings,
-    turned,
-)
+from pemoe.datasets_scripts.campus.drawing import Canvas, Colour, Upright, ellipse, flat, rectangle
+from pemoe.datasets_scripts.campus.neighbours import ASPHALT, CAR_COLOURS, car, draw_neighbour
+from pemoe.datasets_scripts.campus.scene import COMPASS, EXTENT_M, ROAD_OFFSET_M, ROAD_WIDTH_M, Road, Scene, turned
 
 PAVEMENT: Colour = (190, 188, 180)
 PATH: Colour = (204, 198, 186)
 
 
-def draw_flat(canvas: Canvas, scene: Scene) -> None:
-    """Draw everything that lies on the ground, and all shadows."""
-    _draw_paths(canvas, scene)
-    for road in scene.roads:
-        _draw_road(canvas, road)
-    for neighbour in scene.neighbours:
-        draw_neighbour(canvas, neighbour)
-    canvas.cast_shadow(footprint_rings(scene.building)[0], scene.building.height_m)
+def draw_grounds(canvas: Canvas, scene: Scene) -> list[Upright]:
+    """Draw everything that lies on the ground, and all shadows; what is upright around the building is returned."""
+    yaw, half_m = scene.building.yaw_deg, scene.building.depth_m / 2
+    canvas.plan(turned(rectangle(0, 0, 5.0, 132.0), yaw), PATH)  # through both entrances
+    for y in (-(half_m + 2.5), half_m + 2.5):
+        canvas.plan(turned(rectangle(0, y, 26.0, 6.0), yaw), PATH)
+    items = [item for road in scene.roads for item in _draw_road(canvas, road)]
+    items += [item for neighbour in scene.neighbours for item in draw_neighbour(canvas, neighbour)]
+    canvas.cast_shadow(scene.building.footprint_rings()[0], scene.building.height_m)
     canvas.lay_shadows()
-
-
-def uprights(canvas: Canvas, scene: Scene) -> list[Upright]:
-    """Everything upright around the building, to be drawn from far to near."""
-    items = [item for road in scene.roads for item in _road_cars(canvas, road)]
-    items += [item for neighbour in scene.neighbours for item in neighbour_uprights(canvas, neighbour)]
     return items + _details(canvas, scene)
 
 
@@ -58,7 +35,8 @@ def _road_centre(road: Road, along_m: np.ndarray) -> np.ndarray:
     return np.stack([east * out + north * along_m, north * out + east * along_m], axis=1)
 
 
-def _draw_road(canvas: Canvas, road: Road) -> None:
+def _draw_road(canvas: Canvas, road: Road) -> list[Upright]:
+    """Draw a road; two cars are returned."""
     along = np.linspace(-150, 150, 61)
     centre, name = _road_centre(road, along), road.name
     step = np.gradient(centre, axis=0)
@@ -72,27 +50,14 @@ def _draw_road(canvas: Canvas, road: Road) -> None:
         hub = np.array(COMPASS[road.side]) * (ROAD_OFFSET_M - 12.0)
         for radius, colour in ((17.0, PAVEMENT), (15.5, ASPHALT), (6.5, PAVEMENT), (5.5, (84, 150, 64))):
             canvas.plan(ellipse(*hub, radius, radius), colour, name)
-
-
-def _road_cars(canvas: Canvas, road: Road) -> list[Upright]:
     rng = np.random.default_rng(road.layout_seed)
     along_y = road.side in ("east", "west")
-    items = []
-    for along in rng.uniform(10, 45, size=2) * [1, -1]:
-        x, y = _road_centre(road, np.array([along]))[0]
-        x, y = (x + 2.2 * np.sign(along), y) if along_y else (x, y + 2.2 * np.sign(along))
-        draw = partial(draw_car, canvas, x, y, along_y, CAR_COLOURS[rng.integers(len(CAR_COLOURS))], road.name)
-        items.append((x, y, draw))
-    return items
-
-
-def _draw_paths(canvas: Canvas, scene: Scene) -> None:
-    """Paved paths from both entrances outward."""
-    yaw = scene.building.yaw_deg
-    canvas.plan(turned(rectangle(0, 0, 5.0, 132.0), yaw), PATH)
-    for sign in (-1, 1):
-        apron = rectangle(0, sign * (scene.building.depth_m / 2 + 2.5), 26.0, 6.0)
-        canvas.plan(turned(apron, yaw), PATH)
+    cars = []
+    for along_m in rng.uniform(10, 45, size=2) * [1, -1]:
+        x, y = _road_centre(road, np.array([along_m]))[0]
+        x, y = (x + 2.2 * np.sign(along_m), y) if along_y else (x, y + 2.2 * np.sign(along_m))
+        cars.append(car(canvas, x, y, along_y, CAR_COLOURS[rng.integers(len(CAR_COLOURS))], name))
+    return cars
 
 
 def _details(canvas: Canvas, scene: Scene) -> list[Upright]:
@@ -106,11 +71,11 @@ def _details(canvas: Canvas, scene: Scene) -> list[Upright]:
         "hedge": _hedge,
     }
     items: list[Upright] = []
-    for side in (-1, 1):
-        for number, detail in enumerate(scene.details):
-            middle = np.array([(-14.0, 14.0)[number], -(scene.building.depth_m / 2 + 9.0)])
-            x, y = turned(middle, scene.building.yaw_deg + (180.0 if side > 0 else 0.0))
-            items.append((x, y, partial(draw[detail], canvas, np.array([x, y, 0.0]), scene.building.yaw_deg)))
+    for turn in (0.0, 180.0):
+        for x, detail in zip((-14.0, 14.0), scene.details, strict=True):
+            middle = np.array([x, -(scene.building.depth_m / 2 + 9.0)])
+            foot = turned(middle, scene.building.yaw_deg + turn)
+            items.append((*foot, partial(draw[detail], canvas, np.array([*foot, 0.0]), scene.building.yaw_deg)))
     return items
 
 
@@ -156,9 +121,8 @@ def _bicycle_rack(canvas: Canvas, foot: np.ndarray, yaw: float) -> None:
 
 
 def _lamp_posts(canvas: Canvas, foot: np.ndarray, yaw: float) -> None:
-    across = turned(np.array([5.0, 0.0]), yaw)
-    for i in (-1, 0, 1):
-        base = foot + np.array([*(i * across), 0.0])
+    for along_m in (-5.0, 0.0, 5.0):
+        base = foot + np.array([*turned(np.array([along_m, 0.0]), yaw), 0.0])
         _block(canvas, base, yaw, (0.35, 0.35, 5.6), 0.0, (40, 42, 46), "lamp posts")
         canvas.ball(base + np.array([0, 0, 5.9]), 0.7, (255, 240, 170), "lamp posts")
 

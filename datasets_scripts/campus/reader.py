@@ -1,4 +1,4 @@
-"""The rendered campus as a reader (see `sources.readers.Reader`): places are drawn when their rows are asked for."""
+"""The rendered campus as a reader: places are drawn when their rows are asked for."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import datasets
 
 from pemoe.common.fingerprints import hash_lines
 from pemoe.datasets_scripts.campus.source import campus_rows, check_options, place_number, place_of, rows_for_place
-from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
+from pemoe.datasets_scripts.schema import FEATURES, SPLITS, DataError
+from pemoe.datasets_scripts.sources.readers import Reader
 
 
-class CampusReader:
+class CampusReader(Reader):
     """Renders the splits `train` (captions: three long raw ones) and `test` (captions: two concise queries).
 
     Args:
         root: must be None, the campus has no files.
         train_places, test_places: places of each split; each has 1 + drone_views + ground_views images.
         seed: another integer gives other places.
-        drone_views: drone images of a place, 0..54.
-        ground_views: ground images of a place, 0..4: front, back, left, right.
+        drone_views, ground_views: images of a place, 0..54 from a drone, 0..4 on the ground: front, back, left, right.
         size_px: side of the square images.
         workers: processes that `load` renders in; None takes min(2, cores). Never changes the result.
 
@@ -35,8 +35,6 @@ class CampusReader:
     """
 
     source = "campus"
-    platforms = PLATFORMS
-    earlier = None
 
     def __init__(
         self,
@@ -71,34 +69,17 @@ class CampusReader:
         for place_id in place_ids:
             yield from rows_for_place(split, place_of(place_id)[1], seed=self.seed, **self.views)
 
-    def report(self) -> dict[str, Any]:
-        """Nothing is dropped or repaired."""
-        return {}
-
-    def notes(self) -> list[str]:
-        """There is nothing to note."""
-        return []
-
     def load(
-        self,
-        cache_dir: str | Path | None = None,
-        show_progress: bool = False,
-        splits: Sequence[str] = SPLITS,
+        self, cache_dir: str | Path | None = None, show_progress: bool = False, splits: Sequence[str] = SPLITS
     ) -> datasets.DatasetDict:
         """All rows, in memory: rendered anew each time, since no file's change could say that a cache is stale."""
-        rendered = {
-            split: campus_rows(
-                split, count, self.seed, workers=self.workers, show_progress=show_progress, **self.views
-            )
-            for split, count in self.places.items()
-            if split in splits
-        }
+        options = {**self.views, "workers": self.workers, "show_progress": show_progress}
         return datasets.DatasetDict(
-            {split: _as_dataset(rows, datasets.NamedSplit(split)) for split, rows in rendered.items()}
+            {
+                split: datasets.Dataset.from_list(
+                    campus_rows(split, count, self.seed, **options), FEATURES, split=datasets.NamedSplit(split)
+                )
+                for split, count in self.places.items()
+                if split in splits
+            }
         )
-
-
-def _as_dataset(rows: list[dict[str, Any]], split: datasets.NamedSplit) -> datasets.Dataset:
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    columns["platform"] = FEATURES["platform"].str2int(columns["platform"])
-    return datasets.Dataset.from_dict(columns, features=FEATURES, split=split)

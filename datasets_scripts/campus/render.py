@@ -9,18 +9,9 @@ import numpy as np
 from PIL import Image
 
 from pemoe.datasets_scripts.campus.building import draw_building
-from pemoe.datasets_scripts.campus.drawing import (
-    SUPERSAMPLE,
-    Canvas,
-    Rendering,
-    level,
-    look_at,
-    photograph,
-    rectangle,
-    top_down,
-)
-from pemoe.datasets_scripts.campus.grounds import draw_flat, uprights
-from pemoe.datasets_scripts.campus.scene import EXTENT_M, Scene, footprint_rings
+from pemoe.datasets_scripts.campus.drawing import SUPERSAMPLE, Canvas, Rendering, level, look_at, rectangle, top_down
+from pemoe.datasets_scripts.campus.grounds import draw_grounds
+from pemoe.datasets_scripts.campus.scene import EXTENT_M, Scene
 
 FACADE_SIDES = ("front", "back", "left", "right")  # as seen from before the main entrance
 
@@ -30,7 +21,7 @@ def draw_satellite(scene: Scene, size_px: int, rng: np.random.Generator) -> Rend
     offset = tuple(rng.uniform(-3, 3, size=2))
     canvas = Canvas(top_down(EXTENT_M * rng.uniform(0.96, 1.02), offset), size_px, _lawn(size_px, rng))
     _draw_place(canvas, scene, close=False)
-    return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.0, 0.08)))
+    return canvas.finish(rng, haze=rng.uniform(0.0, 0.08))
 
 
 def draw_drone(scene: Scene, heading_deg: float, size_px: int, rng: np.random.Generator) -> Rendering:
@@ -41,7 +32,7 @@ def draw_drone(scene: Scene, heading_deg: float, size_px: int, rng: np.random.Ge
     target = np.array([*rng.uniform(-3, 3, size=2), scene.building.height_m * 0.3])
     canvas = Canvas(look_at(target + back * distance_m, target, focal=1.02), size_px, _lawn(size_px, rng))
     _draw_place(canvas, scene, close=False)
-    return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.02, 0.12)))
+    return canvas.finish(rng, haze=rng.uniform(0.02, 0.12))
 
 
 def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator) -> Rendering:
@@ -49,42 +40,40 @@ def draw_ground(scene: Scene, side: str, size_px: int, rng: np.random.Generator)
     turn = {"front": 0.0, "right": 90.0, "back": 180.0, "left": 270.0}[side]
     bearing = scene.building.yaw_deg - 90.0 + turn + rng.uniform(-9, 9)  # counter-clockwise from east
     outward = np.array([np.cos(np.deg2rad(bearing)), np.sin(np.deg2rad(bearing))])
-    ring = footprint_rings(scene.building)[0]
+    ring = scene.building.footprint_rings()[0]
     reach_m, half_m = float((ring @ outward).max()), float(np.abs(ring @ [-outward[1], outward[0]]).max())
     height_m, focal = scene.building.height_m, 0.8
     widest, nearest = focal * 2 * half_m / rng.uniform(0.66, 0.72), focal * 2 * half_m / 1.1
     distance_m = max(min(widest, focal * height_m / 0.24), nearest, focal * height_m / 0.58)
     position = np.array([*(outward * (reach_m + distance_m)), 4.2])
     centre = (0.5 + rng.uniform(-0.03, 0.03), 0.62 + 0.01 * scene.building.floors)
-    camera = level(position, 270.0 - bearing, focal, centre)
-    canvas = Canvas(camera, size_px, _sky(size_px, rng))
-    far_m = 4000.0
-    canvas.plan(rectangle(0, 0, far_m, far_m), (106, 146, 78))
+    canvas = Canvas(level(position, 270.0 - bearing, focal, centre), size_px, _sky(size_px, rng))
+    canvas.plan(rectangle(0, 0, 4000.0, 4000.0), (106, 146, 78))
     _draw_place(canvas, scene, close=True)
-    return canvas.finish(photograph(canvas.image, rng, haze=rng.uniform(0.0, 0.06)))
+    return canvas.finish(rng, haze=rng.uniform(0.0, 0.06))
 
 
 def _draw_place(canvas: Canvas, scene: Scene, close: bool) -> None:
     """Ground first, then upright things from far to near; the building stands between those behind and before it."""
-    draw_flat(canvas, scene)
-    items = [*uprights(canvas, scene), (0.0, 0.0, lambda: draw_building(canvas, scene, close))]
+    items = [*draw_grounds(canvas, scene), (0.0, 0.0, lambda: draw_building(canvas, scene, close))]
     for _, _, draw in sorted(items, key=lambda item: -float(canvas.camera.depth_m(np.array([*item[:2], 0.0])))):
         draw()
 
 
 def _lawn(size_px: int, rng: np.random.Generator) -> Image.Image:
     """Grass with soft patches: RGB of the drawing size."""
-    side = size_px * SUPERSAMPLE
     patches = rng.normal(1.0, 0.05, size=(12, 12, 1)) * np.array([112.0, 150.0, 82.0])
-    small = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
-    return small.resize((side, side), Image.Resampling.BILINEAR)
+    return _background(np.clip(patches, 0, 255), size_px, Image.Resampling.BILINEAR)
 
 
 def _sky(size_px: int, rng: np.random.Generator) -> Image.Image:
     """A sky that pales towards the horizon, with soft clouds: RGB of the drawing size."""
-    side = size_px * SUPERSAMPLE
     ramp = np.linspace(0, 1, 16)[:, None, None]
     colours = (1 - ramp) * np.array([96.0, 152.0, 218.0]) + ramp * np.array([206.0, 224.0, 240.0])  # (16, 1, 3)
     clouds = np.clip(rng.normal(-0.1, 0.35, size=(16, 5, 1)), 0, 0.5)
-    small = Image.fromarray((colours * (1 - clouds) + 248.0 * clouds).astype(np.uint8))
-    return small.resize((side, side), Image.Resampling.BICUBIC)
+    return _background(colours * (1 - clouds) + 248.0 * clouds, size_px, Image.Resampling.BICUBIC)
+
+
+def _background(colours: np.ndarray, size_px: int, resampling: Image.Resampling) -> Image.Image:
+    side = size_px * SUPERSAMPLE
+    return Image.fromarray(colours.astype(np.uint8)).resize((side, side), resampling)

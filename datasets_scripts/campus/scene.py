@@ -81,6 +81,42 @@ class Building:
         """Height of the flat roof above the ground, in metres."""
         return self.floors * FLOOR_HEIGHT_M + PARAPET_M
 
+    def footprint_rings(self) -> list[np.ndarray]:
+        """The plan's outer ring, counter-clockwise, and a courtyard's clockwise inner one; each (N, 2), metres."""
+        # plans are x and y before turning, front to the south (negative y), wings to the back
+        r, t = self.width_m / 2, self.depth_m / 2  # right and top
+        i, b, w = r - self.wing_m, self.wing_m - t, self.wing_m / 2  # inner right, top of the bar, half wing
+        angle = 2 * np.pi * (np.arange(20) + 0.5) / 20 - np.pi / 2
+        plans = {
+            **dict.fromkeys(("rectangle", "courtyard"), ([-r, r, r, -r], [-t, -t, t, t])),
+            "L": ([-r, r, r, -i, -i, -r], [-t, -t, b, b, t, t]),
+            "U": ([-r, r, r, i, i, -i, -i, -r], [-t, -t, t, t, b, b, t, t]),
+            "T": ([-r, r, r, w, w, -w, -w, -r], [-t, -t, b, b, t, t, b, b]),
+            "cross": ([-w, w, w, r, r, w, w, -w, -w, -r, -r, -w], [-t, -t, -w, -w, w, w, t, t, w, w, -w, -w]),
+            "round": (list(r * np.cos(angle)), list(t * np.sin(angle))),
+        }
+        rings = [np.array(plans[self.footprint], dtype=float).T]  # (2, N) -> (N, 2)
+        if self.footprint == "courtyard":
+            y = t - self.wing_m
+            rings.append(np.array([(-i, -y), (-i, y), (i, y), (i, -y)]))
+        return [turned(ring, self.yaw_deg) for ring in rings]
+
+    def roof_parts(self) -> list[tuple[float, float, float, float]]:
+        """Rectangles (x, y, width, depth) inside the unturned plan, largest first: where roof features stand."""
+        width, depth, wing = self.width_m, self.depth_m, self.wing_m
+        low = (wing - depth) / 2  # centre of the front bar
+        parts = {
+            "rectangle": [(0, 0, width, depth)],
+            "round": [(0, 0, width * 0.68, depth * 0.68)],
+            "L": [(0, low, width, wing), ((wing - width) / 2, wing / 2, wing, depth - wing)],
+            "U": [(0, low, width, wing)] + [(s * (width - wing) / 2, wing / 2, wing, depth - wing) for s in (-1, 1)],
+            "T": [(0, low, width, wing), (0, wing / 2, wing, depth - wing)],
+            "cross": [(0, 0, width, wing)] + [(0, s * (depth + wing) / 4, wing, (depth - wing) / 2) for s in (-1, 1)],
+            "courtyard": [(0, low, width, wing), (0, -low, width, wing)]
+            + [(s * (width - wing) / 2, 0, wing, depth - 2 * wing) for s in (-1, 1)],
+        }
+        return parts[self.footprint]
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -137,18 +173,10 @@ class Scene:
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
-    """Draw one place.
+    """Draw one place: equal generators give equal scenes.
 
-    Args:
-        rng: the only source of chance; equal generators give equal scenes.
-
-    Returns:
-        A scene in which neighbours lie in distinct cells and are of distinct kinds, nothing tall stands before an
-        entrance and a roundabout lies on a side without neighbour.
-
-    Example:
-        >>> sample_scene(np.random.default_rng(0)) == sample_scene(np.random.default_rng(0))
-        True
+    Neighbours lie in distinct cells and are of distinct kinds, nothing tall stands before an entrance and a roundabout
+    lies on a side without neighbour.
     """
     front = str(rng.choice(SIDES))
     neighbours = _sample_neighbours(rng, front)
@@ -166,49 +194,6 @@ def turned(points_m: np.ndarray, yaw_deg: float) -> np.ndarray:
     angle = np.deg2rad(yaw_deg)
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return np.asarray(points_m, dtype=float) @ matrix
-
-
-def footprint_rings(building: Building) -> list[np.ndarray]:
-    """The plan's outer ring, counter-clockwise, and for a courtyard the clockwise inner one; each (N, 2), metres."""
-    rings = [np.array(_plan(building), dtype=float).T]  # (2, N) -> (N, 2)
-    if building.footprint == "courtyard":
-        x, y = building.width_m / 2 - building.wing_m, building.depth_m / 2 - building.wing_m
-        rings.append(np.array([(-x, -y), (-x, y), (x, y), (x, -y)]))
-    return [turned(ring, building.yaw_deg) for ring in rings]
-
-
-def roof_parts(building: Building) -> list[tuple[float, float, float, float]]:
-    """Rectangles (x, y, width, depth) inside the unturned plan, largest first: where roof features stand."""
-    width, depth, wing = building.width_m, building.depth_m, building.wing_m
-    low = (wing - depth) / 2  # centre of the front bar
-    parts = {
-        "rectangle": [(0, 0, width, depth)],
-        "round": [(0, 0, width * 0.68, depth * 0.68)],
-        "L": [(0, low, width, wing), ((wing - width) / 2, wing / 2, wing, depth - wing)],
-        "U": [(0, low, width, wing)] + [(side * (width - wing) / 2, wing / 2, wing, depth - wing) for side in (-1, 1)],
-        "T": [(0, low, width, wing), (0, wing / 2, wing, depth - wing)],
-        "cross": [(0, 0, width, wing)] + [(0, s * (depth + wing) / 4, wing, (depth - wing) / 2) for s in (-1, 1)],
-        "courtyard": [(0, low, width, wing), (0, -low, width, wing)]
-        + [(side * (width - wing) / 2, 0, wing, depth - 2 * wing) for side in (-1, 1)],
-    }
-    return parts[building.footprint]
-
-
-def _plan(building: Building) -> tuple[list[float], list[float]]:
-    """x and y of the outer ring before turning: front to the south (negative y), wings to the back."""
-    r, t = building.width_m / 2, building.depth_m / 2  # right and top
-    i, b, w = r - building.wing_m, building.wing_m - t, building.wing_m / 2  # inner right, top of the bar, half wing
-    angle = 2 * np.pi * (np.arange(20) + 0.5) / 20 - np.pi / 2
-    plans = {
-        "rectangle": ([-r, r, r, -r], [-t, -t, t, t]),
-        "courtyard": ([-r, r, r, -r], [-t, -t, t, t]),
-        "L": ([-r, r, r, -i, -i, -r], [-t, -t, b, b, t, t]),
-        "U": ([-r, r, r, i, i, -i, -i, -r], [-t, -t, t, t, b, b, t, t]),
-        "T": ([-r, r, r, w, w, -w, -w, -r], [-t, -t, b, b, t, t, b, b]),
-        "cross": ([-w, w, w, r, r, w, w, -w, -w, -r, -r, -w], [-t, -t, -w, -w, w, w, t, t, w, w, -w, -w]),
-        "round": (list(r * np.cos(angle)), list(t * np.sin(angle))),
-    }
-    return plans[building.footprint]
 
 
 def _sample_building(rng: np.random.Generator, front: str) -> Building:

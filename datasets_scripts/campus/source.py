@@ -14,8 +14,11 @@ import io
 import json
 import os
 import pickle
+import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -25,7 +28,6 @@ from pemoe.datasets_scripts.campus import text
 from pemoe.datasets_scripts.campus.drawing import Rendering
 from pemoe.datasets_scripts.campus.render import FACADE_SIDES, draw_drone, draw_ground, draw_satellite
 from pemoe.datasets_scripts.campus.scene import Scene, sample_scene
-from pemoe.datasets_scripts.campus.workers import rows_in_processes
 from pemoe.datasets_scripts.schema import DataError
 
 NAMESPACES = ("train", "test", "pretrain")
@@ -57,18 +59,7 @@ class View:
 
 
 def check_options(namespace: str = "train", **options: object) -> None:
-    """Refuse options of which no campus can be made.
-
-    Args:
-        namespace: one of `NAMESPACES`.
-        options: names and values, see `LIMITS`.
-
-    Raises:
-        DataError: an unknown namespace, or an option that is no whole number in its range.
-
-    Example:
-        >>> check_options(train_places=400, seed=0, size_px=160)
-    """
+    """Raise DataError for an unknown namespace, or an option that is no whole number within its `LIMITS`."""
     if namespace not in NAMESPACES:
         raise DataError(f"campus: unknown namespace {namespace!r}: use one of {', '.join(NAMESPACES)}")
     for name, value in options.items():
@@ -78,41 +69,69 @@ def check_options(namespace: str = "train", **options: object) -> None:
 
 
 def campus_rows(
-    namespace: str,
-    places: int,
-    seed: int = 0,
-    *,
-    workers: int | None = None,
-    show_progress: bool = False,
-    **options: int,
+    namespace: str, places: int, seed: int = 0, *, workers: int | None = None, show_progress: bool = False, **view: int
 ) -> list[dict]:
     """The rows of the first `places` places of a namespace, place by place.
 
     Args:
         namespace: "train", "test" or "pretrain"; the last gives places of neither split whose captions mix long
             captions and query-like phrases of all platforms.
-        places: how many.
-        seed: another integer gives other places.
+        places, seed: how many, and which.
         workers: processes; None takes min(2, cores), 1 stays in this one. Never changes the result.
         show_progress: show a bar over the places on stderr.
-        options: `drone_views`, `ground_views`, `size_px` of `rows_for_place`.
+        view: `drone_views`, `ground_views`, `size_px` of `rows_for_place`.
 
     Returns:
         dicts with the keys of `schema.FEATURES`; `platform` is its name, `image` {"bytes": JPEG, "path": None}.
 
     Raises:
         DataError: an unknown namespace or an option out of range.
+        RuntimeError: a process ended before its last place; its own message is on stderr.
     """
     workers = min(2, os.cpu_count() or 1) if workers is None else workers
-    check_options(namespace, places=places, seed=seed, workers=workers, **options)
+    check_options(namespace, places=places, seed=seed, workers=workers, **view)
     if workers > 1 and places >= POOL_MIN_PLACES:
-        done = rows_in_processes(
-            namespace, int(places), int(seed), int(workers), {k: int(v) for k, v in options.items()}
-        )
+        task = {"namespace": namespace, "seed": int(seed), **{name: int(value) for name, value in view.items()}}
+        done = _rows_in_processes(int(places), int(workers), task)
     else:
-        done = (rows_for_place(namespace, index, seed=seed, **options) for index in range(places))
+        done = (rows_for_place(namespace, index, seed=seed, **view) for index in range(places))
     bar = tqdm(done, total=places, desc=f"campus {namespace}", unit="place", disable=not show_progress)
     return [row for rows in bar for row in rows]
+
+
+def _rows_in_processes(places: int, workers: int, task: dict[str, Any]) -> Iterator[list[dict]]:
+    """`rows_for_place(index=index, **task)` for index 0, 1, ... places - 1; process w renders w, w + workers, ...
+
+    The processes are fresh interpreters fed by a pipe, not a `multiprocessing` pool: they never import the caller's
+    main module, so a plain script needs no `if __name__ == "__main__":` guard, and nothing is forked beside threads.
+    The pipes are read in turn, so only a few places wait in memory.
+    """
+    code = f"from {__name__} import write_rows; write_rows()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    children = []
+    try:
+        for worker in range(workers):
+            command = [sys.executable, "-c", code, json.dumps([[worker, places, workers], task])]
+            children.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment))
+        for index in range(places):
+            try:
+                yield pickle.load(children[index % workers].stdout)
+            except (EOFError, pickle.UnpicklingError) as error:
+                message = f"campus: the process rendering place {index} ended early (see its message above)"
+                raise RuntimeError(message) from error
+    finally:
+        for child in children:
+            child.kill()
+            child.stdout.close()
+            child.wait()
+
+
+def write_rows() -> None:
+    """Run by the processes of `campus_rows`: render the task in `sys.argv[1]` and pickle its rows to stdout."""
+    indices, task = json.loads(sys.argv[1])
+    for index in range(*indices):
+        pickle.dump(rows_for_place(index=index, **task), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
 
 
 def rows_for_place(
@@ -121,26 +140,31 @@ def rows_for_place(
     """The rows of one place: satellite, then drone views, then ground views (see `campus_rows` for their form)."""
     views = {"drone_views": drone_views, "ground_views": ground_views}
     check_options(namespace, index=index, seed=seed, size_px=size_px, **views)
-    scene, rows, asked = place_scene(seed, namespace, index), [], []
+    scene, number, rows, asked = place_scene(seed, namespace, index), place_number(namespace, index), [], []
+    latitude, longitude = place_coordinates(number)
     for view in place_views(seed, namespace, index, **views):
-        seen = draw_place_view(seed, namespace, index, view, size_px)
+        seen, picture = draw_place_view(seed, namespace, index, view, size_px), io.BytesIO()
+        seen.image.save(picture, format="JPEG", quality=JPEG_QUALITY)
         rng = _generator(seed, namespace, index, f"{view.platform} text", view.number)
-        queries = text.queries(scene, view.platform, seen.boxes, seen.shares, rng)
+        asked.append(text.queries(scene, view.platform, seen.boxes, seen.shares, rng))
         raw = text.raw_captions(scene, seen.boxes, rng)
-        parts = text.regions(scene, view.platform, seen.boxes, rng)
-        rows.append(_row(namespace, index, view, seed, seen, queries if namespace == "test" else raw, parts))
-        asked.append(queries)
+        row = {
+            "image": {"bytes": picture.getvalue(), "path": None},
+            "image_id": f"{number:04d}/{_file_name(number, view, seed)}",
+            "place_id": f"{number:04d}",
+            "platform": view.platform,
+            "captions": asked[-1] if namespace == "test" else raw,
+            "refined_captions": [],
+            "regions": text.regions(scene, view.platform, seen.boxes, rng),
+            "latitude_deg": latitude,
+            "longitude_deg": longitude,
+            "source": "campus",
+            "split": namespace,
+        }
+        rows.append(row)
     if namespace == "pretrain":
         _mix_captions(rows, asked, _generator(seed, namespace, index, "scene", 1))
     return rows
-
-
-def write_rows() -> None:
-    """Run by the processes of `rows_in_processes`: render the task in `sys.argv[1]` and pickle its rows to stdout."""
-    task = json.loads(sys.argv[1])
-    for index in range(*task["places"]):
-        pickle.dump(rows_for_place(task["namespace"], index, seed=task["seed"], **task["options"]), sys.stdout.buffer)
-        sys.stdout.buffer.flush()
 
 
 def place_scene(seed: int, namespace: str, index: int) -> Scene:
@@ -170,12 +194,7 @@ def draw_place_view(seed: int, namespace: str, index: int, view: View, size_px: 
 
 
 def place_of(place_id: str) -> tuple[str, int]:
-    """(namespace, index) of a `place_id`: the inverse of `place_number`.
-
-    Example:
-        >>> place_of("0007")
-        ('test', 2)
-    """
+    """(namespace, index) of a `place_id`, the inverse of `place_number`: ("test", 2) of "0007"."""
     index, namespace = divmod(int(place_id), len(NAMESPACES))
     return NAMESPACES[namespace], index
 
@@ -191,28 +210,6 @@ def place_coordinates(number: int) -> tuple[float, float]:
     latitude = ORIGIN_DEG[0] + row * GRID_STEP_M / METRES_PER_DEGREE
     longitude = ORIGIN_DEG[1] + column * GRID_STEP_M / (METRES_PER_DEGREE * np.cos(np.deg2rad(latitude)))
     return float(latitude), float(longitude)
-
-
-def _row(
-    namespace: str, index: int, view: View, seed: int, seen: Rendering, captions: list[str], parts: list[dict]
-) -> dict:
-    number = place_number(namespace, index)
-    latitude, longitude = place_coordinates(number)
-    buffer = io.BytesIO()
-    seen.image.save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return {
-        "image": {"bytes": buffer.getvalue(), "path": None},
-        "image_id": f"{number:04d}/{_file_name(number, view, seed)}",
-        "place_id": f"{number:04d}",
-        "platform": view.platform,
-        "captions": captions,
-        "refined_captions": [],
-        "regions": parts,
-        "latitude_deg": latitude,
-        "longitude_deg": longitude,
-        "source": "campus",
-        "split": namespace,
-    }
 
 
 def _file_name(number: int, view: View, seed: int) -> str:

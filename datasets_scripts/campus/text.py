@@ -8,12 +8,10 @@ Directions are true: those of the image come from the boxes of the drawn picture
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pemoe.datasets_scripts.campus import words
-from pemoe.datasets_scripts.campus.scene import Neighbour, Road, Scene
+from pemoe.datasets_scripts.campus.scene import Building, Neighbour, Scene
 from pemoe.datasets_scripts.campus.words import pick
 
 Boxes = dict[str, list[float]]
@@ -21,25 +19,24 @@ CAPTIONS_PER_IMAGE = 3
 QUERIES_PER_IMAGE = 2
 QUERY_WORDS = (8, 25)
 SHORT_LEAD_WORDS = 7  # a lead up to this long names two attributes, a longer one three or four
-SEEN_SHARE = {"neighbour": 0.004, "road": 0.006, "entrance": 0.002, "roof feature": 0.0015, "detail": 0.0008}
+SEEN_SHARE = {"neighbour": 0.004, "road": 0.006, "entrance": 0.002, "roof": 0.0015}  # by the first word of a name
+DETAIL_SHARE = 0.0008
 TRUNCATED_SHARE, JOINED_SHARE = 0.15, 0.12
 SIDE_MARGIN = 0.08  # fraction of the image's width beside its middle that is neither left nor right
 
 
 def raw_captions(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[str]:
-    """Three long captions of a picture, about 500 to 750 characters each; platform-neutral in wording.
+    """Three long captions of about 500 to 750 characters each, platform-neutral in wording.
 
-    Args:
-        scene: all that is there.
-        boxes: name -> [cx, cy, w, h] of what the picture shows (`Rendering.boxes`).
-        rng: chooses synonyms, order and defects.
+    `boxes` are those of the picture (`Rendering.boxes`): name -> [cx, cy, w, h].
     """
     return [_damaged(caption_sentences(scene, boxes, rng), rng) for _ in range(CAPTIONS_PER_IMAGE)]
 
 
 def caption_sentences(scene: Scene, boxes: Boxes, rng: np.random.Generator) -> list[str]:
     """The undamaged sentences of one long caption; the first is the boilerplate opening."""
-    sentences = [make(scene, rng) for make in (_main_sentence, _walls_sentence, _entrance_sentence)]
+    sentences = [_say(kind, scene.building, rng) for kind in ("main sentence", "walls sentence")]
+    sentences.append(_entrance_sentence(scene, rng))
     sentences += [_neighbour_sentence(neighbour, boxes, rng) for neighbour in scene.neighbours]
     sentences.append(_roads_sentence(scene, rng))
     if len(scene.neighbours) < 3:
@@ -52,58 +49,56 @@ def queries(
 ) -> list[str]:
     """Two concise queries of 8 to 25 words, each of 3 to 5 attributes that this picture shows.
 
-    Args:
-        scene: what is there.
-        platform: "satellite", "drone" or "ground": whose subjects are named.
-        boxes: name -> [cx, cy, w, h] of what the picture shows.
-        shares: name -> share of the picture's pixels; things smaller than `SEEN_SHARE` are not named.
-        rng: chooses attributes, synonyms and order.
+    `shares` are the shares of the picture's pixels by name; what is smaller than `SEEN_SHARE` is not named.
     """
-    make = {"satellite": _satellite_parts, "drone": _drone_parts, "ground": _ground_parts}[platform]
-    return [_query(*make(_Shown(scene, boxes, shares), rng), rng) for _ in range(QUERIES_PER_IMAGE)]
+    seen = {name: box for name, box in boxes.items() if shares[name] >= SEEN_SHARE.get(name.split()[0], DETAIL_SHARE)}
+    asked = []
+    for _ in range(QUERIES_PER_IMAGE):
+        lead = _say(platform, scene.building, rng)
+        parts = _ground_parts(scene, seen, rng) if platform == "ground" else _sky_parts(scene, platform, seen, rng)
+        asked.append(_query(lead, parts, rng))
+    return asked
 
 
 def regions(scene: Scene, platform: str, boxes: Boxes, rng: np.random.Generator) -> list[dict]:
     """The main building and, where there is one, the outermost neighbour to the left and to the right.
 
-    Returns:
-        up to three {"text", "bbox"}; bbox [cx, cy, w, h] as fractions of the image, None for the building when
-        nothing of it is seen. A side without a visible neighbour has no region.
+    Up to three {"text", "bbox"}; bbox [cx, cy, w, h] as fractions of the image, None for the building when nothing
+    of it is seen.
     """
-    adjectives = words.with_article(pick(rng, *words.FOOTPRINT[scene.building.footprint]))
+    adjectives = words.with_article(words.look(scene.building, "footprint", rng))
     looks = f"a {scene.building.roof_colour} roof"
     if platform == "ground":
-        adjectives = words.with_article(pick(rng, *words.FACADE[scene.building.facade]))
-        looks = pick(rng, *words.WINDOWS[scene.building.windows])
+        adjectives = words.with_article(words.look(scene.building, "facade", rng))
+        looks = words.look(scene.building, "windows", rng)
     text = f"The main object in the center of the image is {adjectives} building with {looks}."
-    found = [{"text": text, "bbox": building_box(boxes)}]
-    seen = [neighbour for neighbour in scene.neighbours if neighbour.name in boxes]
-    ordered = sorted(seen, key=lambda neighbour: boxes[neighbour.name][0])
-    for side, candidates in (("left", ordered[:1]), ("right", ordered[-1:])):
+    found = [{"text": text, "bbox": _building_box(boxes)}]
+    seen = sorted((n for n in scene.neighbours if n.name in boxes), key=lambda n: boxes[n.name][0])
+    for side, candidates in (("left", seen[:1]), ("right", seen[-1:])):
         for neighbour in candidates:
             box = boxes[neighbour.name]
-            if horizontal(box) == side:
+            if _horizontal(box) == side:
                 phrase = words.neighbour_phrase(neighbour, rng, from_above=platform != "ground")
                 found.append({"text": f"On the {side} side of the image, {words.there(phrase)}.", "bbox": box})
     return found
 
 
-def building_box(boxes: Boxes) -> list[float] | None:
+def _building_box(boxes: Boxes) -> list[float] | None:
     """The box around the building with its entrance and what stands on its roof, or None when it is not seen."""
     parts = np.array([boxes[name] for name in ("building", "entrance", "roof feature") if name in boxes])
     if not len(parts):
         return None
     low = (parts[:, :2] - parts[:, 2:] / 2).min(axis=0)
     high = (parts[:, :2] + parts[:, 2:] / 2).max(axis=0)
-    return [float(value) for value in (*(low + high) / 2, *(high - low))]
+    return [*((low + high) / 2).tolist(), *(high - low).tolist()]
 
 
-def horizontal(box: list[float]) -> str:
+def _horizontal(box: list[float]) -> str:
     """ "left", "right" or "" (in the middle) of the image."""
     return "left" if box[0] < 0.5 - SIDE_MARGIN else "right" if box[0] > 0.5 + SIDE_MARGIN else ""
 
 
-def vertical(box: list[float]) -> str:
+def _vertical(box: list[float]) -> str:
     """ "upper", "lower" or "" (in the middle) of the image."""
     return "upper" if box[1] < 0.5 - SIDE_MARGIN else "lower" if box[1] > 0.5 + SIDE_MARGIN else ""
 
@@ -115,6 +110,39 @@ OPENINGS = (
     "The image appears to show a campus scene with a prominent academic building.",
     "In this image we can see a university building and the area around it.",
 )
+WORDINGS = {  # attributes in the order they are chosen, then sentences or leads; {a_x} is {x} with its article
+    "main sentence": (
+        "footprint roof_feature",
+        "The main object in the center of the image is a large {footprint} building with a {colour} roof, "
+        "and the roof has {roof_feature}.",
+        "In the center is {a_footprint} building with a {colour} roof that has {roof_feature}.",
+        "The main building has {a_footprint} plan, and its {colour} roof has {roof_feature} on top.",
+    ),
+    "walls sentence": (
+        "facade windows floors storeys",
+        "The building is made of {facade} and it appears to have {floors} with {windows} along its walls.",
+        "It is {a_storeys} building with {a_facade} facade and {windows}.",
+        "The walls are {facade}, and there are {windows} on {a_storeys} facade.",
+    ),
+    "satellite": (
+        "footprint",
+        "{footprint} building with a {colour} roof",
+        "{colour}-roofed {footprint} building",
+        "{colour} roof of {a_footprint} building",
+    ),
+    "drone": (
+        "facade storeys footprint",
+        "{storeys} {facade} building with a {colour} roof",
+        "{footprint} {facade} building with a {colour} roof",
+        "{storeys} {footprint} building with {facade} walls and a {colour} roof",
+    ),
+    "ground": (
+        "facade windows storeys floors",
+        "{storeys} {facade} facade with {windows}",
+        "{facade} building of {floors} with {windows}",
+        "{windows} on {a_storeys} {facade} facade",
+    ),
+}
 FILLERS = (
     "The area around the building is covered with green grass and paved paths.",
     "There are well kept green lawns all around the building.",
@@ -122,34 +150,18 @@ FILLERS = (
 )
 
 
-def _main_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    building = scene.building
-    footprint = pick(rng, *words.FOOTPRINT[building.footprint])
-    feature = pick(rng, *words.ROOF_FEATURE[building.roof_feature])
-    colour = building.roof_colour
-    return pick(
-        rng,
-        f"The main object in the center of the image is a large {footprint} building with a {colour} roof, "
-        f"and the roof has {feature}.",
-        f"In the center is {words.with_article(footprint)} building with a {colour} roof that has {feature}.",
-        f"The main building has {words.with_article(footprint)} plan, and its {colour} roof has {feature} on top.",
-    )
-
-
-def _walls_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    building = scene.building
-    facade, windows = pick(rng, *words.FACADE[building.facade]), pick(rng, *words.WINDOWS[building.windows])
-    count, adjective = words.floors_count(building.floors, rng), words.floors_adjective(building.floors, rng)
-    return pick(
-        rng,
-        f"The building is made of {facade} and it appears to have {count} with {windows} along its walls.",
-        f"It is {words.with_article(adjective)} building with {words.with_article(facade)} facade and {windows}.",
-        f"The walls are {facade}, and there are {windows} on {words.with_article(adjective)} facade.",
-    )
+def _say(kind: str, building: Building, rng: np.random.Generator) -> str:
+    """One of the wordings of `kind` with its blanks filled."""
+    names, *wordings = WORDINGS[kind]
+    said = {"colour": building.roof_colour}
+    for name in names.split():
+        phrase = words.look(building, name, rng)
+        said |= {name: phrase, f"a_{name}": words.with_article(phrase)}
+    return pick(rng, *wordings).format(**said)
 
 
 def _entrance_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    entrance = pick(rng, *words.ENTRANCE[scene.building.entrance])
+    entrance = words.look(scene.building, "entrance", rng)
     first, second = (pick(rng, *words.DETAIL[name]) for name in rng.permutation(list(scene.details)))
     return pick(
         rng,
@@ -167,19 +179,18 @@ def _neighbour_sentence(neighbour: Neighbour, boxes: Boxes, rng: np.random.Gener
         f"To the {neighbour.compass} of the building one can see {phrase} surrounded by grass.",
     ]
     box = boxes.get(neighbour.name)
-    side = horizontal(box) if box else ""
-    if side:
+    if box and (side := _horizontal(box)):
         wordings = [
             f"On the {side} side of the image, {words.there(phrase)}.",
             f"On the {side} side of the image, {words.there(phrase)}, to the {neighbour.compass} of the building.",
         ]
-    elif box and vertical(box):
-        wordings.append(f"In the {vertical(box)} middle part of the image, {words.there(phrase)}.")
+    elif box and _vertical(box):
+        wordings.append(f"In the {_vertical(box)} middle part of the image, {words.there(phrase)}.")
     return pick(rng, *wordings)
 
 
 def _roads_sentence(scene: Scene, rng: np.random.Generator) -> str:
-    runs = [f"{words.road_phrase(road, rng)} on the {road.side} side" for road in scene.roads]
+    runs = [f"{pick(rng, *words.ROAD[road.shape])} on the {road.side} side" for road in scene.roads]
     verb = "There is" if len(runs) == 1 else "There are"
     place = pick(rng, "campus", "place", "area")
     end = pick(rng, ", with a few vehicles on it.", ".", ", which leads past the building.")
@@ -198,24 +209,6 @@ def _damaged(sentences: list[str], rng: np.random.Generator) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """What a picture shows of a scene: boxes and shares of pixels by name; a thing under `SEEN_SHARE` is not named."""
-
-    scene: Scene
-    boxes: Boxes
-    shares: dict[str, float]
-
-    def has(self, name: str, kind: str) -> bool:
-        return self.shares.get(name, 0.0) >= SEEN_SHARE[kind]
-
-    def neighbours(self) -> list[Neighbour]:
-        return [one for one in self.scene.neighbours if self.has(one.name, "neighbour")]
-
-    def roads(self) -> list[Road]:
-        return [road for road in self.scene.roads if self.has(road.name, "road")]
-
-
 def _query(lead: str, parts: list[str], rng: np.random.Generator) -> str:
     """`lead` and one to three `parts` in random order, within `QUERY_WORDS`; a terse noun phrase."""
     wanted = int(rng.integers(1, 3)) + (len(lead.split()) <= SHORT_LEAD_WORDS)
@@ -230,86 +223,46 @@ def _query(lead: str, parts: list[str], rng: np.random.Generator) -> str:
     return pick(rng, ", ", "; ").join(chosen)
 
 
-def _around(shown: _Shown, north_up: bool, rng: np.random.Generator) -> list[str]:
-    """Neighbours and roads seen from above, alone or with their direction: by compass only where north is up."""
-    parts = []
-    for neighbour in shown.neighbours():
-        phrase, box = words.neighbour_phrase(neighbour, rng, from_above=True), shown.boxes[neighbour.name]
+def _sky_parts(scene: Scene, platform: str, seen: Boxes, rng: np.random.Generator) -> list[str]:
+    """The roof, neighbours and roads, alone or with their direction: by compass only where north is up."""
+    parts, north_up = [], platform == "satellite"
+    if scene.building.roof_feature != "none" and "roof feature" in seen:
+        phrase = words.look(scene.building, "roof_feature", rng)
+        parts.append(pick(rng, f"{phrase} on the roof", f"with {phrase} on top"))
+    for neighbour in (one for one in scene.neighbours if one.name in seen):
+        phrase, box = words.neighbour_phrase(neighbour, rng, from_above=True), seen[neighbour.name]
         wordings = [f"{pick(rng, *words.ADJACENT)} {phrase}"]
         if north_up:
             wordings.append(f"with {phrase} to the {neighbour.compass}")
-        if horizontal(box):
-            wordings.append(f"with {phrase} on the {' '.join(filter(None, (vertical(box), horizontal(box))))} side")
+        if _horizontal(box):
+            wordings.append(f"with {phrase} on the {' '.join(filter(None, (_vertical(box), _horizontal(box))))} side")
         parts.append(pick(rng, *wordings))
-    for road in shown.roads():
-        phrase = words.road_phrase(road, rng)
+    for road in (one for one in scene.roads if one.name in seen):
+        phrase = pick(rng, *words.ROAD[road.shape])
         wordings = [f"{pick(rng, *words.ADJACENT)} {phrase}", f"{phrase} along the {road.side} side"]
         parts.append(pick(rng, *wordings[: 1 + north_up]))
+    if platform == "drone" and "entrance" in seen:
+        parts.append(f"with {words.look(scene.building, 'entrance', rng)}")
     return parts
 
 
-def _roof_part(shown: _Shown, rng: np.random.Generator) -> list[str]:
-    feature = shown.scene.building.roof_feature
-    if feature == "none" or not shown.has("roof feature", "roof feature"):
-        return []
-    phrase = pick(rng, *words.ROOF_FEATURE[feature])
-    return [pick(rng, f"{phrase} on the roof", f"with {phrase} on top")]
-
-
-def _satellite_parts(shown: _Shown, rng: np.random.Generator) -> tuple[str, list[str]]:
-    footprint, colour = pick(rng, *words.FOOTPRINT[shown.scene.building.footprint]), shown.scene.building.roof_colour
-    lead = pick(
-        rng,
-        f"{footprint} building with a {colour} roof",
-        f"{colour}-roofed {footprint} building",
-        f"{colour} roof of {words.with_article(footprint)} building",
-    )
-    return lead, _roof_part(shown, rng) + _around(shown, True, rng)
-
-
-def _drone_parts(shown: _Shown, rng: np.random.Generator) -> tuple[str, list[str]]:
-    building = shown.scene.building
-    facade, floors = pick(rng, *words.FACADE[building.facade]), words.floors_adjective(building.floors, rng)
-    footprint = pick(rng, *words.FOOTPRINT[building.footprint])
-    lead = pick(
-        rng,
-        f"{floors} {facade} building with a {building.roof_colour} roof",
-        f"{footprint} {facade} building with a {building.roof_colour} roof",
-        f"{floors} {footprint} building with {facade} walls and a {building.roof_colour} roof",
-    )
-    parts = _roof_part(shown, rng) + _around(shown, False, rng)
-    if shown.has("entrance", "entrance"):
-        parts.append(f"with {pick(rng, *words.ENTRANCE[building.entrance])}")
-    return lead, parts
-
-
-def _ground_parts(shown: _Shown, rng: np.random.Generator) -> tuple[str, list[str]]:
-    building = shown.scene.building
-    facade, windows = pick(rng, *words.FACADE[building.facade]), pick(rng, *words.WINDOWS[building.windows])
-    floors = words.floors_adjective(building.floors, rng)
-    lead = pick(
-        rng,
-        f"{floors} {facade} facade with {windows}",
-        f"{facade} building of {words.floors_count(building.floors, rng)} with {windows}",
-        f"{windows} on {words.with_article(floors)} {facade} facade",
-    )
-    parts, facing = [], shown.has("entrance", "entrance")
+def _ground_parts(scene: Scene, seen: Boxes, rng: np.random.Generator) -> list[str]:
+    """The entrance, the furniture before it, neighbours and roads at street level."""
+    parts, facing = [], "entrance" in seen
     if facing:
-        parts.append(f"with {pick(rng, *words.ENTRANCE[building.entrance])}")
-    for detail in shown.scene.details:
-        if shown.has(detail, "detail"):
-            phrase, side = pick(rng, *words.DETAIL[detail]), horizontal(shown.boxes[detail])
+        parts.append(f"with {words.look(scene.building, 'entrance', rng)}")
+    for detail in scene.details:
+        if detail in seen:
+            phrase, side = pick(rng, *words.DETAIL[detail]), _horizontal(seen[detail])
             wordings = [f"with {phrase} on the {side}" if side else f"with {phrase}", f"{phrase} in front"]
             parts.append(pick(rng, *wordings[: 1 + facing]))
-    for neighbour in shown.neighbours():
+    for neighbour in (one for one in scene.neighbours if one.name in seen):
         phrase = words.neighbour_phrase(neighbour, rng, from_above=False)
-        parts.append(_street_level(phrase, shown.boxes[neighbour.name], rng))
-    if shown.roads():
+        side = _horizontal(seen[neighbour.name])
+        if side:
+            parts.append(pick(rng, f"with {phrase} on the {side}", f"{pick(rng, *words.ADJACENT)} {phrase}"))
+        else:
+            parts.append(f"with {phrase} in view")
+    if any(road.name in seen for road in scene.roads):
         parts.append(pick(rng, "a street in view", "beside a road"))
-    return lead, parts
-
-
-def _street_level(phrase: str, box: list[float], rng: np.random.Generator) -> str:
-    if horizontal(box):
-        return pick(rng, f"with {phrase} on the {horizontal(box)}", f"{pick(rng, *words.ADJACENT)} {phrase}")
-    return f"with {phrase} in view"
+    return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pemoe.datasets_scripts.campus.scene import Neighbour, Road
+from pemoe.datasets_scripts.campus.scene import Building, Neighbour
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 FOOTPRINT = {
@@ -77,38 +77,32 @@ def pick(rng: np.random.Generator, *options: str) -> str:
 
 def neighbour_phrase(neighbour: Neighbour, rng: np.random.Generator, from_above: bool) -> str:
     """A noun phrase with an article; `from_above` allows the colour of an annex's roof."""
+    count = neighbour.count
     if neighbour.kind == "car park":
         noun = pick(rng, "car park", "parking lot")
-        return f"a {noun} with {pick(rng, *_amount(neighbour.count))} cars"
+        amounts = (("a few", "some"), ("about a dozen", "several"), ("many", "lots of"))[(count >= 9) + (count >= 18)]
+        return f"a {noun} with {pick(rng, *amounts)} cars"
     if neighbour.kind == "trees":
-        size = ("a small group of", "a few") if neighbour.count < 10 else ("a large group of", "many")
-        return f"{pick(rng, *size)} trees"
+        return f"{pick(rng, *(('a small group of', 'a few') if count < 10 else ('a large group of', 'many')))} trees"
     if neighbour.kind == "tennis courts":
-        number = "a" if neighbour.count == 1 else NUMBERS[neighbour.count]
-        article = "an" if neighbour.count == 1 and neighbour.colour == "orange" else number
-        return f"{article} {neighbour.colour} tennis court{'s' if neighbour.count > 1 else ''}"
+        article = NUMBERS[count] if count > 1 else "an" if neighbour.colour == "orange" else "a"
+        return f"{article} {neighbour.colour} tennis court{'s' if count > 1 else ''}"
     if neighbour.kind == "annex":
         noun = pick(rng, "annex", "outbuilding")
         return f"a small {noun}" + (f" with a {neighbour.colour} roof" if from_above else "")
     return pick(rng, *PLACE[neighbour.kind])
 
 
-def road_phrase(road: Road, rng: np.random.Generator) -> str:
-    """A noun phrase with an article."""
-    return pick(rng, *ROAD[road.shape])
-
-
-def floors_adjective(floors: int, rng: np.random.Generator) -> str:
-    """For example "three-storey" or "three-floor"."""
-    if floors == 1:
-        return pick(rng, "single-storey", "one-storey")
-    return f"{NUMBERS[floors]}-{pick(rng, 'storey', 'floor')}"
-
-
-def floors_count(floors: int, rng: np.random.Generator) -> str:
-    """For example "three floors" or "three storeys"."""
-    noun = pick(rng, *(("floor", "level") if floors == 1 else ("floors", "storeys")))
-    return f"{NUMBERS[floors]} {noun}"
+def look(building: Building, name: str, rng: np.random.Generator) -> str:
+    """What an attribute of the building is called; "storeys" is an adjective ("three-floor"), "floors" a count."""
+    if name == "storeys":
+        options = ("single-storey", "one-storey") if building.floors == 1 else ("{}-storey", "{}-floor")
+    elif name == "floors":
+        options = ("{} floor", "{} level") if building.floors == 1 else ("{} floors", "{} storeys")
+    else:
+        tables = {"footprint": FOOTPRINT, "roof_feature": ROOF_FEATURE, "facade": FACADE, "windows": WINDOWS}
+        options = {**tables, "entrance": ENTRANCE}[name][getattr(building, name)]
+    return pick(rng, *options).format(NUMBERS[building.floors])
 
 
 def there(phrase: str) -> str:
@@ -121,9 +115,3 @@ def with_article(phrase: str) -> str:
     """`phrase` after "a" or "an", by its first sound ("an L-shaped", "a U-shaped", "an eight-storey")."""
     vowel = phrase[0] in "aeioL" and not phrase.startswith("one-")
     return f"{'an' if vowel else 'a'} {phrase}"
-
-
-def _amount(cars: int) -> tuple[str, ...]:
-    if cars < 9:
-        return ("a few", "some")
-    return ("many", "lots of") if cars >= 18 else ("about a dozen", "several")
