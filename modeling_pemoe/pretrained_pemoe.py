@@ -8,7 +8,7 @@ import os
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import cached_file
 
@@ -23,21 +23,15 @@ from .backbones_pemoe import (
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
-from .text_pemoe import build_text_trunk
 from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
-ONE_FILE = "1000GB"
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
 class PeMoEPreTrainedModel(PreTrainedModel):
-    """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute.
-
-    Args:
-        config: the model's configuration; weights are random (see `from_backbones` and `from_pretrained`).
-    """
+    """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute."""
 
     config_class = PeMoEConfig
     base_model_prefix = "pemoe"
@@ -50,12 +44,14 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PeMoEConfig) -> None:
         super().__init__(config)
-        self.text_trunk = build_text_trunk(config.text_config, config.text_expert_layers)
+        text_config = copy.deepcopy(config.text_config)
+        text_config.num_hidden_layers -= config.text_expert_layers
+        text_config.dtype = None  # else a backbone stored in bf16 would give a bf16 trunk under fp32 experts
+        self.text_trunk = AutoModel.from_config(text_config, add_pooling_layer=False)
         self.vision_trunk = build_vision_encoder(config.vision_config, config.image_size)
         tail = split_vision_encoder(self.vision_trunk, config.vision_expert_layers)
-        experts = {name: PlatformExpert(config, self.text_trunk, tail) for name in config.platforms}
-        self.experts = nn.ModuleDict(experts)
-        self.gate = build_gate(config.gate, config.embed_dim, config.gate_hidden_dim, config.num_experts)
+        self.experts = nn.ModuleDict({p: PlatformExpert(config, self.text_trunk, tail) for p in config.platforms})
+        self.gate = build_gate(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
         self.freeze_trunks()
         self.post_init()
@@ -76,7 +72,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     @property
     def dtype_of_experts(self) -> torch.dtype:
         """Dtype of the trainable tails (fp32 while training, whatever the trunk's)."""
-        return next(iter(self.experts.values())).dtype
+        return next(self.experts.parameters()).dtype
 
     @property
     def dtype_of_trunk(self) -> torch.dtype:
@@ -174,7 +170,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         if experts_only:
             self.check_trunks_are_external()
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
-            kwargs["max_shard_size"] = ONE_FILE
+            kwargs["max_shard_size"] = "1000GB"  # one file
         config = self.config
         kept = config.backbone_weights, config.text_repo, config.vision_repo
         try:
@@ -239,41 +235,32 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def add_platform(self, name: str, init_from: str) -> None:
-        """Add one expert, started as a copy of another; the other experts and the scores do not move.
+        """Add one expert, started as a copy of `init_from`'s; the other experts and the scores do not move.
 
         The new platform is masked in the config (gate weight 0) until a gate stage includes it. Build optimizers
         after this call: the gate's last layer is a new, longer parameter.
 
-        Args:
-            name: the new platform.
-            init_from: the platform whose expert is copied.
-
         Raises:
             ValueError: a name that cannot be used, or an unknown `init_from`.
-
-        Example:
-            >>> model.add_platform("infrared", init_from="drone")  # doctest: +SKIP
         """
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
-        masked = [*self.config.masked_platforms, name]
-        config = self._config_with_platforms([*self.config.platforms, name], masked)
-        gate = self._fresh_gate(config.gate, config.num_experts)
+        fields = {
+            "platforms": [*self.config.platforms, name], "masked_platforms": [*self.config.masked_platforms, name],
+        }  # fmt: skip
+        _, gate = self._changed(fields)
         gate.take_over(self.gate)
         self.experts[name] = copy.deepcopy(self.experts[init_from])
         self.gate = gate
-        self.config.platforms, self.config.masked_platforms = config.platforms, masked
+        self.config.update(fields)
 
     def set_gate(self, name: str) -> None:
         """Replace the gate by a fresh one, in the config too; build optimizers after this call.
 
-        Args:
-            name: a key of `GATES`.
-
         Raises:
-            ValueError: unknown name; the model is unchanged.
+            ValueError: the name is no key of `GATES`; the model is unchanged.
         """
-        self.gate = self._fresh_gate(name, self.config.num_experts)
+        _, self.gate = self._changed({"gate": name})
         self.config.gate = name
 
     def share_trunks(self, platforms: list[str] | None = None) -> PeMoEPreTrainedModel:
@@ -291,30 +278,24 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: names that cannot be used.
-
-        Example:
-            >>> unified = model.share_trunks(["all"])  # doctest: +SKIP
         """
         # what deepcopy finds in `memo` it takes as copied; the text layers read the text trunk's configuration object
         memo = {id(part): part for part in (self.text_trunk, self.text_trunk.config, self.vision_trunk)}
         if platforms is not None:
-            config = self._config_with_platforms(list(platforms), [])
+            with torch.random.fork_rng(devices=[]):
+                config, gate = self._changed({"platforms": list(platforms), "masked_platforms": []})
             first = next(iter(self.experts.values()))
             experts = nn.ModuleDict({name: copy.deepcopy(first, dict(memo)) for name in platforms})
-            with torch.random.fork_rng(devices=[]):
-                gate = self._fresh_gate(config.gate, config.num_experts)
             memo |= {id(self.config): config, id(self.experts): experts.train(self.training), id(self.gate): gate}
         return copy.deepcopy(self, memo)
 
-    def _config_with_platforms(self, platforms: list[str], masked_platforms: list[str]) -> PeMoEConfig:
+    def _changed(self, fields: dict[str, object]) -> tuple[PeMoEConfig, Gate]:
+        """A copy of the configuration with these fields, checked, and a fresh gate for it."""
         config = copy.deepcopy(self.config)
-        config.platforms, config.masked_platforms = platforms, masked_platforms
+        config.update(fields)
         config.validate_platforms()
-        return config
-
-    def _fresh_gate(self, name: str, num_experts: int) -> Gate:
-        gate = build_gate(name, self.config.embed_dim, self.config.gate_hidden_dim, num_experts)
-        return gate.to(self.device, self.dtype_of_experts).train(self.training)
+        config.validate_choices()
+        return config, build_gate(config).to(self.device, self.dtype_of_experts).train(self.training)
 
 
 def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
