@@ -39,16 +39,12 @@ class Backbone(NamedTuple):
 def read_text_backbone(repo: str, revision: str | None = None, **hub: object) -> Backbone:
     """Read a transformers text encoder (BERT, RoBERTa or XLM-R family), without its pooler.
 
-    `hub` may hold `token`, `cache_dir`, `local_files_only` and `force_download`.
-
-    Raises:
-        OSError: no such repository, directory or weight file.
+    `hub` may hold `token`, `cache_dir`, `local_files_only` and `force_download`; OSError where nothing is found.
     """
     config = AutoConfig.from_pretrained(repo, revision=revision, **hub)
     commit = find_commit(repo, _find_file(repo, ("config.json",), revision, hub))
-    model = AutoModel.from_pretrained(
-        repo, revision=commit or revision, add_pooling_layer=False, dtype=torch.float32, **hub
-    )
+    options = {"add_pooling_layer": False, "dtype": torch.float32, **hub}
+    model = AutoModel.from_pretrained(repo, revision=commit or revision, **options)
     config._name_or_path = ""  # a path of this machine would travel in every checkpoint
     return Backbone(config, model.state_dict(), commit)
 

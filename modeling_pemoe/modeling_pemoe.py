@@ -49,10 +49,8 @@ class PeMoEModel(PeMoEPreTrainedModel):
 
     S(q, I) = sum_k g_k(q) cos(t_k, v_k)                                   (Eq. 1 of the paper)
 
-    It is one inner product: query `[g_1 t_1 ... g_E t_E]`, gallery `[v_1 ... v_E]`, both `E * D` long.
-
-    Args:
-        config: the model's configuration; weights are random (see `from_backbones` and `from_pretrained`).
+    It is one inner product: query `[g_1 t_1 ... g_E t_E]`, gallery `[v_1 ... v_E]`, both `E * D` long. Weights are
+    random when built from a configuration alone (see `from_backbones` and `from_pretrained`).
 
     Example:
         >>> model = PeMoEModel(PeMoEModel.config_class.preset("tiny"))
@@ -81,9 +79,6 @@ class PeMoEModel(PeMoEPreTrainedModel):
             image_states: output of `encode_image_trunk`, `(G, N, W)`, instead of `pixel_values`: the trunk is frozen,
                 so a trainer may run it once per image.
             return_dict: False for a tuple.
-
-        Returns:
-            `PeMoEOutput`.
 
         Raises:
             ValueError: no input, or an unknown expert.
@@ -154,16 +149,10 @@ class PeMoEModel(PeMoEPreTrainedModel):
     def encode_text(
         self, texts: list[str], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False
     ) -> np.ndarray:
-        """Fused query vectors `[g_1 t_1 ... g_E t_E]`, ready for an inner-product index.
+        """Fused query vectors `[g_1 t_1 ... g_E t_E]`, `(n, E * D)` fp32, ready for an inner-product index.
 
-        Args:
-            texts: queries, none empty.
-            processor: the checkpoint's processor.
-            batch_size: texts per forward pass, at least 1.
-            show_progress: draw a progress bar.
-
-        Returns:
-            `(n, E * D)` fp32; not unit length, so compare by inner product, never by cosine.
+        They are not unit length, so compare by inner product, never by cosine. `processor` is the checkpoint's,
+        `batch_size` the texts per forward pass.
 
         Raises:
             ValueError: an empty text, one text instead of a list, or a `batch_size` below 1.
@@ -173,11 +162,7 @@ class PeMoEModel(PeMoEPreTrainedModel):
     def encode_images(
         self, images: list[Image.Image], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False
     ) -> np.ndarray:
-        """Fused gallery vectors `[v_1 ... v_E]`; arguments and errors as in `encode_text`, pictures instead of texts.
-
-        Returns:
-            `(n, E * D)` fp32, every row of norm sqrt(E).
-        """
+        """Fused gallery vectors `[v_1 ... v_E]`, `(n, E * D)` fp32, rows of norm sqrt(E); else as `encode_text`."""
         return self._encode("encode_images", "images", images, processor, batch_size, show_progress)
 
     @torch.no_grad()

@@ -111,7 +111,6 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             vision_repo: open_clip or timm ViT of the EVA or ViT family; Hub id or directory.
             platforms: names of the experts; `["all"]` for the unified model.
             text_revision, vision_revision: branch, tag or commit; the commit read is recorded in the config.
-            token: Hub token for private repositories.
             config_options: further fields of `PeMoEConfig`.
 
         Raises:
@@ -124,14 +123,15 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         config = cls.config_class(
             text_config=text.config,
             vision_config=vision.config,
-            text_repo=_absolute(text_repo),
+            text_repo=str(text_repo),
             text_revision=text.revision,
-            vision_repo=_absolute(vision_repo),
+            vision_repo=str(vision_repo),
             vision_revision=vision.revision,
             platforms=list(platforms),
             embed_dim=text.config.hidden_size,
             **config_options,
         )
+        _resolve_repos(config, os.curdir)
         model = cls(config)
         state_dict, tail = split_weights(text, vision, config.text_expert_layers, config.vision_expert_layers)
         config.trunk_sha256 = {name: hash_trunks(state_dict, dtype) for name, dtype in HASHED_DTYPES.items()}
@@ -140,9 +140,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
         wrong = [name for name in missing if not any(part in name for part in FRESH_PARTS)] + unexpected
         if wrong:
-            raise ValueError(
-                f"{text_repo}, {vision_repo}: {len(wrong)} weights do not fit the model, first {wrong[0]}"
-            )
+            what = f"{len(wrong)} weights do not fit the model, first {wrong[0]}"
+            raise ValueError(f"{text_repo}, {vision_repo}: {what}")
         return model.eval()
 
     def save_pretrained(
@@ -152,16 +151,10 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         state_dict: dict[str, Tensor] | None = None,
         **kwargs: object,
     ) -> None:
-        """Write the checkpoint: self-contained, or the experts and the gate alone.
+        """Write the checkpoint, self-contained or without the frozen trunks; more arguments as in `PreTrainedModel`.
 
         An experts-only checkpoint names its backbones (a directory relative to the checkpoint, a Hub id with its
         commit) and their hash; `from_pretrained` reads and checks them.
-
-        Args:
-            save_directory: where to write.
-            experts_only: leave the frozen trunks out.
-            state_dict: weights to write instead of the model's own.
-            kwargs: passed to `PreTrainedModel.save_pretrained`.
 
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
@@ -184,9 +177,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         """Refuse (ValueError, one line) unless both trunks can be read again, bit for bit, from where they came."""
         config = self.config
         if not (config.text_repo and config.vision_repo and config.trunk_sha256):
-            raise ValueError(
-                "experts_only: the trunks have no repository or directory to load from; save the full model"
-            )
+            what = "the trunks have no repository or directory to load from"
+            raise ValueError(f"experts_only: {what}; save the full model")
         dtype = str(self.dtype_of_trunk).removeprefix("torch.")
         if dtype not in config.trunk_sha256:
             raise ValueError(f"experts_only: a {dtype} trunk cannot be checked; use float32 or bfloat16")
@@ -225,11 +217,9 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         model, info = super().from_pretrained(
             name, *args, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
         )
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"{pretrained_model_name_or_path}: {len(missing)} weights are missing, first {missing[0]}"
-            )
+        if missing := sorted(info["missing_keys"]):
+            what = f"{len(missing)} weights are missing, first {missing[0]}"
+            raise ValueError(f"{pretrained_model_name_or_path}: {what}")
         model.freeze_trunks()  # loading makes every parameter trainable again
         return (model, info) if wants_info else model
 
@@ -266,15 +256,13 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     def share_trunks(self, platforms: list[str] | None = None) -> PeMoEPreTrainedModel:
         """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
 
-        Moving or casting the trunks of one model moves or casts those of the other.
+        Moving or casting the trunks of one model moves or casts those of the other. Device, dtypes and training mode
+        are this one's.
 
         Args:
             platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
                 every expert starts as a copy of this model's first one, none is masked, the gate is fresh (drawn
                 without moving torch's global random state). `["all"]` gives the unified model.
-
-        Returns:
-            The model, with this one's device, dtypes and training mode.
 
         Raises:
             ValueError: names that cannot be used.
@@ -302,9 +290,8 @@ def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[s
     """State dict of an experts-only checkpoint: its own tensors and those of its backbones, checked by hash."""
     for repo in (config.text_repo, config.vision_repo):
         if str(repo).startswith(".") and not os.path.isdir(name):
-            raise ValueError(
-                f"{name}: its backbone {repo} is a directory beside the checkpoint, which a Hub id has not"
-            )
+            what = f"its backbone {repo} is a directory beside the checkpoint"
+            raise ValueError(f"{name}: {what}, which a Hub id has not")
     options = {option: hub[option] for option in BACKBONE_OPTIONS if option in hub}
     text = read_text_backbone(config.text_repo, config.text_revision, **options)
     vision = read_vision_backbone(config.vision_repo, config.image_size, config.vision_revision, **options)
@@ -317,10 +304,6 @@ def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[s
     return state_dict | load_file(cached_file(str(name), "model.safetensors", **hub))
 
 
-def _absolute(repo: str) -> str:
-    return os.path.abspath(repo) if os.path.isdir(repo) else str(repo)
-
-
 def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: bool) -> str | None:
     """How a checkpoint names a backbone: a Hub id as it is, a directory relative to an experts-only checkpoint.
 
@@ -331,9 +314,9 @@ def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: boo
     return os.path.relpath(repo, checkpoint) if experts_only else None
 
 
-def _resolve_repos(config: PeMoEConfig, checkpoint: str | os.PathLike) -> None:
-    """Turn repositories that are directories relative to the checkpoint into absolute paths."""
+def _resolve_repos(config: PeMoEConfig, start: str | os.PathLike) -> None:
+    """Turn repositories that are directories, relative to `start`, into absolute paths."""
     for field in ("text_repo", "vision_repo"):
-        path = os.path.join(checkpoint, getattr(config, field) or "")
+        path = os.path.join(start, getattr(config, field) or "")
         if getattr(config, field) and os.path.isdir(path):
             setattr(config, field, os.path.abspath(path))
