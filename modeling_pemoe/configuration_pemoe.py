@@ -28,9 +28,6 @@ _BGE_M3 = {
     "max_position_embeddings": 8194,
     "type_vocab_size": 1,
     "layer_norm_eps": 1e-5,
-    "bos_token_id": 0,
-    "pad_token_id": 1,
-    "eos_token_id": 2,
 }
 
 
@@ -141,10 +138,8 @@ class PeMoEConfig(PreTrainedConfig):
         if text.model_type not in TEXT_FAMILIES:
             raise ValueError(f"text_config: model_type {text.model_type!r} is not one of {', '.join(TEXT_FAMILIES)}")
         if not 1 <= self.text_expert_layers < text.num_hidden_layers:
-            raise ValueError(
-                f"text_expert_layers: {self.text_expert_layers} must be at least 1 and below the text encoder's "
-                f"{text.num_hidden_layers} layers"
-            )
+            bounds = f"at least 1 and below the text encoder's {text.num_hidden_layers} layers"
+            raise ValueError(f"text_expert_layers: {self.text_expert_layers} must be {bounds}")
         longest = text.max_position_embeddings - (2 if text.model_type != "bert" else 0)
         if self.max_text_tokens > longest:
             raise ValueError(f"max_text_tokens: {self.max_text_tokens} exceeds the text encoder's {longest} positions")

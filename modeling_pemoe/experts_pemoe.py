@@ -17,10 +17,7 @@ from .vision_pemoe import VisionTail
 class PlatformExpert(nn.Module):
     """The trainable tail of one platform (PE-MoE, Sec. 3.2): maps shared features to its embeddings (t_k, v_k).
 
-    Args:
-        config: the model's; gives the layers' number and dropout, D, and the log of the first inverse temperature.
-        text_trunk: the layers are of its class.
-        vision: last blocks and norm of the image encoder; copied.
+    Its text layers are of the class of `text_trunk`'s; the blocks and the norm of `vision` are copied.
     """
 
     def __init__(self, config: PreTrainedConfig, text_trunk: PreTrainedModel, vision: VisionTail) -> None:

@@ -12,14 +12,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import cached_file
 
-from .backbones_pemoe import (
-    HASHED_DTYPES,
-    TRUNK_ROOTS,
-    hash_trunks,
-    read_text_backbone,
-    read_vision_backbone,
-    split_weights,
-)
+from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_vision_backbone, split_weights
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
@@ -27,6 +20,7 @@ from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
+HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
@@ -235,9 +229,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         """
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
-        fields = {
-            "platforms": [*self.config.platforms, name], "masked_platforms": [*self.config.masked_platforms, name],
-        }  # fmt: skip
+        platforms, masked = [*self.config.platforms, name], [*self.config.masked_platforms, name]
+        fields = {"platforms": platforms, "masked_platforms": masked}
         _, gate = self._changed(fields)
         gate.take_over(self.gate)
         self.experts[name] = copy.deepcopy(self.experts[init_from])

@@ -27,7 +27,6 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
     A size that the patch size does not divide is cut at the right and bottom (384 px at patch 14 uses 378).
 
     Raises:
-        ImportError: timm is missing.
         ValueError: unknown architecture, wrong arguments, or not a plain ViT of the EVA or ViT family.
     """
     timm = import_timm()
