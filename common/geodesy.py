@@ -12,17 +12,10 @@ METRES_PER_DEGREE = np.pi / 180 * EARTH_RADIUS_M  # of latitude
 def haversine_m(
     latitude_deg: ArrayLike, longitude_deg: ArrayLike, to_latitude_deg: ArrayLike, to_longitude_deg: ArrayLike
 ) -> np.ndarray:
-    """Great-circle distance between points in degrees, in metres.
+    """Great-circle distance in metres, float64, of points in WGS84 degrees of shapes that broadcast; NaN where one is.
 
     d = 2 R asin sqrt( sin^2(dphi / 2) + cos phi_1 cos phi_2 sin^2(dlambda / 2) ), angles in radians (Sinnott 1984,
     Virtues of the Haversine).
-
-    Args:
-        latitude_deg, longitude_deg: WGS84 degrees of the start; any shapes that broadcast.
-        to_latitude_deg, to_longitude_deg: of the end.
-
-    Returns:
-        Metres, float64; NaN where an input is.
 
     Example:
         >>> round(float(haversine_m(0.0, 0.0, 0.0, 1.0)))

@@ -53,13 +53,8 @@ def write_metrics(
 ) -> dict:
     """Write `metrics.json` of a run and return its content.
 
-    Args:
-        directory: of the run.
-        command: as typed.
-        seed: None where nothing is drawn.
-        started_s: `time.monotonic()` at the start.
-        results: the command's own figures.
-        device: what the work ran on, "cpu" or the name of a GPU.
+    `command` is as typed, `seed` None where nothing is drawn, `started_s` from `time.monotonic()`, `device` "cpu" or
+    the name of a GPU.
     """
     metrics = {
         "command": command,
@@ -86,16 +81,13 @@ def _commit() -> str | None:
     """Commit of the working tree that tracks this file; None outside git, and for a copy inside another project."""
     here = Path(__file__).resolve()
     root = here.parents[1]
+    git = ["git", "-C", str(root)]
     try:
-        answer = _git(root, "rev-parse", "--show-toplevel", "HEAD")
-        tracked = _git(root, "ls-files", "--error-unmatch", str(here))
-    except FileNotFoundError:
+        subprocess.run([*git, "ls-files", "--error-unmatch", str(here)], capture_output=True, check=True)
+        answer = subprocess.run(
+            [*git, "rev-parse", "--show-toplevel", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    if answer.returncode or tracked.returncode:
-        return None
-    toplevel, commit = answer.stdout.split("\n")[:2]
+    toplevel, commit = answer.stdout.splitlines()
     return commit if Path(toplevel).resolve() == root else None
-
-
-def _git(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(directory), *words], capture_output=True, text=True, check=False)

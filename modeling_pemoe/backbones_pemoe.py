@@ -22,7 +22,6 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TIMM_CONFIG = "config.json"
 TIMM_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TRUNK_ROOTS = ("text_trunk.", "vision_trunk.")
 _LAYER = re.compile(r"(?:encoder\.layer|blocks)\.(\d+)\.(.+)")  # BERT's and timm's names: number, rest
 _COMMIT = re.compile(r".*/snapshots/([0-9a-f]{40})/")  # in the Hub's cache, whatever folder that lies in
@@ -39,16 +38,12 @@ class Backbone(NamedTuple):
 def read_text_backbone(repo: str, revision: str | None = None, **hub: object) -> Backbone:
     """Read a transformers text encoder (BERT, RoBERTa or XLM-R family), without its pooler.
 
-    `hub` may hold `token`, `cache_dir`, `local_files_only` and `force_download`.
-
-    Raises:
-        OSError: no such repository, directory or weight file.
+    `hub` may hold `token`, `cache_dir`, `local_files_only` and `force_download`; OSError where nothing is found.
     """
     config = AutoConfig.from_pretrained(repo, revision=revision, **hub)
     commit = find_commit(repo, _find_file(repo, ("config.json",), revision, hub))
-    model = AutoModel.from_pretrained(
-        repo, revision=commit or revision, add_pooling_layer=False, dtype=torch.float32, **hub
-    )
+    options = {"add_pooling_layer": False, "dtype": torch.float32, **hub}
+    model = AutoModel.from_pretrained(repo, revision=commit or revision, **options)
     config._name_or_path = ""  # a path of this machine would travel in every checkpoint
     return Backbone(config, model.state_dict(), commit)
 
@@ -60,8 +55,7 @@ def read_vision_backbone(repo: str, image_size: int, revision: str | None = None
     `weights_only=True`, at the commit that the configuration file came from. `hub` as in `read_text_backbone`.
 
     Raises:
-        OSError: no such repository, directory or weight file.
-        ValueError: the repository is neither open_clip's nor timm's, or its image tower is no timm model.
+        OSError: nothing found; ValueError: neither open_clip's nor timm's, or its image tower is no timm model.
     """
     path = _find_file(repo, (OPEN_CLIP_CONFIG, TIMM_CONFIG), revision, hub)
     is_open_clip = os.path.basename(path) == OPEN_CLIP_CONFIG
@@ -137,9 +131,8 @@ def _read_timm(repo: str, description: dict, weights: str) -> tuple[dict, dict[s
         raise ValueError(f"{repo}: neither an {OPEN_CLIP_CONFIG} nor a timm config.json with an architecture")
     is_safe = weights.endswith(".safetensors")
     loaded = load_file(weights) if is_safe else torch.load(weights, map_location="cpu", weights_only=True)
-    model_args = dict(description.get("model_args") or {})
-    config = {"architecture": description["architecture"], "model_args": model_args}
-    config.update(_normalisation(description.get("pretrained_cfg", description)))
+    config = {"architecture": description["architecture"], "model_args": dict(description.get("model_args") or {})}
+    config |= _normalisation(description.get("pretrained_cfg", description))
     return config, {name: tensor.float() for name, tensor in loaded.items()}
 
 

@@ -6,6 +6,7 @@ import re
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -16,9 +17,6 @@ UNIFIED_PLATFORM = "all"  # one expert for every platform: rows 1 and 2 of the p
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
 _PLATFORM_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED_NAMES = frozenset(
-    {"keys", "items", "values", "pop", "clear", "update", "forward", "train", "eval", "training"}
-)
 _EVA = "eva02_large_patch14_clip_336"
 _BGE_M3 = {
     "model_type": "xlm-roberta",
@@ -30,9 +28,6 @@ _BGE_M3 = {
     "max_position_embeddings": 8194,
     "type_vocab_size": 1,
     "layer_norm_eps": 1e-5,
-    "bos_token_id": 0,
-    "pad_token_id": 1,
-    "eos_token_id": 2,
 }
 
 
@@ -69,9 +64,7 @@ class PeMoEConfig(PreTrainedConfig):
     """
 
     model_type = "pemoe"
-    sub_configs_defaults: ClassVar[dict] = {
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="xlm-roberta")
-    }
+    sub_configs_defaults: ClassVar = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="xlm-roberta")}
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | None = None
@@ -120,9 +113,9 @@ class PeMoEConfig(PreTrainedConfig):
 
     def validate_platforms(self):
         """Names must be distinct, usable as module names, and not all masked."""
-        names = list(self.platforms)
+        names, taken = list(self.platforms), dir(nn.ModuleDict())  # which holds the experts
         for name in names:
-            if not isinstance(name, str) or not _PLATFORM_NAME.fullmatch(name) or name in _RESERVED_NAMES:
+            if not isinstance(name, str) or not _PLATFORM_NAME.fullmatch(name) or name in taken:
                 raise ValueError(f"platforms: {name!r} is no platform name: use lower-case letters, digits and '_'")
         if not names or len(set(names)) != len(names):
             raise ValueError(f"platforms: need at least one name and no name twice, got {names}")
@@ -145,10 +138,8 @@ class PeMoEConfig(PreTrainedConfig):
         if text.model_type not in TEXT_FAMILIES:
             raise ValueError(f"text_config: model_type {text.model_type!r} is not one of {', '.join(TEXT_FAMILIES)}")
         if not 1 <= self.text_expert_layers < text.num_hidden_layers:
-            raise ValueError(
-                f"text_expert_layers: {self.text_expert_layers} must be at least 1 and below the text encoder's "
-                f"{text.num_hidden_layers} layers"
-            )
+            bounds = f"at least 1 and below the text encoder's {text.num_hidden_layers} layers"
+            raise ValueError(f"text_expert_layers: {self.text_expert_layers} must be {bounds}")
         longest = text.max_position_embeddings - (2 if text.model_type != "bert" else 0)
         if self.max_text_tokens > longest:
             raise ValueError(f"max_text_tokens: {self.max_text_tokens} exceeds the text encoder's {longest} positions")
@@ -159,7 +150,7 @@ class PeMoEConfig(PreTrainedConfig):
             )
 
     def validate_sizes(self):
-        """Counts are positive, the vision configuration has its two keys."""
+        """Counts are positive, the vision configuration names its model."""
         for field in ("vision_expert_layers", "embed_dim", "gate_hidden_dim", "image_size", "max_text_tokens"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}: {getattr(self, field)} must be at least 1")
@@ -170,12 +161,11 @@ class PeMoEConfig(PreTrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **overrides: object) -> "PeMoEConfig":
-        """A named configuration; nothing is downloaded.
+        """A named configuration, `overrides` replacing its fields; nothing is downloaded.
 
         Args:
             name: "paper" (BGE-M3 and EVA02-CLIP-L/14, 384 px), "tiny" (builds in a second, for tests) or "campus"
                 (the shape of the shipped small backbones).
-            overrides: fields that replace those of the preset.
 
         Raises:
             ValueError: unknown name.
@@ -216,7 +206,6 @@ PRESETS = {
             "architecture": _EVA,
             "model_args": {"depth": 6, "embed_dim": 128, "num_heads": 4, "ref_feat_shape": [8, 8], "img_size": 112},
         },
-        "text_expert_layers": 2,
         "vision_expert_layers": 2,
         "embed_dim": 128,
         "gate_hidden_dim": 64,

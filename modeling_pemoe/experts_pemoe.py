@@ -11,33 +11,29 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .text_pemoe import build_text_layers
 from .vision_pemoe import VisionTail
 
 
 class PlatformExpert(nn.Module):
     """The trainable tail of one platform (PE-MoE, Sec. 3.2): maps shared features to its embeddings (t_k, v_k).
 
-    Args:
-        config: the model's; gives the layers' number and dropout, D, and the log of the first inverse temperature.
-        text_trunk: the layers are of its class.
-        vision: last blocks and norm of the image encoder; copied.
+    Its text layers are of the class of `text_trunk`'s; the blocks and the norm of `vision` are copied.
     """
 
     def __init__(self, config: PreTrainedConfig, text_trunk: PreTrainedModel, vision: VisionTail) -> None:
         super().__init__()
-        self.text_layers = build_text_layers(text_trunk, config.text_expert_layers, config.tail_dropout)
+        layer_class = type(text_trunk.encoder.layer[0])
+        # on the trunk's own configuration object: both keep one attention implementation
+        self.text_layers = nn.ModuleList(layer_class(text_trunk.config) for _ in range(config.text_expert_layers))
+        for module in self.text_layers.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = config.tail_dropout
         self.vision_blocks = copy.deepcopy(vision.blocks)
         self.vision_norm = copy.deepcopy(vision.norm)
         self.visual_projection = nn.Linear(vision.width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
         self.norm_before_pool, self.pool = vision.norm_before_pool, vision.pool
         self.checkpoint_blocks = False
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
-        return self.visual_projection.weight.dtype
 
     def embed_text(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`t_k`: normalised CLS of the text tail; `(B, S, D)` -> `(B, D)` fp32."""
@@ -47,15 +43,13 @@ class PlatformExpert(nn.Module):
 
     def pool_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """Pooled image tail before the projection; `(B, N, W)` -> `(B, W)`."""
-        tokens = tokens.to(self.dtype)
+        tokens = tokens.to(self.visual_projection.weight.dtype)
         options = {} if rope is None else {"rope": rope}
         for block in self.vision_blocks:
             if self.checkpoint_blocks and self.training:
                 block = partial(checkpoint, block, use_reentrant=False)
             tokens = block(tokens, **options)
-        if self.norm_before_pool:
-            return self.pool(self.vision_norm(tokens))
-        return self.vision_norm(self.pool(tokens))
+        return self.pool(self.vision_norm(tokens)) if self.norm_before_pool else self.vision_norm(self.pool(tokens))
 
     def embed_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """`v_k`: normalised projection of the pooled image tail; `(B, N, W)` -> `(B, D)` fp32."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 
 class Gate(nn.Module):
     """Softmax over the active experts' logits; to add a gate, write `active_logits` and an entry of `GATES`.
 
-    Args:
-        embed_dim: width D of the shared text feature.
-        hidden_dim: the configuration's `gate_hidden_dim`.
-        num_experts: E.
+    `embed_dim` is the width D of the shared text feature, `num_experts` E.
     """
 
     def __init__(self, embed_dim: int, hidden_dim: int, num_experts: int) -> None:
@@ -27,14 +25,10 @@ class Gate(nn.Module):
         """Start from a gate of fewer experts, the added ones last; without parameters there is nothing to do."""
 
     def forward(self, text_features: Tensor, active: list[int]) -> tuple[Tensor, Tensor]:
-        """Weigh the experts.
+        """`gate_weights` and `gate_logits`, `(Q, E)` fp32, of shared text features `(Q, D)` of any float dtype.
 
-        Args:
-            text_features: shared text features, `(Q, D)`, any float dtype.
-            active: places on the E axis that take part; the others weigh exactly 0.
-
-        Returns:
-            `gate_weights (Q, E)` fp32, rows sum to 1, and `gate_logits (Q, E)` fp32, -inf where not active.
+        `active` are the places on the E axis that take part: their weights sum to 1; the others' are exactly 0, and
+        their logits -inf.
         """
         logits = self.active_logits(text_features, active).float()
         weights = logits.softmax(-1)
@@ -89,13 +83,7 @@ class UniformGate(Gate):
 GATES = {"softmax": SoftmaxGate, "uniform": UniformGate}
 
 
-def build_gate(name: str, embed_dim: int, hidden_dim: int, num_experts: int) -> Gate:
-    """The gate of that name; a single expert needs none and gets the uniform one (weight 1, logit 0).
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name not in GATES:
-        raise ValueError(f"gate: {name!r} is unknown, use one of {', '.join(GATES)}")
-    gate_class = UniformGate if num_experts == 1 else GATES[name]
-    return gate_class(embed_dim, hidden_dim, num_experts)
+def build_gate(config: PreTrainedConfig) -> Gate:
+    """The configuration's gate; a single expert needs none and gets the uniform one (weight 1, logit 0)."""
+    gate_class = UniformGate if config.num_experts == 1 else GATES[config.gate]
+    return gate_class(config.embed_dim, config.gate_hidden_dim, config.num_experts)

@@ -28,9 +28,6 @@ class InfoNCELoss(nn.Module):
     plain InfoNCE when all places differ. The arithmetic is fp32 whatever the input (fp64 stays fp64), also under
     autocast.
 
-    Args:
-        same_place: what to do with off-diagonal pairs of one place, "mask" or "multi_positive".
-
     Raises:
         ValueError: unknown `same_place`; on a call, embeddings that are not two equal (B, D) float matrices with
             B >= 1, `place_id` that is not (B,) integers, or a `logit_scale` that is not one number.
@@ -50,16 +47,10 @@ class InfoNCELoss(nn.Module):
     def forward(
         self, query_embeds: Tensor, gallery_embeds: Tensor, place_id: Tensor, logit_scale: Tensor | float
     ) -> dict[str, Tensor]:
-        """Compute the loss of one (joined) batch.
+        """ "loss", "loss_t2i" and "loss_i2t" of one (joined) batch, 0-d; loss = (loss_t2i + loss_i2t) / 2.
 
-        Args:
-            query_embeds: text embeddings, unit rows, shape (B, D), floating.
-            gallery_embeds: image embeddings, unit rows, shape (B, D); row i belongs to text i.
-            place_id: place of each row, shape (B,), integer.
-            logit_scale: log of the inverse temperature, one number.
-
-        Returns:
-            "loss", "loss_t2i" and "loss_i2t", 0-d; loss = (loss_t2i + loss_i2t) / 2. With B = 1 all are 0.
+        `query_embeds` and `gallery_embeds` are unit rows (B, D), image i belonging to text i; `place_id` is (B,)
+        integer; `logit_scale` is the log of the inverse temperature, one number. With B = 1 all losses are 0.
         """
         _check_aligned(query_embeds=query_embeds, gallery_embeds=gallery_embeds)
         place_id = _checked_place_id(place_id, query_embeds)
@@ -73,9 +64,7 @@ class InfoNCELoss(nn.Module):
     def _direction(self, logits: Tensor, same: Tensor) -> Tensor:
         """Mean over rows of the loss of `logits` (B, B), positives on the diagonal; `same` (B, B) marks one place."""
         if self.same_place == "multi_positive":
-            log_probability = logits.log_softmax(dim=1)  # (B, B)
-            per_row = -(log_probability * same).sum(dim=1) / same.sum(dim=1)  # (B,)
-            return per_row.mean()
+            return (-(logits.log_softmax(dim=1) * same).sum(dim=1) / same.sum(dim=1)).mean()
         aligned = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same & ~aligned, -torch.inf)
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
@@ -84,11 +73,8 @@ class InfoNCELoss(nn.Module):
 class TripletLoss(nn.Module):
     """Cosine triplet hinge: mean_i max(0, margin - q_i . p_i + q_i . n_i)   (Schroff et al. 2015, Eq. 2, in cosines).
 
-    The inputs are unit rows and are used as they are: nothing is normalised here. The arithmetic is fp32 whatever the
-    input (fp64 stays fp64).
-
-    Args:
-        margin: by how much the positive must be closer than the negative, a cosine difference in [0, 2].
+    The inputs are unit rows and are used as they are: nothing is normalised here. `margin` is a cosine difference in
+    [0, 2]. The arithmetic is fp32 whatever the input (fp64 stays fp64).
 
     Raises:
         ValueError: `margin` outside [0, 2]; on a call, inputs that are not three equal (B, D) float matrices, B >= 1.

@@ -21,27 +21,16 @@ from .vision_pemoe import rotary_table
 
 @dataclass
 class PeMoEOutput(ModelOutput):
-    """What `PeMoEModel` returns; Q texts, G images, E experts (1 when `experts` names one), D dimensions, all fp32.
+    """What `PeMoEModel` returns; Q texts, G images, E experts (1 when `experts` names one), D dimensions, all fp32."""
 
-    Args:
-        loss: InfoNCE, when `place_id` was given and Q = G.
-        logits_per_text: `exp(logit_scale)` times Eq. (1), `(Q, G)`; None when `experts` was given.
-        logits_per_image: its transpose, `(G, Q)`.
-        text_embeds: `t_k`, unit rows, `(Q, E, D)`.
-        image_embeds: `v_k`, unit rows, `(G, E, D)`.
-        gate_weights: `g_k(q)`, rows sum to 1, `(Q, E)`; None when `experts` was given.
-        gate_logits: before the softmax, `(Q, E)`; -inf for masked platforms.
-        logit_scale: log inverse temperatures of the experts that ran, `(E,)`.
-    """
-
-    loss: Tensor | None = None
-    logits_per_text: Tensor | None = None
-    logits_per_image: Tensor | None = None
-    text_embeds: Tensor | None = None
-    image_embeds: Tensor | None = None
-    gate_weights: Tensor | None = None
-    gate_logits: Tensor | None = None
-    logit_scale: Tensor | None = None
+    loss: Tensor | None = None  # InfoNCE, when `place_id` was given and Q = G
+    logits_per_text: Tensor | None = None  # exp(logit_scale) times Eq. (1), (Q, G); None when `experts` was given
+    logits_per_image: Tensor | None = None  # its transpose, (G, Q)
+    text_embeds: Tensor | None = None  # t_k, unit rows, (Q, E, D)
+    image_embeds: Tensor | None = None  # v_k, unit rows, (G, E, D)
+    gate_weights: Tensor | None = None  # g_k(q), rows sum to 1, (Q, E); None when `experts` was given
+    gate_logits: Tensor | None = None  # before the softmax, (Q, E); -inf for masked platforms
+    logit_scale: Tensor | None = None  # log inverse temperatures of the experts that ran, (E,)
 
 
 class PeMoEModel(PeMoEPreTrainedModel):
@@ -49,10 +38,8 @@ class PeMoEModel(PeMoEPreTrainedModel):
 
     S(q, I) = sum_k g_k(q) cos(t_k, v_k)                                   (Eq. 1 of the paper)
 
-    It is one inner product: query `[g_1 t_1 ... g_E t_E]`, gallery `[v_1 ... v_E]`, both `E * D` long.
-
-    Args:
-        config: the model's configuration; weights are random (see `from_backbones` and `from_pretrained`).
+    It is one inner product: query `[g_1 t_1 ... g_E t_E]`, gallery `[v_1 ... v_E]`, both `E * D` long. Weights are
+    random when built from a configuration alone (see `from_backbones` and `from_pretrained`).
 
     Example:
         >>> model = PeMoEModel(PeMoEModel.config_class.preset("tiny"))
@@ -80,10 +67,6 @@ class PeMoEModel(PeMoEPreTrainedModel):
                 experts only, the gate and the fused logits are None, and the loss is the mean of their InfoNCE.
             image_states: output of `encode_image_trunk`, `(G, N, W)`, instead of `pixel_values`: the trunk is frozen,
                 so a trainer may run it once per image.
-            return_dict: False for a tuple.
-
-        Returns:
-            `PeMoEOutput`.
 
         Raises:
             ValueError: no input, or an unknown expert.
@@ -135,11 +118,8 @@ class PeMoEModel(PeMoEPreTrainedModel):
             if with_loss:
                 output.loss = InfoNCELoss()(query, gallery, place_id, self.logit_scale)["loss"]
         elif with_loss:
-            losses = [
-                InfoNCELoss()(output.text_embeds[:, k], output.image_embeds[:, k], place_id, scale)["loss"]
-                for k, scale in enumerate(output.logit_scale)
-            ]
-            output.loss = torch.stack(losses).mean()
+            experts = zip(output.text_embeds.unbind(1), output.image_embeds.unbind(1), output.logit_scale, strict=True)
+            output.loss = torch.stack([InfoNCELoss()(t, v, place_id, scale)["loss"] for t, v, scale in experts]).mean()
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, experts: list[str] | None = None
@@ -154,40 +134,31 @@ class PeMoEModel(PeMoEPreTrainedModel):
     def encode_text(
         self, texts: list[str], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False
     ) -> np.ndarray:
-        """Fused query vectors `[g_1 t_1 ... g_E t_E]`, ready for an inner-product index.
+        """Fused query vectors `[g_1 t_1 ... g_E t_E]`, `(n, E * D)` fp32, ready for an inner-product index.
 
-        Args:
-            texts: queries, none empty.
-            processor: the checkpoint's processor.
-            batch_size: texts per forward pass, at least 1.
-            show_progress: draw a progress bar.
-
-        Returns:
-            `(n, E * D)` fp32; not unit length, so compare by inner product, never by cosine.
+        They are not unit length, so compare by inner product, never by cosine. `processor` is the checkpoint's,
+        `batch_size` the texts per forward pass.
 
         Raises:
             ValueError: an empty text, one text instead of a list, or a `batch_size` below 1.
         """
-        return self._encode("encode_text", "text", texts, processor, batch_size, show_progress)
+        return self._encode("text", texts, processor, batch_size, show_progress)
 
     def encode_images(
         self, images: list[Image.Image], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False
     ) -> np.ndarray:
-        """Fused gallery vectors `[v_1 ... v_E]`; arguments and errors as in `encode_text`, pictures instead of texts.
-
-        Returns:
-            `(n, E * D)` fp32, every row of norm sqrt(E).
-        """
-        return self._encode("encode_images", "images", images, processor, batch_size, show_progress)
+        """Fused gallery vectors `[v_1 ... v_E]`, `(n, E * D)` fp32, rows of norm sqrt(E); else as `encode_text`."""
+        return self._encode("images", images, processor, batch_size, show_progress)
 
     @torch.no_grad()
     def _encode(
-        self, caller: str, kind: str, items: list, processor: PeMoEProcessor, batch_size: int, show_progress: bool
+        self, kind: str, items: list, processor: PeMoEProcessor, batch_size: int, show_progress: bool
     ) -> np.ndarray:
         if isinstance(items, (str, os.PathLike, Image.Image)):
-            raise ValueError(f"{caller}: give a list, not one {'string' if isinstance(items, str) else 'picture'}")
+            one = "string" if isinstance(items, str) else "picture"
+            raise ValueError(f"encode_{kind}: give a list, not one {one}")
         if batch_size < 1:
-            raise ValueError(f"{caller}: batch_size is {batch_size}, it must be at least 1")
+            raise ValueError(f"encode_{kind}: batch_size is {batch_size}, it must be at least 1")
         was_training, fuse = self.training, fuse_text if kind == "text" else fuse_images
         parts = [np.zeros((0, self.config.num_experts * self.config.embed_dim), dtype=np.float32)]
         self.eval()

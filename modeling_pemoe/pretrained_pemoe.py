@@ -8,36 +8,24 @@ import os
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import cached_file
 
-from .backbones_pemoe import (
-    HASHED_DTYPES,
-    TRUNK_ROOTS,
-    hash_trunks,
-    read_text_backbone,
-    read_vision_backbone,
-    split_weights,
-)
+from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_vision_backbone, split_weights
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
-from .text_pemoe import build_text_trunk
 from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
-ONE_FILE = "1000GB"
+HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
 class PeMoEPreTrainedModel(PreTrainedModel):
-    """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute.
-
-    Args:
-        config: the model's configuration; weights are random (see `from_backbones` and `from_pretrained`).
-    """
+    """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute."""
 
     config_class = PeMoEConfig
     base_model_prefix = "pemoe"
@@ -50,12 +38,14 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PeMoEConfig) -> None:
         super().__init__(config)
-        self.text_trunk = build_text_trunk(config.text_config, config.text_expert_layers)
+        text_config = copy.deepcopy(config.text_config)
+        text_config.num_hidden_layers -= config.text_expert_layers
+        text_config.dtype = None  # else a backbone stored in bf16 would give a bf16 trunk under fp32 experts
+        self.text_trunk = AutoModel.from_config(text_config, add_pooling_layer=False)
         self.vision_trunk = build_vision_encoder(config.vision_config, config.image_size)
         tail = split_vision_encoder(self.vision_trunk, config.vision_expert_layers)
-        experts = {name: PlatformExpert(config, self.text_trunk, tail) for name in config.platforms}
-        self.experts = nn.ModuleDict(experts)
-        self.gate = build_gate(config.gate, config.embed_dim, config.gate_hidden_dim, config.num_experts)
+        self.experts = nn.ModuleDict({p: PlatformExpert(config, self.text_trunk, tail) for p in config.platforms})
+        self.gate = build_gate(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
         self.freeze_trunks()
         self.post_init()
@@ -76,7 +66,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     @property
     def dtype_of_experts(self) -> torch.dtype:
         """Dtype of the trainable tails (fp32 while training, whatever the trunk's)."""
-        return next(iter(self.experts.values())).dtype
+        return next(self.experts.parameters()).dtype
 
     @property
     def dtype_of_trunk(self) -> torch.dtype:
@@ -115,7 +105,6 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             vision_repo: open_clip or timm ViT of the EVA or ViT family; Hub id or directory.
             platforms: names of the experts; `["all"]` for the unified model.
             text_revision, vision_revision: branch, tag or commit; the commit read is recorded in the config.
-            token: Hub token for private repositories.
             config_options: further fields of `PeMoEConfig`.
 
         Raises:
@@ -128,14 +117,15 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         config = cls.config_class(
             text_config=text.config,
             vision_config=vision.config,
-            text_repo=_absolute(text_repo),
+            text_repo=str(text_repo),
             text_revision=text.revision,
-            vision_repo=_absolute(vision_repo),
+            vision_repo=str(vision_repo),
             vision_revision=vision.revision,
             platforms=list(platforms),
             embed_dim=text.config.hidden_size,
             **config_options,
         )
+        _resolve_repos(config, os.curdir)
         model = cls(config)
         state_dict, tail = split_weights(text, vision, config.text_expert_layers, config.vision_expert_layers)
         config.trunk_sha256 = {name: hash_trunks(state_dict, dtype) for name, dtype in HASHED_DTYPES.items()}
@@ -144,9 +134,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
         wrong = [name for name in missing if not any(part in name for part in FRESH_PARTS)] + unexpected
         if wrong:
-            raise ValueError(
-                f"{text_repo}, {vision_repo}: {len(wrong)} weights do not fit the model, first {wrong[0]}"
-            )
+            what = f"{len(wrong)} weights do not fit the model, first {wrong[0]}"
+            raise ValueError(f"{text_repo}, {vision_repo}: {what}")
         return model.eval()
 
     def save_pretrained(
@@ -156,16 +145,10 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         state_dict: dict[str, Tensor] | None = None,
         **kwargs: object,
     ) -> None:
-        """Write the checkpoint: self-contained, or the experts and the gate alone.
+        """Write the checkpoint, self-contained or without the frozen trunks; more arguments as in `PreTrainedModel`.
 
         An experts-only checkpoint names its backbones (a directory relative to the checkpoint, a Hub id with its
         commit) and their hash; `from_pretrained` reads and checks them.
-
-        Args:
-            save_directory: where to write.
-            experts_only: leave the frozen trunks out.
-            state_dict: weights to write instead of the model's own.
-            kwargs: passed to `PreTrainedModel.save_pretrained`.
 
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
@@ -174,7 +157,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         if experts_only:
             self.check_trunks_are_external()
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
-            kwargs["max_shard_size"] = ONE_FILE
+            kwargs["max_shard_size"] = "1000GB"  # one file
         config = self.config
         kept = config.backbone_weights, config.text_repo, config.vision_repo
         try:
@@ -188,9 +171,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         """Refuse (ValueError, one line) unless both trunks can be read again, bit for bit, from where they came."""
         config = self.config
         if not (config.text_repo and config.vision_repo and config.trunk_sha256):
-            raise ValueError(
-                "experts_only: the trunks have no repository or directory to load from; save the full model"
-            )
+            what = "the trunks have no repository or directory to load from"
+            raise ValueError(f"experts_only: {what}; save the full model")
         dtype = str(self.dtype_of_trunk).removeprefix("torch.")
         if dtype not in config.trunk_sha256:
             raise ValueError(f"experts_only: a {dtype} trunk cannot be checked; use float32 or bfloat16")
@@ -229,101 +211,80 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         model, info = super().from_pretrained(
             name, *args, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
         )
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"{pretrained_model_name_or_path}: {len(missing)} weights are missing, first {missing[0]}"
-            )
+        if missing := sorted(info["missing_keys"]):
+            what = f"{len(missing)} weights are missing, first {missing[0]}"
+            raise ValueError(f"{pretrained_model_name_or_path}: {what}")
         model.freeze_trunks()  # loading makes every parameter trainable again
         return (model, info) if wants_info else model
 
     @torch.no_grad()
     def add_platform(self, name: str, init_from: str) -> None:
-        """Add one expert, started as a copy of another; the other experts and the scores do not move.
+        """Add one expert, started as a copy of `init_from`'s; the other experts and the scores do not move.
 
         The new platform is masked in the config (gate weight 0) until a gate stage includes it. Build optimizers
         after this call: the gate's last layer is a new, longer parameter.
 
-        Args:
-            name: the new platform.
-            init_from: the platform whose expert is copied.
-
         Raises:
             ValueError: a name that cannot be used, or an unknown `init_from`.
-
-        Example:
-            >>> model.add_platform("infrared", init_from="drone")  # doctest: +SKIP
         """
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
-        masked = [*self.config.masked_platforms, name]
-        config = self._config_with_platforms([*self.config.platforms, name], masked)
-        gate = self._fresh_gate(config.gate, config.num_experts)
+        platforms, masked = [*self.config.platforms, name], [*self.config.masked_platforms, name]
+        fields = {"platforms": platforms, "masked_platforms": masked}
+        _, gate = self._changed(fields)
         gate.take_over(self.gate)
         self.experts[name] = copy.deepcopy(self.experts[init_from])
         self.gate = gate
-        self.config.platforms, self.config.masked_platforms = config.platforms, masked
+        self.config.update(fields)
 
     def set_gate(self, name: str) -> None:
         """Replace the gate by a fresh one, in the config too; build optimizers after this call.
 
-        Args:
-            name: a key of `GATES`.
-
         Raises:
-            ValueError: unknown name; the model is unchanged.
+            ValueError: the name is no key of `GATES`; the model is unchanged.
         """
-        self.gate = self._fresh_gate(name, self.config.num_experts)
+        _, self.gate = self._changed({"gate": name})
         self.config.gate = name
 
     def share_trunks(self, platforms: list[str] | None = None) -> PeMoEPreTrainedModel:
         """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
 
-        Moving or casting the trunks of one model moves or casts those of the other.
+        Moving or casting the trunks of one model moves or casts those of the other. Device, dtypes and training mode
+        are this one's.
 
         Args:
             platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
                 every expert starts as a copy of this model's first one, none is masked, the gate is fresh (drawn
                 without moving torch's global random state). `["all"]` gives the unified model.
 
-        Returns:
-            The model, with this one's device, dtypes and training mode.
-
         Raises:
             ValueError: names that cannot be used.
-
-        Example:
-            >>> unified = model.share_trunks(["all"])  # doctest: +SKIP
         """
         # what deepcopy finds in `memo` it takes as copied; the text layers read the text trunk's configuration object
         memo = {id(part): part for part in (self.text_trunk, self.text_trunk.config, self.vision_trunk)}
         if platforms is not None:
-            config = self._config_with_platforms(list(platforms), [])
+            with torch.random.fork_rng(devices=[]):
+                config, gate = self._changed({"platforms": list(platforms), "masked_platforms": []})
             first = next(iter(self.experts.values()))
             experts = nn.ModuleDict({name: copy.deepcopy(first, dict(memo)) for name in platforms})
-            with torch.random.fork_rng(devices=[]):
-                gate = self._fresh_gate(config.gate, config.num_experts)
             memo |= {id(self.config): config, id(self.experts): experts.train(self.training), id(self.gate): gate}
         return copy.deepcopy(self, memo)
 
-    def _config_with_platforms(self, platforms: list[str], masked_platforms: list[str]) -> PeMoEConfig:
+    def _changed(self, fields: dict[str, object]) -> tuple[PeMoEConfig, Gate]:
+        """A copy of the configuration with these fields, checked, and a fresh gate for it."""
         config = copy.deepcopy(self.config)
-        config.platforms, config.masked_platforms = platforms, masked_platforms
+        config.update(fields)
         config.validate_platforms()
-        return config
-
-    def _fresh_gate(self, name: str, num_experts: int) -> Gate:
-        gate = build_gate(name, self.config.embed_dim, self.config.gate_hidden_dim, num_experts)
-        return gate.to(self.device, self.dtype_of_experts).train(self.training)
+        config.validate_choices()
+        return config, build_gate(config).to(self.device, self.dtype_of_experts).train(self.training)
 
 
 def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
     """State dict of an experts-only checkpoint: its own tensors and those of its backbones, checked by hash."""
     for repo in (config.text_repo, config.vision_repo):
         if str(repo).startswith(".") and not os.path.isdir(name):
-            raise ValueError(
-                f"{name}: its backbone {repo} is a directory beside the checkpoint, which a Hub id has not"
-            )
+            what = f"its backbone {repo} is a directory beside the checkpoint"
+            raise ValueError(f"{name}: {what}, which a Hub id has not")
     options = {option: hub[option] for option in BACKBONE_OPTIONS if option in hub}
     text = read_text_backbone(config.text_repo, config.text_revision, **options)
     vision = read_vision_backbone(config.vision_repo, config.image_size, config.vision_revision, **options)
@@ -336,10 +297,6 @@ def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[s
     return state_dict | load_file(cached_file(str(name), "model.safetensors", **hub))
 
 
-def _absolute(repo: str) -> str:
-    return os.path.abspath(repo) if os.path.isdir(repo) else str(repo)
-
-
 def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: bool) -> str | None:
     """How a checkpoint names a backbone: a Hub id as it is, a directory relative to an experts-only checkpoint.
 
@@ -350,9 +307,9 @@ def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: boo
     return os.path.relpath(repo, checkpoint) if experts_only else None
 
 
-def _resolve_repos(config: PeMoEConfig, checkpoint: str | os.PathLike) -> None:
-    """Turn repositories that are directories relative to the checkpoint into absolute paths."""
+def _resolve_repos(config: PeMoEConfig, start: str | os.PathLike) -> None:
+    """Turn repositories that are directories, relative to `start`, into absolute paths."""
     for field in ("text_repo", "vision_repo"):
-        path = os.path.join(checkpoint, getattr(config, field) or "")
+        path = os.path.join(start, getattr(config, field) or "")
         if getattr(config, field) and os.path.isdir(path):
             setattr(config, field, os.path.abspath(path))

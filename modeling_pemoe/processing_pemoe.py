@@ -10,10 +10,10 @@ from transformers.processing_utils import ImagesKwargs, TextKwargs
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-PAIR_OPTIONS = {"text_pair", "text_target", "text_pair_target", "is_split_into_words"}  # not of a single sentence
-CHAT_OPTIONS = {"return_mm_token_type_ids", "return_text_replacement_offsets", "sanitize_control_tokens"}
-OPTIONS = {
-    "text_kwargs": set(TextKwargs.__annotations__) - PAIR_OPTIONS - CHAT_OPTIONS,
+_PAIR_OPTIONS = {"text_pair", "text_target", "text_pair_target", "is_split_into_words"}  # not of a single sentence
+_CHAT_OPTIONS = {"return_mm_token_type_ids", "return_text_replacement_offsets", "sanitize_control_tokens"}
+_OPTIONS = {
+    "text_kwargs": set(TextKwargs.__annotations__) - _PAIR_OPTIONS - _CHAT_OPTIONS,
     "images_kwargs": set(ImagesKwargs.__annotations__),
 }
 
@@ -44,11 +44,9 @@ class PeMoEProcessor(ProcessorMixin):
 
     @classmethod
     def build(cls, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> PeMoEProcessor:
-        """The processor of a model: square bicubic resize (aspect not kept), normalised as the backbone wants.
+        """The processor of the model of `config`, around a copy of its text backbone's tokenizer.
 
-        Args:
-            tokenizer: the text backbone's; copied.
-            config: the model's.
+        Pictures are resized to a square, bicubic (aspect not kept), and normalised as the backbone wants.
         """
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = config.max_text_tokens
@@ -82,8 +80,8 @@ class PeMoEProcessor(ProcessorMixin):
         """
         if text is None and images is None:
             raise ValueError("processor: give text, images or both")
-        unknown = set(options) - set(OPTIONS) - set().union(*OPTIONS.values())
-        for group, known in OPTIONS.items():
+        unknown = set(options) - set(_OPTIONS) - set().union(*_OPTIONS.values())
+        for group, known in _OPTIONS.items():
             unknown |= {f"{group}[{name!r}]" for name in set(options.get(group) or ()) - known}
         if unknown:
             raise ValueError(f"processor: {', '.join(sorted(unknown))}: no option of the tokenizer or image processor")
@@ -94,9 +92,8 @@ class PeMoEProcessor(ProcessorMixin):
             texts = [text] if isinstance(text, str) else list(text)
             for position, one in enumerate(texts):
                 if not isinstance(one, str) or not one.strip():
-                    raise ValueError(
-                        f"processor: text {position} is empty: every image needs a caption, every query words"
-                    )
+                    what = "every image needs a caption, every query words"
+                    raise ValueError(f"processor: text {position} is empty: {what}")
             inputs.update(self.tokenizer(texts, **merged["text_kwargs"]))
         if images is not None:
             inputs.update(self.image_processor(images, **merged["images_kwargs"]))

@@ -1,4 +1,4 @@
-"""Parameter counts and checkpoint sizes of a configuration, computed without allocating a weight."""
+"""Parameter counts and checkpoint sizes of a configuration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from .modeling_pemoe import PeMoEModel
 
 
 def describe_sizes(config: PeMoEConfig) -> dict:
-    """Parameters and MB (1e6 bytes) of every part and of both checkpoint kinds.
-
-    Args:
-        config: any configuration; nothing is downloaded, the model is built on the meta device.
+    """Parameters and MB (1e6 bytes) of every part and of both checkpoint kinds; nothing is downloaded or allocated.
 
     Returns:
         `{"parts": {"text_trunk", "vision_trunk", "expert", "gate"}, "checkpoints": {"full", "experts_only"},

@@ -27,7 +27,6 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
     A size that the patch size does not divide is cut at the right and bottom (384 px at patch 14 uses 378).
 
     Raises:
-        ImportError: timm is missing.
         ValueError: unknown architecture, wrong arguments, or not a plain ViT of the EVA or ViT family.
     """
     timm = import_timm()
@@ -42,19 +41,14 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
         raise ValueError(f"vision_config: {name!r} uses mixed rope or attention pooling, which cannot be split")
     rope = getattr(encoder, "rope", None)
     if rope is not None and not hasattr(rope, "init_non_persistent_buffers"):
-        raise ImportError(
-            "this timm cannot re-create its rope tables after loading: run `pip install -U 'timm>=1.0.24'`"
-        )
+        what = "this timm cannot re-create its rope tables after loading"
+        raise ImportError(f"{what}: run `pip install -U 'timm>=1.0.24'`")
     encoder.set_input_size(img_size=image_size)
     return encoder
 
 
 def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
-    """Cut the last `expert_layers` blocks and the final norm off a timm encoder; the encoder becomes the trunk.
-
-    Raises:
-        ValueError: the encoder is not deeper than `expert_layers`.
-    """
+    """Cut the last blocks and the final norm off a timm encoder, now the trunk; ValueError where it is too shallow."""
     depth = len(encoder.blocks)
     if expert_layers >= depth:
         raise ValueError(f"vision_expert_layers: {expert_layers} must be below the vision encoder's {depth} blocks")
@@ -77,9 +71,7 @@ def rotary_table(trunk: nn.Module) -> Tensor | None:
     rope = getattr(trunk, "rope", None)
     if rope is None:
         return None
-    if hasattr(rope, "feat_shape"):
-        return rope.get_embed()
-    return rope.get_embed(shape=trunk.patch_embed.grid_size)
+    return rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=trunk.patch_embed.grid_size)
 
 
 def import_timm() -> ModuleType:

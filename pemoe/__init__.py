@@ -4,24 +4,20 @@ from importlib import import_module
 
 from pemoe.common.version import __version__
 
-_EXPORTS = {
-    "PeMoEConfig": "pemoe.modeling_pemoe",
-    "PeMoEModel": "pemoe.modeling_pemoe",
-    "PeMoEOutput": "pemoe.modeling_pemoe",
-    "PeMoEProcessor": "pemoe.modeling_pemoe",
-    "load_source": "pemoe.datasets_scripts",
-    "PeMoETrainer": "pemoe.trainers",
-    "PeMoETrainingArguments": "pemoe.trainers",
-    "evaluate_retrieval": "pemoe.retrieval",
-    "search": "pemoe.retrieval",
+_ROOMS = {
+    "pemoe.modeling_pemoe": ("PeMoEConfig", "PeMoEModel", "PeMoEOutput", "PeMoEProcessor"),
+    "pemoe.datasets_scripts": ("load_source",),
+    "pemoe.trainers": ("PeMoETrainer", "PeMoETrainingArguments"),
+    "pemoe.retrieval": ("evaluate_retrieval", "search"),
 }
 
-__all__ = ["__version__", *_EXPORTS]
+__all__ = ["__version__", *(name for names in _ROOMS.values() for name in names)]
 
 
 def __getattr__(name: str) -> object:
-    if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(room), name)
     raise AttributeError(f"module 'pemoe' has no attribute {name!r}")
 
 

@@ -31,21 +31,14 @@ INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
 
 app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help="Find a place from a sentence.",
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Find a place from a sentence."
 )
 app.add_typer(data_app, name="data")
 
 
 @app.command()
 def quickstart(
-    data: Data = None,
-    output: Output = None,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    data: Data = None, output: Output = None, seed: Seed = 0, overwrite: Overwrite = False, as_json: AsJson = False
 ) -> None:
     """See it work: train Table 1's four rows, save, reload, answer three queries (offline, minutes on two cores).
 
@@ -197,7 +190,9 @@ def evaluate(
 
 def main() -> None:
     """Entry point: exit code 0, 2 with one line on bad input, 1 on a failure of ours."""
-    _quiet_libraries()
+    # where a command imports transformers later, it reads these then; a user's own settings stay
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         code = app(prog_name="pemoe", standalone_mode=False)
     except typer.Exit as done:
@@ -211,12 +206,6 @@ def main() -> None:
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _quiet_libraries() -> None:
-    """Where a command imports transformers later, it reads these then; a user's own settings stay."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _report(metrics: dict, as_json: bool, where: str) -> None:
@@ -234,9 +223,8 @@ def _report(metrics: dict, as_json: bool, where: str) -> None:
 
 def _print_example(example: dict) -> None:
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in example["gate_weights"].items())
-    typer.echo(
-        f"\n“{example['query']}” ({example['platform']} picture of place {example['place_id']}; gate: {weights})"
-    )
+    picture = f"{example['platform']} picture of place {example['place_id']}"
+    typer.echo(f"\n“{example['query']}” ({picture}; gate: {weights})")
     for rank, hit in enumerate(example["hits"], 1):
         verdict = "right place" if hit["is_right"] else ""
         typer.echo(f"  {rank}. {hit['score']:.3f}  place {hit['place_id']}  {hit['platform']:9}  {verdict}".rstrip())

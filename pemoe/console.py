@@ -12,12 +12,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from pemoe.common.errors import InputError
-from pemoe.common.files import may_hold_data
 
 
 def check_root(root: str | None) -> str | None:
     """Refuse a misspelled path while the options are read, before anything that takes seconds is imported."""
-    if root is None or may_hold_data(root):
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(root)) is not None
+    if root in (None, "campus") or Path(root).is_dir() or (is_hub_id and not Path(root).exists()):
         return root
     raise InputError(f"{root} is neither a directory nor the id of a data set on the Hub; check the spelling")
 
@@ -27,28 +27,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run stopped.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn.")]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="A built data set, its Hub id, GeoText-1652's files, a folder of photos, or: campus.", callback=check_root
-    ),
-]
+_ANY_DATA = "A built data set, its Hub id, GeoText-1652's files, a folder of photos, or: campus."
+Data = Annotated[str | None, typer.Option(help=_ANY_DATA, callback=check_root)]
 Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a trained model.")]
 
 
 def typed_command() -> str:
     """The command as typed, without user, password and query of addresses in it."""
-    return " ".join(["pemoe", *(_without_secrets(word) for word in sys.argv[1:])])
-
-
-def _without_secrets(word: str) -> str:
-    """An address without what may be a secret; any other word as it is.
-
-    Example:
-        >>> _without_secrets("--base-url=HTTP://me:p@ss/word@host/v1?key=secret"), _without_secrets("a@b?c")
-        ('--base-url=HTTP://host/v1', 'a@b?c')
-    """
-    return re.sub(r"(?i)(https?://)(?:[^?#\s]*@)?([^?#]*).*", r"\1\2", word)
+    address = re.compile(r"(?i)(https?://)(?:[^?#\s]*@)?([^?#]*).*")
+    return " ".join(["pemoe", *(address.sub(r"\1\2", word) for word in sys.argv[1:])])
 
 
 def print_json(content: dict) -> None:
@@ -72,8 +59,5 @@ def fail(message: str) -> NoReturn:
 def format_columns(rows: list[list[str]]) -> str:
     """Rows of cells as plain text, the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, rest = row[0].ljust(widths[0]), [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([first, *rest]).rstrip())
-    return "\n".join(lines)
+    cells = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in cells)

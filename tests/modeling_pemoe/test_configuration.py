@@ -15,6 +15,8 @@ from pemoe.modeling_pemoe import PeMoEConfig
         ({"platforms": ["drone", "drone"]}, "platforms"),
         ({"platforms": ["Drone.1"]}, "platforms"),
         ({"platforms": ["items"]}, "platforms"),
+        ({"platforms": ["training"]}, "platforms"),
+        ({"platforms": ["half"]}, "platforms"),
         ({"platforms": []}, "platforms"),
         ({"masked_platforms": ["infrared"]}, "masked_platforms"),
         ({"masked_platforms": ["satellite", "drone", "ground"]}, "masked_platforms"),

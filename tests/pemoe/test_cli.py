@@ -12,6 +12,8 @@ import pytest
 from command_line import assert_refused, run
 
 from pemoe import cli
+from pemoe.common.errors import InputError
+from pemoe.console import check_root, typed_command
 
 COMMANDS = ("quickstart", "info", "train", "mine", "evaluate")
 
@@ -100,6 +102,21 @@ def test_missing_data_directory_is_named(monkeypatch, capsys, tmp_path: Path) ->
     arguments = ["quickstart", "--data", str(tmp_path / "nowhere"), "--output", str(output)]
     assert_refused(monkeypatch, capsys, arguments, "nowhere")
     assert not output.exists() or not list(output.iterdir())
+
+
+def test_what_may_name_data_passes_unopened(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for root in (None, "campus", "me/geotext1652", str(tmp_path)):
+        assert check_root(root) == root
+    for root in ("nowhere", "./a", "a/b/c"):
+        with pytest.raises(InputError, match=root):
+            check_root(root)
+
+
+def test_recorded_command_holds_no_secret_of_an_address(monkeypatch) -> None:
+    words = ["data", "refine", "a@b?c", "--base-url=HTTP://me:p@ss/word@host/v1?key=secret"]
+    monkeypatch.setattr(sys, "argv", ["pemoe", *words])
+    assert typed_command() == "pemoe data refine a@b?c --base-url=HTTP://host/v1"
 
 
 def test_full_output_directory_is_left_alone(monkeypatch, capsys, tmp_path: Path) -> None:
