@@ -204,7 +204,7 @@ def audit_directory(
     audit = Audit(Path(root).resolve().name, rows_only - {"missing_coordinates" if coordinates is not None else ""})
     survey = survey_tree(root, audit.survey(watcher), coordinates=coordinates, show_progress=show_progress)
     if coordinates is not None:
-        count_covered(filter(None, survey.images.places), coordinates, "the table of coordinates")
+        count_covered((seen.place_id for seen in survey.images), coordinates, "the table of coordinates")
     audit.close(survey, watcher)
     return audit
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import imagehash
 import numpy as np
@@ -19,17 +19,11 @@ THUMBNAIL_PX = 300
 FROM_ABOVE = ("satellite", "drone", None)  # platforms whose pictures may carry an attribution
 
 
-@dataclass(frozen=True)
-class Hashes:
-    """What an image looks like in 128 bits.
+class Hashes(NamedTuple):
+    """What an image looks like in 128 bits."""
 
-    Args:
-        frequency: 64-bit pHash: signs of low cosine frequencies against their median.
-        gradient: 64-bit dHash: signs of horizontal differences.
-    """
-
-    frequency: int
-    gradient: int
+    frequency: int  # 64-bit pHash: signs of low cosine frequencies against their median
+    gradient: int  # 64-bit dHash: signs of horizontal differences
 
 
 def _as_int(bits: imagehash.ImageHash) -> int:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pemoe.datasets_scripts.schema import UNKNOWN
+from pemoe.datasets_scripts.sources.geotext.rows import is_text
+
 BIN_CHARS = 25
 MAX_CHARS = 2000  # longer captions are counted in the last bin
 SHOWN_SIZES = 8
 MAX_SIZES = 1000  # different picture sizes counted by themselves
-UNKNOWN = "unknown"
 
 
 class LengthHistogram:
@@ -89,7 +91,7 @@ class Statistics:
         key = (split, platform or UNKNOWN)
         lengths = self.lengths.setdefault(key, LengthHistogram())
         for caption in captions:
-            if isinstance(caption, str) and caption.strip():
+            if is_text(caption):
                 self.captions[key] += 1
                 lengths.add(len(caption))
         self.regions[key] += len(bboxes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ from PIL import Image
 
 from pemoe.datasets_scripts.audit.attribution import Band, find_text_band
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Defect, Finding
-from pemoe.datasets_scripts.audit.records import check_image, check_record, check_row, joined_records, texts_of
-from pemoe.datasets_scripts.audit.statistics import UNKNOWN
-from pemoe.datasets_scripts.audit.survey import Survey, archive_defect, image_id_of, short_hash, survey_tree
+from pemoe.datasets_scripts.audit.records import by_image, check_image, check_record, check_row
+from pemoe.datasets_scripts.audit.survey import Survey, archive_defect, short_hash, survey_tree
 from pemoe.datasets_scripts.filters.repairs import CAPTION_REPAIRS, crop_above, to_rgb, without_region
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.schema import UNKNOWN, DataError
 from pemoe.datasets_scripts.sources.geotext.names import platform_of
 from pemoe.datasets_scripts.sources.geotext.rows import captions_of, structure_fault
 
@@ -138,16 +136,9 @@ class Filters:
             split: "train" or "test".
         """
         self._seen[split] = set()
-        previous = None
-        for _, group in groupby(records, key=image_id_of):
-            same_image = list(group)
-            sound = [record for record in same_image if structure_fault(record, split) is None]
-            texts = texts_of(text for record in sound for text in captions_of(record, split))
-            for record in same_image:
-                kept = self.record(record, split, image_captions=texts, previous=previous)
-                if kept is not None:
-                    yield kept
-            previous = joined_records(sound, split) if sound else previous
+        for same_image, _, known in by_image(records, split):
+            left = (self.record(record, split, **known) for record in same_image)
+            yield from (record for record in left if record is not None)
 
     def record(
         self,

@@ -173,17 +173,9 @@ def checked_record(record: Any, split: str, where: str) -> dict[str, Any]:
 
 
 def _new_row(image_id: str, split: str) -> dict[str, Any]:
-    names = {"image_id": image_id, "place_id": split_image_id(image_id)[0], "platform": platform_of(image_id)}
-    position = {"latitude_deg": None, "longitude_deg": None}
-    return {
-        **names,
-        "captions": [],
-        "refined_captions": [],
-        "regions": [],
-        **position,
-        "source": SOURCE,
-        "split": split,
-    }
+    row = {"image_id": image_id, "place_id": split_image_id(image_id)[0], "platform": platform_of(image_id)}
+    row |= {"captions": [], "refined_captions": [], "regions": [], "latitude_deg": None, "longitude_deg": None}
+    return {**row, "source": SOURCE, "split": split}
 
 
 def merge_records(records: Iterable[dict[str, Any]], split: str) -> dict[str, dict[str, Any]]:
