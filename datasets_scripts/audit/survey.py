@@ -23,7 +23,7 @@ from pemoe.datasets_scripts.audit.records import by_image, check_image, check_re
 from pemoe.datasets_scripts.audit.statistics import Statistics
 from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError
 from pemoe.datasets_scripts.sources.archives import UnsafeArchiveError
-from pemoe.datasets_scripts.sources.coordinates import Coordinates
+from pemoe.datasets_scripts.sources.coordinates import Coordinates, count_covered
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import platform_of, split_image_id
 from pemoe.datasets_scripts.sources.geotext.records import find_json, find_root, iter_records, no_records
@@ -113,7 +113,8 @@ class Survey:
             splits.append(split)
 
     def check_places(self, coordinates: Mapping[str, Any]) -> None:
-        """Find the places taken in so far that are no key of `coordinates`."""
+        """Find the places taken in so far that are no key of `coordinates`; a `DataError` if none of them is."""
+        count_covered(self._splits_of, coordinates, "the table of coordinates")
         for place_id, splits in self._splits_of.items():
             if place_id not in coordinates:
                 self.sink(Finding("missing_coordinates", splits[0], place_id, "is not in the table of coordinates"))
@@ -187,7 +188,7 @@ class Survey:
                 self.sink(Finding("place_in_two_splits", "train", place_id, "is in train and in test"))
         self._compare_pictures()
         for (platform, width, height), band in self.overlay.bands().items():
-            where = f"rows {band.top_px} to {band.bottom_px}, columns {band.left_px} to {band.right_px}"
+            where = "rows {} to {}, columns {} to {}".format(*band)
             detail = f"{platform} pictures of {width} x {height} px have a mark in {where}"
             first = self.images[self._first_of_size[platform, width, height]].image_id
             self.sink(Finding("fixed_overlay", None, first, detail))
