@@ -36,8 +36,10 @@ from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.builds.dataset import build_dataset
 from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.sanitize import find_directions, remove_directional_sentences
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+from geotext_layout import write_geotext_layout
 
 ROWS_PER_PLACE = 6
 PLACES_PER_SHARD = 16

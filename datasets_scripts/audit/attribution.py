@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -17,9 +18,10 @@ MIN_RUN = 0.04  # of the width: neighbouring columns that must all deviate
 MAX_WIDTH_PX = 1024  # larger pictures are reduced; in them text can be read without an average
 MAX_SIZES = 8  # different picture sizes watched at once
 
+_Box = tuple[int, int, int, int]  # top, bottom, left, right
 
-@dataclass(frozen=True)
-class Band:
+
+class Band(NamedTuple):
     """Where text lies in a picture, in pixels: rows `top_px` to `bottom_px`, columns `left_px` to `right_px`."""
 
     top_px: int
@@ -28,8 +30,8 @@ class Band:
     right_px: int
 
 
-def _glyph_boxes(strip: Image.Image) -> list[tuple[int, int, int, int]]:
-    """Bright connected patches as tall as letters, as (top, bottom, left, right)."""
+def _glyph_boxes(strip: Image.Image) -> list[_Box]:
+    """Bright connected patches as tall as letters."""
     red, green, blue = strip.split()
     darkest = np.asarray(ImageChops.darker(ImageChops.darker(red, green), blue))
     luma = np.asarray(strip.convert("L"), dtype=np.float32)
@@ -40,19 +42,18 @@ def _glyph_boxes(strip: Image.Image) -> list[tuple[int, int, int, int]]:
     return [box for box in boxes if 4 <= box[1] - box[0] <= tallest and box[3] - box[2] <= 2.5 * (box[1] - box[0])]
 
 
-def _line_at(bottom: int, height: int, boxes: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+def _line_at(bottom: int, height: int, boxes: list[_Box]) -> list[_Box]:
     """The longest run of patches on a base line, of about one height, with gaps as between letters."""
     line = [box for box in boxes if abs(box[1] - bottom) <= 1 and 0.6 <= (box[1] - box[0]) / height <= 1.7]
-    runs: list[list[tuple[int, int, int, int]]] = []
+    runs: list[list[_Box]] = []
     for box in sorted(line, key=lambda patch: patch[2]):
-        if runs and box[2] - runs[-1][-1][3] <= 1.5 * height:
-            runs[-1].append(box)
-        else:
-            runs.append([box])
+        if not runs or box[2] - runs[-1][-1][3] > 1.5 * height:
+            runs.append([])
+        runs[-1].append(box)
     return max(runs, key=len)
 
 
-def _is_text(line: list[tuple[int, int, int, int]]) -> bool:
+def _is_text(line: list[_Box]) -> bool:
     """Whether there are enough patches, of various shapes: the lines of a car park are all alike."""
     heights, widths = {box[1] - box[0] for box in line}, {box[3] - box[2] for box in line}
     return len(line) >= MIN_GLYPHS and len(heights) >= 2 and len(widths) >= 3
@@ -62,13 +63,8 @@ def find_text_band(image: Image.Image) -> Band | None:
     """Find a horizontal line of bright text in the lowest fifth of a picture.
 
     Letters are bright patches of like height on one base line with small gaps; cars, windows and roof edges seldom
-    make seven such patches in a row. Pictures wider than `MAX_WIDTH_PX` are looked at in a smaller size.
-
-    Args:
-        image: any mode and size.
-
-    Returns:
-        The band of the longest line of at least `MIN_GLYPHS` patches, widened by two pixels; None if there is none.
+    make seven such patches in a row. Pictures wider than `MAX_WIDTH_PX` are looked at in a smaller size. The band is
+    that of the longest line of at least `MIN_GLYPHS` patches, widened by two pixels; None if there is none.
 
     Example:
         >>> find_text_band(Image.new("RGB", (160, 160), "green")) is None
@@ -82,14 +78,10 @@ def find_text_band(image: Image.Image) -> Band | None:
     line = max((line for line in lines if _is_text(line)), key=len, default=[])
     if not line:
         return None
-    top, bottom = min(box[0] for box in line) - 2, max(box[1] for box in line) + 2
-    left, right = line[0][2] - 2, line[-1][3] + 2
-    return Band(
-        first + factor * max(0, top),
-        min(image.height, first + factor * bottom),
-        factor * max(0, left),
-        min(image.width, factor * right),
-    )
+    top, bottom = max(0, min(box[0] for box in line) - 2), max(box[1] for box in line) + 2
+    left, right = max(0, line[0][2] - 2), line[-1][3] + 2
+    edges = min(image.height, first + factor * bottom), factor * left, min(image.width, factor * right)
+    return Band(first + factor * top, *edges)
 
 
 def _longest_run(deviates: np.ndarray) -> tuple[int, int, int]:
@@ -134,7 +126,6 @@ class _Sums:
             self.place_images = 0
 
 
-@dataclass
 class OverlayWatch:
     """Finds what lies at one spot of the frame in most pictures, by averaging line contrast over places.
 
@@ -149,7 +140,8 @@ class OverlayWatch:
         {}
     """
 
-    sums: dict[tuple[str, int, int], _Sums] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.sums: dict[tuple[str, int, int], _Sums] = {}
 
     def add(self, platform: str, place_id: str, image: Image.Image) -> None:
         """Take in a picture; those of one place must follow each other."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from pemoe.datasets_scripts.audit.defects import DEFECTS, SEVERITIES, Finding
 from pemoe.datasets_scripts.audit.statistics import Statistics, nested
 from pemoe.datasets_scripts.audit.survey import MAX_EXAMPLES, Survey, short_hash, survey_rows, survey_tree
-from pemoe.datasets_scripts.sources.coordinates import Coordinates, count_covered
+from pemoe.datasets_scripts.sources.coordinates import Coordinates
 from pemoe.datasets_scripts.sources.geotext.rows import SOURCE
 
 MAX_TEXT_CHARS = 400  # of an example's text, around the offending words
@@ -32,15 +33,9 @@ def _excerpt(finding: Finding) -> tuple[str, list[list[int]]]:
 def _example(finding: Finding) -> dict[str, Any]:
     """A finding as JSON-able dict of bounded size."""
     text, spans = _excerpt(finding)
-    return {
-        "split": finding.split,
-        "image_id": finding.image_id,
-        "detail": finding.detail[:MAX_DETAIL_CHARS],
-        "caption_index": finding.caption_index,
-        "region_index": finding.region_index,
-        "text": text,
-        "spans": spans,
-    }
+    names = {"split": finding.split, "image_id": finding.image_id, "detail": finding.detail[:MAX_DETAIL_CHARS]}
+    indices = {"caption_index": finding.caption_index, "region_index": finding.region_index}
+    return {**names, **indices, "text": text, "spans": spans}
 
 
 @dataclass
@@ -98,18 +93,15 @@ class Audit:
         tally.count += 1
         tally.images.add(image)
 
-    def survey(self, watcher: Watcher | None = None) -> Survey:
-        """A new survey whose findings go here, and to `watcher` too."""
+    def take(self, look: Callable[[Survey], Survey], watcher: Watcher | None = None) -> None:
+        """Take in what a new survey sees that `look` fills and closes; `watcher` sees it too."""
 
         def sink(finding: Finding) -> None:
             self.add(finding)
             if watcher is not None:
                 watcher.mark(finding)
 
-        return Survey(sink, self._shown.__contains__)
-
-    def close(self, survey: Survey, watcher: Watcher | None = None) -> None:
-        """Take over what a closed survey knows beside its findings, and hand it to `watcher` too."""
+        survey = look(Survey(sink, self._shown.__contains__))
         self.statistics = survey.statistics
         self.pictures = {name: data for name, data in survey.pictures.items() if name in self._shown}
         if watcher is not None:
@@ -124,33 +116,24 @@ class Audit:
         """How often a kind of defect was found."""
         return self._tallies[kind].count if kind in self._tallies else 0
 
-    def counts_by_severity(self) -> dict[str, int]:
-        """The number of findings of every severity.
-
-        Example:
-            >>> Audit("empty").counts_by_severity()
-            {'error': 0, 'warning': 0, 'note': 0}
-        """
+    def _counts_by_severity(self) -> dict[str, int]:
+        """The number of findings of every severity."""
         counts = dict.fromkeys(SEVERITIES, 0)
         for kind, tally in self._tallies.items():
             counts[DEFECTS[kind].severity] += tally.count
         return counts
 
     def not_found(self) -> list[str]:
-        """The kinds that were looked for and not found.
-
-        Example:
-            >>> len(Audit("empty").not_found()) == len(DEFECTS)
-            True
-        """
+        """The kinds that were looked for and not found."""
         return [kind for kind in DEFECTS if kind not in self._tallies and kind not in self.unchecked]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON-able dict; defects in the order of `DEFECTS`, those not found left out."""
         statistics = self.statistics
+        found = {kind: (defect, self._tallies[kind]) for kind, defect in DEFECTS.items() if kind in self._tallies}
         return {
             "root_name": self.root_name,
-            "findings": self.counts_by_severity(),
+            "findings": self._counts_by_severity(),
             "images": nested(statistics.images),
             "captions": nested(statistics.captions),
             "places": nested({key: len(places) for key, places in statistics.places.items()}),
@@ -158,14 +141,13 @@ class Audit:
                 kind: {
                     "severity": defect.severity,
                     "scope": defect.scope,
-                    "count": self._tallies[kind].count,
-                    "images": len(self._tallies[kind].images),
+                    "count": tally.count,
+                    "images": len(tally.images),
                     "what": defect.what,
                     "remedy": defect.remedy,
-                    "examples": self._tallies[kind].examples,
+                    "examples": tally.examples,
                 }
-                for kind, defect in DEFECTS.items()
-                if kind in self._tallies
+                for kind, (defect, tally) in found.items()
             },
             "statistics": statistics.to_dict(),
         }
@@ -189,23 +171,13 @@ def audit_directory(
         watcher: filters that compare the whole data set, for instance.
         show_progress: show bars on stderr.
 
-    Returns:
-        The audit.
-
     Raises:
         DataError: no such directory, no record in either split, or a JSON file that is no JSON list; `coordinates` of
             no place.
-
-    Example:
-        >>> audit_directory("GeoText1652_Dataset").has_errors               # doctest: +SKIP
-        False
     """
     rows_only = {kind for kind, defect in DEFECTS.items() if defect.only == "rows"}
     audit = Audit(Path(root).resolve().name, rows_only - {"missing_coordinates" if coordinates is not None else ""})
-    survey = survey_tree(root, audit.survey(watcher), coordinates=coordinates, show_progress=show_progress)
-    if coordinates is not None:
-        count_covered(filter(None, survey.images.places), coordinates, "the table of coordinates")
-    audit.close(survey, watcher)
+    audit.take(partial(survey_tree, root, coordinates=coordinates, show_progress=show_progress), watcher)
     return audit
 
 
@@ -216,9 +188,6 @@ def audit_rows(rows: Iterable[Mapping[str, Any]], root_name: str = "rows", *, sh
         rows: the keys of `schema.FEATURES`; `image` is {"bytes", "path"}, `platform` a name or None.
         root_name: what to call them.
         show_progress: show a bar on stderr.
-
-    Returns:
-        The audit.
 
     Example:
         >>> audit_rows(iter(())).to_dict()["defects"]
@@ -232,9 +201,8 @@ def audit_rows(rows: Iterable[Mapping[str, Any]], root_name: str = "rows", *, sh
             yield row
 
     audit = Audit(root_name)
-    audit.close(survey_rows(noted(), audit.survey(), show_progress=show_progress))
-    unchecked = (
-        kind for kind, one in DEFECTS.items() if one.only == "tree" or (one.generator and SOURCE not in sources)
-    )
+    audit.take(partial(survey_rows, noted(), show_progress=show_progress))
+    is_geotext = SOURCE in sources
+    unchecked = (kind for kind, one in DEFECTS.items() if one.only == "tree" or (one.generator and not is_geotext))
     audit.unchecked = frozenset(unchecked)
     return audit

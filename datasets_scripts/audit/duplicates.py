@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +13,7 @@ from pemoe.datasets_scripts.audit.images import Hashes
 NEAR_FREQUENCY_BITS = 6  # of 64; other campus places differ in 8 or more, other real places in 14 or more
 NEAR_GRADIENT_BITS = 8
 RECENT = 2**16  # pictures that one is compared with while they come in
-BANDS = NEAR_FREQUENCY_BITS + 1  # two hashes that differ in 6 bits agree in one of 7 bands
+_BANDS = NEAR_FREQUENCY_BITS + 1  # two hashes that differ in 6 bits agree in one of 7 bands
 
 _POPCOUNT = np.array([bin(number).count("1") for number in range(256)], dtype=np.uint8)
 
@@ -24,8 +24,8 @@ def _bits_apart(hashes: np.ndarray, one: np.uint64) -> np.ndarray:
 
 
 def _band_keys(hashes: np.ndarray) -> np.ndarray:
-    """(BANDS, n): the hashes cut into bands of 9 or 10 bits."""
-    edges = np.linspace(0, 64, BANDS + 1).astype(np.uint64)
+    """(bands, n): the hashes cut into bands of 9 or 10 bits."""
+    edges = np.linspace(0, 64, _BANDS + 1).astype(np.uint64)
     one = np.uint64(1)
     return np.stack([(hashes >> low) & ((one << (high - low)) - one) for low, high in pairwise(edges)])
 
@@ -60,19 +60,30 @@ def near_pairs(frequency: np.ndarray, gradient: np.ndarray) -> Iterator[tuple[in
                 yield from ((int(i), int(j)) for j in rest[new])
 
 
-def near_to(hashes: Hashes, number: int, state: array, frequency: array, gradient: array) -> list[int]:
-    """The images that look nearly like one, out of the `RECENT` ones before it, as `near_pairs` would find them.
+class Looks:
+    """The hashes of pictures by number, in the order in which they came in."""
 
-    Args:
-        hashes: of the one.
-        number: of the one.
-        state: ("B",) an entry below 2 has no hashes.
-        frequency, gradient: ("Q",) the hashes of all.
-    """
-    start = max(0, number - RECENT)
-    kinds = (np.uint8, np.uint64, np.uint64)
-    columns = (state, frequency, gradient)
-    known, *others = (np.frombuffer(one, kind)[start:number] for one, kind in zip(columns, kinds, strict=True))
-    near = np.flatnonzero((known == 2) & (_bits_apart(others[0], np.uint64(hashes.frequency)) <= NEAR_FREQUENCY_BITS))
-    near = near[_bits_apart(others[1][near], np.uint64(hashes.gradient)) <= NEAR_GRADIENT_BITS]
-    return (near + start).tolist()
+    def __init__(self) -> None:
+        self._numbers, self._frequency, self._gradient = array("Q"), array("Q"), array("Q")
+
+    def add(self, number: int, hashes: Hashes) -> None:
+        """Take in a picture."""
+        self._numbers.append(number)
+        self._frequency.append(hashes.frequency)
+        self._gradient.append(hashes.gradient)
+
+    def like(self, hashes: Hashes) -> list[int]:
+        """The pictures that look nearly the same, as in `near_pairs`, out of the `RECENT` ones that came in last."""
+        columns = (self._numbers, self._frequency, self._gradient)
+        numbers, frequency, gradient = (np.asarray(column[-RECENT:], dtype=np.uint64) for column in columns)
+        near = np.flatnonzero(_bits_apart(frequency, np.uint64(hashes.frequency)) <= NEAR_FREQUENCY_BITS)
+        near = near[_bits_apart(gradient[near], np.uint64(hashes.gradient)) <= NEAR_GRADIENT_BITS]
+        return numbers[near].tolist()
+
+    def pairs(self, wanted: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """`near_pairs` among the pictures `wanted`, of each pair first the one that stands first there."""
+        places = {number: place for place, number in enumerate(self._numbers)}
+        numbers = [number for number in wanted if number in places]
+        chosen = [places[number] for number in numbers]
+        columns = (np.asarray(column, dtype=np.uint64)[chosen] for column in (self._frequency, self._gradient))
+        yield from ((numbers[i], numbers[j]) for i, j in near_pairs(*columns))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import imagehash
-import numpy as np
 from PIL import Image, ImageStat
 
 from pemoe.datasets_scripts.audit.attribution import find_text_band
@@ -19,22 +18,11 @@ THUMBNAIL_PX = 300
 FROM_ABOVE = ("satellite", "drone", None)  # platforms whose pictures may carry an attribution
 
 
-@dataclass(frozen=True)
-class Hashes:
-    """What an image looks like in 128 bits.
+class Hashes(NamedTuple):
+    """What an image looks like in 128 bits."""
 
-    Args:
-        frequency: 64-bit pHash: signs of low cosine frequencies against their median.
-        gradient: 64-bit dHash: signs of horizontal differences.
-    """
-
-    frequency: int
-    gradient: int
-
-
-def _as_int(bits: imagehash.ImageHash) -> int:
-    """The 64 bits of a hash as a number."""
-    return int.from_bytes(np.packbits(bits.hash.ravel()).tobytes(), "big")
+    frequency: int  # 64-bit pHash: signs of low cosine frequencies against their median
+    gradient: int  # 64-bit dHash: signs of horizontal differences
 
 
 def hash_image(image: Image.Image) -> Hashes:
@@ -47,7 +35,7 @@ def hash_image(image: Image.Image) -> Hashes:
     """
     grey = image.convert("L")
     grey = grey.reduce(max(1, min(grey.size) // HASHED_PX))
-    return Hashes(_as_int(imagehash.phash(grey)), _as_int(imagehash.dhash(grey)))
+    return Hashes(*(int(str(kind(grey)), 16) for kind in (imagehash.phash, imagehash.dhash)))
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -75,12 +63,7 @@ def find_odd_size(image: Image.Image, platform: str | None) -> str | None:
 
 
 def find_blank(image: Image.Image, platform: str | None) -> str | None:
-    """Find pictures that have one colour throughout.
-
-    Example:
-        >>> find_blank(Image.new("RGB", (8, 8), "black"), "drone")
-        'has a single colour'
-    """
+    """Find pictures that have one colour throughout."""
     return "has a single colour" if ImageStat.Stat(image.convert("L")).stddev[0] < BLANK_SPREAD else None
 
 
@@ -89,5 +72,5 @@ def find_attribution(image: Image.Image, platform: str | None) -> str | None:
     band = find_text_band(image) if platform in FROM_ABOVE else None
     if band is None:
         return None
-    rows = f"rows {band.top_px} to {band.bottom_px} of {image.height}"
-    return f"has a line of text in {rows}, columns {band.left_px} to {band.right_px}"
+    top, bottom, left, right = band
+    return f"has a line of text in rows {top} to {bottom} of {image.height}, columns {left} to {right}"

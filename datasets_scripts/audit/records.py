@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from PIL import Image
@@ -14,6 +15,7 @@ from pemoe.datasets_scripts.sources.geotext.rows import (
     SOURCE,
     captions_of,
     content_faults,
+    is_text,
     record_faults,
     region_lists,
     regions_of,
@@ -22,46 +24,36 @@ from pemoe.datasets_scripts.sources.geotext.rows import (
 from pemoe.datasets_scripts.sources.images import ImageError, decode_image
 
 
-def texts_of(captions: Iterable[Any]) -> list[str]:
-    """The captions that are texts and not blank.
+def by_image(records: Iterable[Any], split: str) -> Iterator[tuple[list[Any], list[Any], dict[str, Any]]]:
+    """The records of a split, those together that follow each other and name one image.
+
+    Returns:
+        Iterator over (all of them, the sound ones, what `check_record` takes beside each).
 
     Example:
-        >>> texts_of(["A hall.", " ", None])
-        ['A hall.']
+        >>> record = {"image_id": "6/6.jpg", "image": "train/6/6.jpg", "caption": "A hall."}
+        >>> same_image, sound, known = next(by_image([{"image_id": "6/6.jpg"}, record], "train"))
+        >>> len(same_image), sound == [record], known
+        (2, True, {'image_captions': ['A hall.'], 'previous': None})
     """
-    return [caption for caption in captions if isinstance(caption, str) and caption.strip()]
+    previous = None
+    for _, group in groupby(records, key=lambda record: record.get("image_id") if isinstance(record, dict) else None):
+        same_image = list(group)
+        sound = [record for record in same_image if structure_fault(record, split) is None]
+        captions = [text for record in sound for text in captions_of(record, split) if isinstance(text, str)]
+        yield same_image, sound, {"image_captions": list(filter(is_text, captions)), "previous": previous}
+        if sound:
+            sentences = [text for record in sound for text in record.get("sentences") or ()]
+            previous = {"caption": " ".join(captions), "sentences": sentences}
 
 
-def joined_records(records: Sequence[Mapping[str, Any]], split: str) -> dict[str, Any]:
-    """What the sound records of one image say together, as one record: its captions joined, all its sentences.
-
-    Example:
-        >>> joined_records([{"caption": "A hall."}, {"caption": "A pond.", "sentences": ["A pond."]}], "train")
-        {'caption': 'A hall. A pond.', 'sentences': ['A pond.']}
-    """
-    captions = [text for record in records for text in captions_of(record, split) if isinstance(text, str)]
-    sentences = [text for record in records for text in record.get("sentences") or ()]
-    return {"caption": " ".join(captions), "sentences": sentences}
-
-
-def check_captions(
+def _check_captions(
     captions: Iterable[Any], split: str | None, image_id: str, platform: str | None
 ) -> Iterator[Finding]:
-    """What the checks of captions find; captions that are no texts are passed over.
-
-    Args:
-        captions: of one record or row.
-        split: "train" or "test".
-        image_id: for the findings.
-        platform: of the image; None if unknown.
-
-    Example:
-        >>> [found.kind for found in check_captions(["Sorry, I see no hall."], "test", "6/6.jpg", "satellite")]
-        ['refused_caption']
-    """
+    """What the checks of captions find; captions that are no texts are passed over."""
     checks = checks_of("caption")
     for index, caption in enumerate(captions):
-        for kind, check in checks.items() if texts_of([caption]) else ():
+        for kind, check in checks.items() if is_text(caption) else ():
             if found := check(caption, split, platform):
                 yield Finding(
                     kind, split, image_id, found.detail, caption_index=index, text=caption, spans=found.spans
@@ -75,9 +67,8 @@ def check_record(
 
     Args:
         record: an entry of the JSON list, of whatever type.
-        split: "train" or "test".
         image_captions: captions of other records of the same image; they too speak for its sentences.
-        previous: what the image before says (`joined_records`; see `regions.is_stale`).
+        previous: what the image before says, as one record (see `regions.is_stale`).
 
     Returns:
         The findings; a structural one stands alone, since nothing else can be judged then. [] for a clean record.
@@ -97,8 +88,8 @@ def check_record(
     for fault in faults:
         text = "" if fault.region_index is None else sentences[fault.region_index] or ""
         found.append(Finding(fault.kind, split, image_id, *fault[1:], text=text))
-    known = [*texts_of(captions), *image_captions]
-    found += check_captions(captions, split, image_id, platform)
+    known = [*filter(is_text, captions), *image_captions]
+    found += _check_captions(captions, split, image_id, platform)
     return found + region_findings(regions_of(record), known, split, image_id, previous=previous)
 
 
@@ -106,8 +97,7 @@ def _coordinate_fault(latitude_deg: object, longitude_deg: object) -> tuple[str,
     """(kind, detail) for coordinates that are missing or impossible."""
     if latitude_deg is None and longitude_deg is None:
         return "missing_coordinates", "has no coordinates"
-    limits = ((latitude_deg, 90), (longitude_deg, 180))
-    for value, limit in limits:
+    for value, limit in ((latitude_deg, 90), (longitude_deg, 180)):
         if not isinstance(value, (int, float)) or not abs(value) <= limit:  # nan is in no range
             return "bad_coordinates", f"lies at latitude {latitude_deg}, longitude {longitude_deg}"
     return None
@@ -144,21 +134,14 @@ def check_row(row: Mapping[str, Any]) -> list[Finding]:
     for fault in content_faults(captions, [region["bbox"] for region in regions]):
         text = "" if fault.region_index is None else regions[fault.region_index]["text"]
         found.append(Finding(fault.kind, split, image_id, *fault[1:], text=text))
-    found += check_captions(captions, split, image_id, row["platform"])
+    found += _check_captions(captions, split, image_id, row["platform"])
     numbered = [(index, region["text"], region["bbox"]) for index, region in enumerate(regions)]
-    found += region_findings(numbered, texts_of(captions), split, image_id, is_slot=False)
+    found += region_findings(numbered, list(filter(is_text, captions)), split, image_id, is_slot=False)
     return [one for one in found if row["source"] == SOURCE or not DEFECTS[one.kind].generator]
 
 
 def check_image(data: bytes, platform: str | None) -> tuple[Image.Image | None, list[Finding]]:
-    """The picture and the defects that it shows by itself.
-
-    Args:
-        data: the file's bytes.
-        platform: "satellite", "drone", "ground" or None.
-
-    Returns:
-        The picture, None for a broken one; the findings, without split and image_id, [] for a clean one.
+    """The picture, None for a broken one, and the defects that it shows by itself, without split and image_id.
 
     Example:
         >>> check_image(b"no picture", "ground")[1][0].kind

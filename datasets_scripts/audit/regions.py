@@ -31,10 +31,8 @@ def side_words(text: str) -> frozenset[str]:
     """Which of left, right and middle a text means as directions.
 
     Example:
-        >>> sorted(side_words("On the upper left side there is a bright hall, right next to a road."))
-        ['left']
-        >>> side_words("On the upper middle side there is a street.")
-        frozenset({'middle'})
+        >>> side_words("On the upper left side there is a bright hall, right next to a road.")
+        frozenset({'left'})
     """
     found = (word.lower() for span in find_directions(text) for word in _SIDE.findall(span.text))
     return frozenset("middle" if word.startswith(("mid", "cent")) else word for word in found)
@@ -43,13 +41,8 @@ def side_words(text: str) -> frozenset[str]:
 def is_stale(sentence: str, captions: Sequence[str], previous: dict[str, Any] | None = None) -> bool:
     """Whether a region's sentence was left over from another image.
 
-    It is when it shares no content word with any caption of its image; or when the image before it in the file has
-    the very sentence, and its captions share more with it.
-
-    Args:
-        sentence: the region's text.
-        captions: the captions known of its image.
-        previous: what the image before says, as one record.
+    It is when it shares no content word with any of the captions known of its image; or when the image before it in
+    the file, whose texts are `previous` as one record, has the very sentence, and its captions share more with it.
 
     Example:
         >>> is_stale("On the left side there is a tennis court.", ["A white dome stands by a road."])
@@ -60,10 +53,9 @@ def is_stale(sentence: str, captions: Sequence[str], previous: dict[str, Any] | 
     own = max((overlap(sentence, caption) for caption in captions), default=1.0)
     if own == 0:
         return True
-    if previous is None or own >= LITTLE or sentence not in (previous.get("sentences") or ()):
+    if previous is None or own >= LITTLE or sentence not in previous["sentences"]:
         return False
-    caption = previous.get("caption")
-    return isinstance(caption, str) and overlap(sentence, caption) > own
+    return overlap(sentence, previous["caption"]) > own
 
 
 def _disagreement(sentence: str, captions: Sequence[str]) -> str | None:
@@ -75,9 +67,8 @@ def _disagreement(sentence: str, captions: Sequence[str]) -> str | None:
         return None
     shared, statement = max((overlap(sentence, statement), statement) for statement in statements)
     others = side_words(statement)
-    if shared < SAME_STATEMENT or not others & {"left", "right"} or others & sides:
-        return None
-    return statement
+    is_other = shared >= SAME_STATEMENT and others & {"left", "right"} and not others & sides
+    return statement if is_other else None
 
 
 def _noise(bbox: Sequence[float], is_main: bool) -> str | None:
@@ -118,11 +109,9 @@ def region_findings(
         captions: those known of its image.
         split, image_id: for the findings.
         is_slot: whether regions stand in the fixed order main, left, right, so that number 0 is the main object.
-        previous: what the image before says, as one record.
+        previous: see `is_stale`.
 
     Example:
-        >>> [found.kind for found in region_findings([(0, "A hall.", None)], ["A hall."], "train", "6/6.jpg")]
-        ['null_bbox']
         >>> regions = [(1, "A bright roof.", [0.5, 0.5, 0.3, 0.3])]
         >>> region_findings(regions, ["A bright roof."], "train", "6/6.jpg")[0].kind
         'false_side_sentence'

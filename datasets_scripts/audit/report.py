@@ -73,13 +73,8 @@ What to do: {{ defect.remedy }}.</p>
 """
 
 
-def marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
-    """A text in pieces, each with whether it is to be highlighted; overlapping spans are joined.
-
-    Example:
-        >>> marked_parts("A hall. [MOF] A pond.", [[8, 13]])
-        [('A hall. ', False), ('[MOF]', True), (' A pond.', False)]
-    """
+def _marked_parts(text: str, spans: list[list[int]]) -> list[tuple[str, bool]]:
+    """A text in pieces, each with whether it is to be highlighted; overlapping spans are joined."""
     parts, position = [], 0
     for start, end in sorted(spans):
         start = max(start, position)
@@ -95,7 +90,7 @@ def _cards(defect: dict[str, Any], pictures: dict[str, bytes]) -> list[dict[str,
     for example in defect["examples"]:
         data = pictures.get(example["image_id"])
         url = jpeg_url(data) if data else None if defect["scope"] == "place" else ""
-        cards.append({**example, "url": url, "parts": marked_parts(example["text"], example["spans"])})
+        cards.append({**example, "url": url, "parts": _marked_parts(example["text"], example["spans"])})
     return cards
 
 
@@ -134,19 +129,11 @@ def render_audit(audit: Audit) -> str:
 
 
 def write_audit_report(audit: Audit, path: str | Path) -> Path:
-    """Write the report as a self-contained HTML file; see `write_page`.
-
-    Example:
-        >>> write_audit_report(audit_directory("data"), "audit.html")                   # doctest: +SKIP
-    """
+    """Write the report as a self-contained HTML file; see `write_page`."""
     return write_page(path, render_audit(audit))
 
 
 def write_audit_json(audit: Audit, path: str | Path) -> Path:
-    """Write `Audit.to_dict()` as a JSON file; returns the path.
-
-    Example:
-        >>> write_audit_json(audit_directory("data"), "audit.json")                     # doctest: +SKIP
-    """
+    """Write `Audit.to_dict()` as a JSON file; returns the path."""
     write_json(Path(path), audit.to_dict())
     return Path(path)

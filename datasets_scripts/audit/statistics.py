@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pemoe.datasets_scripts.schema import UNKNOWN
+from pemoe.datasets_scripts.sources.geotext.rows import is_text
+
 BIN_CHARS = 25
 MAX_CHARS = 2000  # longer captions are counted in the last bin
 SHOWN_SIZES = 8
 MAX_SIZES = 1000  # different picture sizes counted by themselves
-UNKNOWN = "unknown"
 
 
 class LengthHistogram:
@@ -28,8 +30,7 @@ class LengthHistogram:
 
     def __init__(self) -> None:
         self._bins = np.zeros(MAX_CHARS // BIN_CHARS, dtype=np.int64)
-        self._total = 0
-        self._longest = 0
+        self._total = self._longest = 0
 
     def add(self, chars: int) -> None:
         """Count a text of `chars` characters."""
@@ -37,36 +38,26 @@ class LengthHistogram:
         self._total += chars
         self._longest = max(self._longest, chars)
 
-    def _quantile(self, share: float) -> int:
-        """Upper edge of the bin that holds a quantile, in characters; never beyond the longest text."""
-        edge = int((np.searchsorted(np.cumsum(self._bins), share * self._bins.sum()) + 1) * BIN_CHARS)
-        return min(edge, self._longest)
-
     def to_dict(self) -> dict[str, Any]:
         """Count, mean, quantiles (to a bin's upper edge or the longest) and the bins to the last that is not empty."""
         count = int(self._bins.sum())
-        last = int(np.flatnonzero(self._bins).max(initial=-1)) + 1
+        shares = {"p05_chars": 0.05, "p50_chars": 0.5, "p95_chars": 0.95}
+        last_bins = np.searchsorted(np.cumsum(self._bins), [share * count for share in shares.values()])
+        quantiles = {
+            name: min((int(one) + 1) * BIN_CHARS, self._longest) for name, one in zip(shares, last_bins, strict=True)
+        }
         return {
             "count": count,
             "mean_chars": round(self._total / count, 1) if count else 0.0,
-            "p05_chars": self._quantile(0.05),
-            "p50_chars": self._quantile(0.5),
-            "p95_chars": self._quantile(0.95),
+            **quantiles,
             "bin_chars": BIN_CHARS,
-            "bins": self._bins[:last].tolist(),
+            "bins": np.trim_zeros(self._bins, "b").tolist(),
         }
 
 
 @dataclass
 class Statistics:
-    """What the audit counts beside defects; keys are (split, platform), platform "unknown" where there is none.
-
-    Example:
-        >>> statistics = Statistics()
-        >>> statistics.add_image("train", None, "0006")
-        >>> statistics.images
-        Counter({('train', 'unknown'): 1})
-    """
+    """What the audit counts beside defects; keys are (split, platform), platform "unknown" where there is none."""
 
     images: Counter = field(default_factory=Counter)
     captions: Counter = field(default_factory=Counter)
@@ -88,10 +79,9 @@ class Statistics:
         """Count the captions and regions of a record or a row."""
         key = (split, platform or UNKNOWN)
         lengths = self.lengths.setdefault(key, LengthHistogram())
-        for caption in captions:
-            if isinstance(caption, str) and caption.strip():
-                self.captions[key] += 1
-                lengths.add(len(caption))
+        for caption in filter(is_text, captions):
+            self.captions[key] += 1
+            lengths.add(len(caption))
         self.regions[key] += len(bboxes)
         self.boxes[key] += sum(bbox is not None for bbox in bboxes)
 
@@ -113,12 +103,7 @@ class Statistics:
 
 
 def nested(table: dict[tuple[str, str], Any]) -> dict[str, dict[str, Any]]:
-    """A table by (split, platform) as {split: {platform: value}}.
-
-    Example:
-        >>> nested({("train", "drone"): 3})
-        {'train': {'drone': 3}}
-    """
+    """A table by (split, platform) as {split: {platform: value}}."""
     splits: dict[str, dict[str, Any]] = {}
     for (split, platform), value in table.items():
         splits.setdefault(split, {})[platform] = value

@@ -6,31 +6,28 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from pemoe.datasets_scripts.audit.attribution import OverlayWatch
 from pemoe.datasets_scripts.audit.defects import Finding
-from pemoe.datasets_scripts.audit.duplicates import near_pairs, near_to
+from pemoe.datasets_scripts.audit.duplicates import Looks
 from pemoe.datasets_scripts.audit.images import FROM_ABOVE, hash_image, thumbnail
-from pemoe.datasets_scripts.audit.records import check_image, check_record, check_row, joined_records, texts_of
-from pemoe.datasets_scripts.audit.statistics import UNKNOWN, Statistics
-from pemoe.datasets_scripts.schema import SPLITS, DataError
+from pemoe.datasets_scripts.audit.records import by_image, check_image, check_record, check_row
+from pemoe.datasets_scripts.audit.statistics import Statistics
+from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError
 from pemoe.datasets_scripts.sources.archives import UnsafeArchiveError
-from pemoe.datasets_scripts.sources.coordinates import Coordinates
+from pemoe.datasets_scripts.sources.coordinates import Coordinates, count_covered
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import platform_of, split_image_id
 from pemoe.datasets_scripts.sources.geotext.records import find_json, find_root, iter_records, no_records
-from pemoe.datasets_scripts.sources.geotext.rows import captions_of, regions_of, structure_fault
+from pemoe.datasets_scripts.sources.geotext.rows import captions_of, is_text, regions_of
 
 MAX_EXAMPLES = 8  # of a kind, each of another image
 
@@ -48,33 +45,13 @@ def short_hash(data: bytes | str) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
 
 
-@dataclass
-class ImageTable:
-    """The images seen, column by column; `state` is 0 not read, 1 to be compared by its bytes, 2 also by its look."""
+class SeenImage(NamedTuple):
+    """An image as a record or a row names it."""
 
-    ids: list[str] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    places: list[str | None] = field(default_factory=list)
-    platforms: list[str | None] = field(default_factory=list)
-    state: array = field(default_factory=lambda: array("B"))
-    digest: array = field(default_factory=lambda: array("Q"))
-    frequency: array = field(default_factory=lambda: array("Q"))
-    gradient: array = field(default_factory=lambda: array("Q"))
-
-    def add(self, image_id: str, split: str, place_id: str | None, platform: str | None) -> int:
-        """Append an image; its number comes back."""
-        for column, value in ((self.ids, image_id), (self.splits, split), (self.places, place_id)):
-            column.append(value)
-        self.platforms.append(platform)
-        self.state.append(0)
-        for column in (self.digest, self.frequency, self.gradient):
-            column.append(0)
-        return len(self.ids) - 1
-
-    def compared(self, state: int) -> np.ndarray:
-        """Numbers of the images with at least this state, test images first, each split in the order seen."""
-        chosen = [number for number, value in enumerate(self.state) if value >= state]
-        return np.array(sorted(chosen, key=lambda number: self.splits[number] != "test"), dtype=np.int64)
+    image_id: str
+    split: str
+    place_id: str | None
+    platform: str | None
 
 
 class Survey:
@@ -88,7 +65,7 @@ class Survey:
         is_example: whether a report is to show an image; asked once its picture and its findings so far are there.
 
     Attributes:
-        images: what was seen, one line per image.
+        images: what was seen; the number of an image is its position here.
         statistics: what is counted beside defects.
         pictures: small copies of the pictures to be shown, by image_id. Whether two are alike shows only at the end,
             so the first of those are kept as well.
@@ -106,20 +83,22 @@ class Survey:
         self.sink = sink
         self.is_example = is_example
         self.pictures: dict[str, bytes] = {}
-        self.images = ImageTable()
+        self.images: list[SeenImage] = []
         self.statistics = Statistics()
         self.overlay = OverlayWatch()
         self._caption_owner: dict[int, int] = {}
         self._splits_of: dict[str, list[str]] = {}
         self._last_place: dict[str, str] = {}
         self._first_of_size: dict[tuple[str, int, int], int] = {}
-        self._first_of_bytes: dict[int, int] = {}
+        self._with_bytes: dict[int, list[int]] = {}  # numbers by the hash of the bytes
+        self._looks = Looks()
         self._shown_alike: Counter[tuple[str, str]] = Counter()
 
     def add_image(self, image_id: str, split: str, place_id: str | None, platform: str | None) -> int:
         """Take in an image's name; its number comes back."""
         self.statistics.add_image(split, platform, place_id)
-        return self.images.add(image_id, split, place_id, platform)
+        self.images.append(SeenImage(image_id, split, place_id, platform))
+        return len(self.images) - 1
 
     def add_record_of(self, place_id: str, split: str) -> None:
         """Take in that a record of a place comes next; records of one place should follow each other."""
@@ -130,59 +109,57 @@ class Survey:
 
     def add_place(self, place_id: str | None, split: str) -> None:
         """Take in that a split holds a place."""
-        splits = self._splits_of.setdefault(place_id, []) if place_id is not None else [split]
-        if split not in splits:
+        if place_id is not None and split not in (splits := self._splits_of.setdefault(place_id, [])):
             splits.append(split)
 
     def check_places(self, coordinates: Mapping[str, Any]) -> None:
-        """Find the places taken in so far that are no key of `coordinates`."""
+        """Find the places taken in so far that are no key of `coordinates`; a `DataError` if none of them is."""
+        count_covered(self._splits_of, coordinates, "the table of coordinates")
         for place_id, splits in self._splits_of.items():
             if place_id not in coordinates:
-                detail = "is not in the table of coordinates"
-                self.sink(Finding("missing_coordinates", splits[0], place_id, detail))
+                self.sink(Finding("missing_coordinates", splits[0], place_id, "is not in the table of coordinates"))
 
     def add_captions(self, number: int, captions: list[Any]) -> None:
         """Take in the captions of an image, to find those that come twice."""
-        images = self.images
+        seen = self.images[number]
         for index, caption in enumerate(captions):
-            if not texts_of([caption]):
+            if not is_text(caption):
                 continue
             key = short_hash(" ".join(caption.lower().split()))
-            owner = self._caption_owner.get(key)
-            make = {"split": images.splits[number], "image_id": images.ids[number], "text": caption}
-            if owner is None:
+            if key not in self._caption_owner:
                 self._caption_owner[key] = number
-            elif owner == number:
-                self.sink(Finding("duplicate_caption", detail="is there twice", caption_index=index, **make))
-            elif images.places[owner] != images.places[number]:
-                detail = f"is also a caption of {images.ids[owner]} ({images.splits[owner]})"
-                self.sink(Finding("shared_caption", detail=detail, caption_index=index, **make))
+                continue
+            owner = self.images[self._caption_owner[key]]
+            if self._caption_owner[key] == number:
+                kind, detail = "duplicate_caption", "is there twice"
+            elif owner.place_id != seen.place_id:
+                kind, detail = "shared_caption", f"is also a caption of {owner.image_id} ({owner.split})"
+            else:
+                continue
+            self.sink(Finding(kind, seen.split, seen.image_id, detail, caption_index=index, text=caption))
 
     def add_picture(self, number: int, data: bytes) -> None:
         """Take in the bytes of an image."""
-        images = self.images
-        platform, place_id = images.platforms[number], images.places[number]
+        image_id, split, place_id, platform = self.images[number]
         image, findings = check_image(data, platform)
         for finding in findings:
-            self.sink(replace(finding, split=images.splits[number], image_id=images.ids[number]))
+            self.sink(replace(finding, split=split, image_id=image_id))
         if image is None:
             return
-        if self.is_example(images.ids[number]):
+        if self.is_example(image_id):
             self._keep(number, image)
         self.statistics.add_picture(platform, image.size, len(data))
-        images.state[number] = 1
-        images.digest[number] = short_hash(data)
-        first = self._first_of_bytes.setdefault(images.digest[number], number)
-        if first != number:
-            self._keep_alike("duplicate_image", first, number, image)
+        same_bytes = self._with_bytes.setdefault(short_hash(data), [])
+        if same_bytes:
+            self._keep_alike("duplicate_image", same_bytes[0], number, image)
+        same_bytes.append(number)
         if any(finding.kind == "blank_image" for finding in findings):
             return  # all blank pictures look alike
         hashes = hash_image(image)
-        alike = [] if first != number else near_to(hashes, number, images.state, images.frequency, images.gradient)
+        alike = self._looks.like(hashes) if same_bytes == [number] else []
         for kind, other in {self._near_kind(other, number): other for other in alike}.items():
             self._keep_alike(kind, other, number, image)
-        images.state[number] = 2
-        images.frequency[number], images.gradient[number] = hashes.frequency, hashes.gradient
+        self._looks.add(number, hashes)
         if platform in FROM_ABOVE and place_id is not None:
             size = (platform or UNKNOWN, *image.size)
             self.overlay.add(size[0], place_id, image)
@@ -190,108 +167,74 @@ class Survey:
                 self._keep(number, image)
 
     def _keep(self, number: int, image: Image.Image) -> None:
-        self.pictures.setdefault(self.images.ids[number], thumbnail(image))
+        self.pictures.setdefault(self.images[number].image_id, thumbnail(image))
 
     def _keep_alike(self, kind: str, first: int, number: int, image: Image.Image) -> None:
         """Keep the picture of two alike that a finding will name, in `close`; the second stands for the first too."""
-        splits = self.images.splits
-        named = first if (splits[first], splits[number]) == ("train", "test") else number
-        self._shown_alike[kind, splits[named]] += 1
-        if self._shown_alike[kind, splits[named]] <= MAX_EXAMPLES:
+        named = first if (self.images[first].split, self.images[number].split) == ("train", "test") else number
+        key = kind, self.images[named].split
+        self._shown_alike[key] += 1
+        if self._shown_alike[key] <= MAX_EXAMPLES:
             self._keep(named, image)
 
     def _near_kind(self, first: int, number: int) -> str:
-        places = self.images.places
-        same = places[first] is not None and places[first] == places[number]
-        return "near_duplicate_image" if same else "near_duplicate_across_places"
+        places = {self.images[first].place_id, self.images[number].place_id}
+        return "near_duplicate_image" if len(places) == 1 and None not in places else "near_duplicate_across_places"
 
     def close(self) -> None:
         """Compare across images and places, once all are taken in."""
         for place_id, splits in self._splits_of.items():
             if len(splits) > 1:
                 self.sink(Finding("place_in_two_splits", "train", place_id, "is in train and in test"))
-        repeated = self._compare_bytes()
-        self._compare_looks(repeated)
+        self._compare_pictures()
         for (platform, width, height), band in self.overlay.bands().items():
-            where = f"rows {band.top_px} to {band.bottom_px}, columns {band.left_px} to {band.right_px}"
+            where = "rows {} to {}, columns {} to {}".format(*band)
             detail = f"{platform} pictures of {width} x {height} px have a mark in {where}"
-            first = self.images.ids[self._first_of_size[platform, width, height]]
+            first = self.images[self._first_of_size[platform, width, height]].image_id
             self.sink(Finding("fixed_overlay", None, first, detail))
 
-    def _find_alike(self, kind: str, number: int, first: int, relation: str) -> None:
-        images = self.images
-        split = images.splits[first]
-        self.sink(
-            Finding(kind, images.splits[number], images.ids[number], f"{relation} {images.ids[first]} ({split})")
-        )
-
-    def _compare_bytes(self) -> set[int]:
-        """Images with the bytes of an earlier one."""
-        owners: dict[int, int] = {}
-        repeated = set()
-        for number in self.images.compared(1).tolist():
-            first = owners.setdefault(self.images.digest[number], number)
-            if first != number:
-                repeated.add(number)
-                self._find_alike("duplicate_image", number, first, "has the bytes of")
-        return repeated
-
-    def _compare_looks(self, repeated: set[int]) -> None:
-        """Images that look like an earlier one without having its bytes; one finding per image and kind."""
-        numbers = np.array([n for n in self.images.compared(2).tolist() if n not in repeated], dtype=np.int64)
-        columns = (self.images.frequency, self.images.gradient)
-        frequency, gradient = (np.asarray(column, dtype=np.uint64)[numbers] for column in columns)
-        firsts: dict[tuple[str, int], int] = {}
-        for i, j in near_pairs(frequency, gradient):
-            first, number = int(numbers[i]), int(numbers[j])
-            kind = self._near_kind(first, number)
-            firsts[kind, number] = min(firsts.get((kind, number), first), first)
-        for (kind, number), first in sorted(firsts.items(), key=lambda item: item[0][1]):
+    def _compare_pictures(self) -> None:
+        """Images with the bytes of an earlier one, or its look; of the latter one finding per image and kind."""
+        in_order = sorted(range(len(self.images)), key=lambda number: self.images[number].split != "test")
+        ranks = {number: rank for rank, number in enumerate(in_order)}
+        firsts = {}
+        for numbers in self._with_bytes.values():
+            first, *others = sorted(numbers, key=ranks.__getitem__)
+            firsts |= dict.fromkeys(others, first)
+        for number in sorted(firsts, key=ranks.__getitem__):
+            self._find_alike("duplicate_image", number, firsts[number], "has the bytes of")
+        alike: dict[tuple[int, str], int] = {}
+        for first, number in self._looks.pairs(number for number in in_order if number not in firsts):
+            key = number, self._near_kind(first, number)
+            alike[key] = min(alike.get(key, first), first)
+        for (number, kind), first in sorted(alike.items(), key=lambda item: item[0][0]):
             self._find_alike(kind, number, first, "looks like")
 
+    def _find_alike(self, kind: str, number: int, first: int, relation: str) -> None:
+        seen, other = self.images[number], self.images[first]
+        self.sink(Finding(kind, seen.split, seen.image_id, f"{relation} {other.image_id} ({other.split})"))
 
-def image_id_of(record: object) -> object:
-    """The `image_id` of a record, by which records that follow each other are grouped."""
-    return record.get("image_id") if isinstance(record, dict) else None
 
-
-class _RecordWalk:
-    """The records of a split, image by image; `folders` holds the numbers of the images by folder."""
-
-    def __init__(self, survey: Survey, split: str) -> None:
-        self.survey = survey
-        self.split = split
-        self.folders: dict[str, list[int]] = {}
-        self._numbers: dict[str, int] = {}
-        self._previous: dict[str, Any] | None = None
-
-    def take(self, records: list[Any]) -> None:
-        """Take in records that follow each other and name one image."""
-        sound = [record for record in records if structure_fault(record, self.split) is None]
-        captions = [text for record in sound for text in captions_of(record, self.split)]
-        texts = texts_of(captions)
-        for record in records:
-            for finding in check_record(record, self.split, image_captions=texts, previous=self._previous):
-                self.survey.sink(finding)
-        if sound:
-            self._take_image(sound, captions)
-            self._previous = joined_records(sound, self.split)
-
-    def _take_image(self, records: list[dict[str, Any]], captions: list[Any]) -> None:
-        image_id = records[0]["image_id"]
-        place_id, platform = split_image_id(image_id)[0], platform_of(image_id)
-        self.survey.add_record_of(place_id, self.split)
-        repeats = len(records) - 1 + (image_id in self._numbers)
-        if self.split == "test" and repeats:
-            self.survey.sink(Finding("duplicate_record", self.split, image_id, f"has {repeats + 1} records"))
-            captions = captions_of(records[0], self.split) if image_id not in self._numbers else []
-        if image_id not in self._numbers:
-            number = self.survey.add_image(image_id, self.split, place_id, platform)
-            self._numbers[image_id] = number
-            self.folders.setdefault(records[0]["image"].rsplit("/", 1)[0], []).append(number)
-        self.survey.add_captions(self._numbers[image_id], captions)
-        bboxes = [bbox for record in records for _, _, bbox in regions_of(record)]
-        self.survey.statistics.add_texts(self.split, platform, captions, bboxes)
+def _take_image(
+    survey: Survey, split: str, records: list[dict[str, Any]], numbers: dict[Any, int], folders: dict[str, list[int]]
+) -> None:
+    """The sound records of one image; its number goes into `numbers` by name and into its folder's `folders`."""
+    image_id = records[0]["image_id"]
+    place_id, platform = split_image_id(image_id)[0], platform_of(image_id)
+    survey.add_record_of(place_id, split)
+    captions = [text for record in records for text in captions_of(record, split)]
+    is_known = (split, image_id) in numbers
+    count = len(records) + is_known
+    if split == "test" and count > 1:
+        survey.sink(Finding("duplicate_record", split, image_id, f"has {count} records"))
+        captions = [] if is_known else captions_of(records[0], split)
+    if not is_known:
+        number = survey.add_image(image_id, split, place_id, platform)
+        numbers[split, image_id] = number
+        folders.setdefault(records[0]["image"].rsplit("/", 1)[0], []).append(number)
+    survey.add_captions(numbers[split, image_id], captions)
+    bboxes = [bbox for record in records for _, _, bbox in regions_of(record)]
+    survey.statistics.add_texts(split, platform, captions, bboxes)
 
 
 def archive_defect(error: Exception) -> str:
@@ -301,20 +244,19 @@ def archive_defect(error: Exception) -> str:
 
 def _take_pictures(survey: Survey, files: ImageFiles, folder: str, numbers: list[int]) -> None:
     """The pictures of one folder; an archive that cannot be read is one finding on the place."""
-    images = survey.images
-    names = {number: images.ids[number].split("/")[1] for number in numbers}
-    split = images.splits[numbers[0]]
+    names = {number: survey.images[number].image_id.split("/")[1] for number in numbers}
+    _, split, place_id, _ = survey.images[numbers[0]]
     try:
         found = files.read(folder, set(names.values()))
     except (DataError, OSError) as error:
         reason = str(error).replace(f"{files.directory}/", "")
-        survey.sink(Finding(archive_defect(error), split, images.places[numbers[0]], reason))
+        survey.sink(Finding(archive_defect(error), split, place_id, reason))
         return
     for number, name in names.items():
         if name in found:
             survey.add_picture(number, found[name])
         else:
-            survey.sink(Finding("missing_image", split, images.ids[number], f"is not in images/{folder}"))
+            survey.sink(Finding("missing_image", split, survey.images[number].image_id, f"is not in images/{folder}"))
 
 
 def survey_tree(
@@ -329,31 +271,27 @@ def survey_tree(
 
     Args:
         root: directory with the JSON files and `images/`.
-        survey: a new one.
+        survey: a new one, which comes back closed.
         pictures: read the images too.
         coordinates: of `read_coordinates`, to find the places that it lacks; None looks for none.
-        show_progress: show bars on stderr.
-
-    Returns:
-        The survey, closed.
 
     Raises:
         DataError: no such directory, no record in either split, or a JSON file that is no JSON list.
-
-    Example:
-        >>> survey_tree("GeoText1652_Dataset", Survey(print))                   # doctest: +SKIP
     """
     root = find_root(root)
     is_empty = True
+    numbers: dict[Any, int] = {}
     folders: dict[str, list[int]] = {}
     for split in SPLITS:
-        walk = _RecordWalk(survey, split)
         records = iter_records(find_json(root, split))
         bar = tqdm(records, desc=f"{split} records", unit="record", disable=not show_progress)
-        for _, group in groupby(bar, key=image_id_of):
-            walk.take(list(group))
+        for same_image, sound, known in by_image(bar, split):
             is_empty = False
-        folders |= walk.folders
+            for record in same_image:
+                for finding in check_record(record, split, **known):
+                    survey.sink(finding)
+            if sound:
+                _take_image(survey, split, sound, numbers, folders)
     if is_empty:
         raise no_records(root)
     if coordinates is not None:
@@ -367,15 +305,9 @@ def survey_tree(
 
 
 def survey_rows(rows: Iterable[Mapping[str, Any]], survey: Survey, *, show_progress: bool = False) -> Survey:
-    """Read rows of the schema once; `image` is {"bytes", "path"}, a row without bytes has a missing image.
+    """Read rows of the schema once, `platform` a name or None; the survey, a new one, comes back closed.
 
-    Args:
-        rows: the keys of `schema.FEATURES`, `platform` a name or None.
-        survey: a new one.
-        show_progress: show a bar on stderr.
-
-    Returns:
-        The survey, closed.
+    `image` is {"bytes", "path"}: a row without bytes has a missing image.
     """
     for row in tqdm(rows, desc="rows", unit="row", disable=not show_progress):
         survey.add_place(row["place_id"], row["split"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ from PIL import Image
 
 from pemoe.datasets_scripts.audit.attribution import Band, find_text_band
 from pemoe.datasets_scripts.audit.defects import DEFECTS, Defect, Finding
-from pemoe.datasets_scripts.audit.records import check_image, check_record, check_row, joined_records, texts_of
-from pemoe.datasets_scripts.audit.statistics import UNKNOWN
-from pemoe.datasets_scripts.audit.survey import Survey, archive_defect, image_id_of, short_hash, survey_tree
+from pemoe.datasets_scripts.audit.records import by_image, check_image, check_record, check_row
+from pemoe.datasets_scripts.audit.survey import Survey, archive_defect, short_hash, survey_tree
 from pemoe.datasets_scripts.filters.repairs import CAPTION_REPAIRS, crop_above, to_rgb, without_region
-from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.schema import UNKNOWN, DataError
 from pemoe.datasets_scripts.sources.geotext.names import platform_of
 from pemoe.datasets_scripts.sources.geotext.rows import captions_of, structure_fault
 
@@ -23,18 +21,13 @@ _DROPS = ("drop_record", "drop_image")
 
 
 def filter_names(on_rows: bool = False) -> tuple[str, ...]:
-    """The kinds of defects that have a filter.
-
-    Args:
-        on_rows: only those that work on the rows of a source without records (see `Filters.row`).
+    """The kinds of defects that have a filter; `on_rows` those that work without records (see `Filters.row`).
 
     Example:
         >>> "mof_joint" in filter_names(), "duplicate_image" in filter_names(on_rows=True)
         (True, False)
     """
-    return tuple(
-        name for name, defect in DEFECTS.items() if (defect.filters_rows if on_rows else defect.filter is not None)
-    )
+    return tuple(name for name, one in DEFECTS.items() if one.filter and (one.filters_rows or not on_rows))
 
 
 class Filters:
@@ -66,21 +59,11 @@ class Filters:
         self._report = {name: {"dropped": 0, "changed": 0} for name in self.names}
         self._marked: dict[str, set[Any]] = {name: set() for name, one in self._named.items() if one.compares}
         self._prepared = not self._marked
-        self._judges_texts = any(
-            defect.scope in ("record", "caption", "region") and not defect.compares for defect in self._named.values()
-        )
-        self._looks = any(
-            defect.scope == "image" and not defect.compares
-            for defect in self._named.values()
-            if defect.name != "missing_image"
-        )
+        alone = [defect for defect in self._named.values() if not defect.compares and defect.name != "missing_image"]
+        self._judges_texts = any(defect.scope in ("record", "caption", "region") for defect in alone)
+        self._looks = any(defect.scope == "image" for defect in alone)
         self._bands: dict[tuple[str, int, int], Band] = {}
-        self._seen: dict[str, set[str]] = {}
-
-    @property
-    def needs_preparation(self) -> bool:
-        """Whether a named filter must see the whole data set first (see `prepare`)."""
-        return bool(self._marked)
+        self._seen: set[str] = set()  # test images
 
     def report(self) -> dict[str, dict[str, int]]:
         """What every named filter did: records or images dropped, and changed. JSON-able."""
@@ -91,12 +74,8 @@ class Filters:
 
     # the look over the whole data set -----------------------------------------------------------------------------
 
-    def prepare(self, root: str | Path, *, show_progress: bool = False) -> None:
+    def prepare(self, root: str | Path) -> None:
         """Look over a tree in GeoText-1652's layout, if a named filter compares and no audit was watched.
-
-        Args:
-            root: directory with the JSON files and `images/`.
-            show_progress: show bars on stderr.
 
         Raises:
             DataError: see `survey.survey_tree`.
@@ -104,7 +83,7 @@ class Filters:
         if self._prepared:
             return
         pictures = any(defect.compares == "pictures" for defect in self._named.values())
-        self.adopt(survey_tree(root, Survey(self.mark), pictures=pictures, show_progress=show_progress))
+        self.adopt(survey_tree(root, Survey(self.mark), pictures=pictures))
 
     def mark(self, finding: Finding) -> None:
         """Remember what a comparing filter is to drop."""
@@ -132,43 +111,25 @@ class Filters:
 
         Records that follow each other and name one image are judged together, as the audit does. A new pass of a
         split begins anew in parting first records from second ones.
-
-        Args:
-            records: the entries of the JSON list.
-            split: "train" or "test".
         """
-        self._seen[split] = set()
-        previous = None
-        for _, group in groupby(records, key=image_id_of):
-            same_image = list(group)
-            sound = [record for record in same_image if structure_fault(record, split) is None]
-            texts = texts_of(text for record in sound for text in captions_of(record, split))
-            for record in same_image:
-                kept = self.record(record, split, image_captions=texts, previous=previous)
-                if kept is not None:
-                    yield kept
-            previous = joined_records(sound, split) if sound else previous
+        if split == "test":
+            self._seen.clear()
+        for same_image, _, known in by_image(records, split):
+            left = (self.record(record, split, **known) for record in same_image)
+            yield from (record for record in left if record is not None)
 
     def record(
-        self,
-        record: Any,
-        split: str,
-        *,
-        image_captions: Sequence[str] = (),
-        previous: dict[str, Any] | None = None,
+        self, record: Any, split: str, *, image_captions: Sequence[str] = (), previous: dict[str, Any] | None = None
     ) -> Any | None:
-        """A record as the named filters leave it; None if they drop it.
+        """A record as the named filters leave it; None if they drop it; a broken one that none drops as it is.
 
         Args:
-            record: an entry of the JSON list. A broken one that no filter drops comes back as it is.
+            record: an entry of the JSON list.
             split: "train" or "test".
             image_captions, previous: see `records.check_record`.
         """
         self._check_prepared()
-        findings = []
-        if self._judges_texts:
-            findings = check_record(record, split, image_captions=image_captions, previous=previous)
-        findings = [found for found in findings if found.kind in self._named]
+        findings = self._wanted(check_record, record, split, image_captions=image_captions, previous=previous)
         is_sound = structure_fault(record, split) is None
         dropping = self._dropping(findings) or (self._dropping_compared(record, split) if is_sound else None)
         if dropping is not None:
@@ -183,6 +144,11 @@ class Filters:
             return record if left is not None else None
         return {**record, "caption": left if split == "test" else left[0]}
 
+    def _wanted(self, check: Callable[..., list[Finding]], *args: Any, **options: Any) -> list[Finding]:
+        """What a check finds and a filter is named for."""
+        found = check(*args, **options) if self._judges_texts else []
+        return [finding for finding in found if finding.kind in self._named]
+
     def _dropping(self, findings: list[Finding]) -> str | None:
         """The first filter that drops a record or row for a finding; a query is never dropped for its words."""
         for found in findings:
@@ -194,18 +160,17 @@ class Filters:
     def _dropping_compared(self, record: Mapping[str, Any], split: str) -> str | None:
         """The filter that drops a sound record for what others hold."""
         image_id, caption = record["image_id"], record["caption"]
+        subjects = {"drop_record": (image_id.split("/")[0], "")}
+        if isinstance(caption, str):
+            subjects["drop_caption"] = (image_id, caption)
         for kind in self._marked:
-            place_id = image_id.split("/")[0]
-            if self._named[kind].filter == "drop_record" and self._is_marked(kind, split, place_id):
-                return kind
-            is_text = self._named[kind].filter == "drop_caption" and isinstance(caption, str)
-            if is_text and self._is_marked(kind, split, image_id, caption):
+            subject = subjects.get(self._named[kind].filter)
+            if subject is not None and self._is_marked(kind, split, *subject):
                 return kind
         if split == "test" and "duplicate_record" in self._named:
-            seen = self._seen.setdefault(split, set())
-            if image_id in seen:
+            if image_id in self._seen:
                 return "duplicate_record"
-            seen.add(image_id)
+            self._seen.add(image_id)
         return None
 
     def _repair_regions(self, record: dict[str, Any], findings: list[Finding]) -> dict[str, Any]:
@@ -227,36 +192,25 @@ class Filters:
             gone = [found.kind for found in findings if found.kind == "empty_caption"]
         for index, caption in enumerate(captions):
             kinds = [found.kind for found in findings if found.caption_index == index]
-            if split == "test":
-                kinds = [kind for kind in kinds if kind == "empty_caption"]
-            caption, emptied_by = self._repaired(caption, kinds, split, platform)
-            if emptied_by is None:
-                left.append(caption)
+            for kind in kinds if split == "train" else [kind for kind in kinds if kind == "empty_caption"]:
+                defect = self._named[kind]
+                caption = CAPTION_REPAIRS[defect.filter](
+                    caption, lambda text, check=defect.check: check(text, split, platform)
+                )
+                if not caption:
+                    gone.append(kind)
+                    break
+                self._count(kind, "changed")
             else:
-                gone.append(emptied_by)
+                left.append(caption)
         for kind in dict.fromkeys(gone) if left else gone[:1]:
             self._count(kind, "changed" if left else "dropped")
         return left if left or not gone else None
-
-    def _repaired(self, caption: Any, kinds: list[str], split: str, platform: str | None) -> tuple[Any, str | None]:
-        """A caption without the defects `kinds`, and the filter that left nothing of it, not counted yet."""
-        for kind in kinds:
-            defect = self._named[kind]
-            caption = CAPTION_REPAIRS[defect.filter](
-                caption, lambda text, check=defect.check: check(text, split, platform)
-            )
-            if not caption:
-                return "", kind
-            self._count(kind, "changed")
-        return caption, None
 
     # rows ------------------------------------------------------------------------------------------------------------
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """A row of a source without records, as the named filters that work on rows leave it; None if dropped.
-
-        Args:
-            row: the keys of `schema.FEATURES`, `platform` a name or None.
 
         Example:
             >>> row = {"image_id": "a.jpg", "place_id": "a", "split": "train", "platform": None, "source": "folder",
@@ -264,8 +218,7 @@ class Filters:
             >>> Filters(["empty_caption"]).row({**row, "image": {"bytes": b"", "path": None}})["captions"]
             ['A hall.']
         """
-        findings = check_row(row) if self._judges_texts else []
-        findings = [found for found in findings if found.kind in self._named]
+        findings = self._wanted(check_row, row)
         dropping = self._dropping(findings)
         if dropping is not None:
             self._count(dropping, "dropped")
@@ -276,12 +229,7 @@ class Filters:
     # pictures --------------------------------------------------------------------------------------------------------
 
     def skip_archive(self, error: Exception, images: int) -> bool:
-        """Whether an archive is passed over that could not be read; its number of images is counted as dropped.
-
-        Args:
-            error: what `ImageFiles.read` raised.
-            images: how many were wanted of it.
-        """
+        """Whether an archive is passed over that `ImageFiles` could not read; the wanted images count as dropped."""
         kind = archive_defect(error)
         if kind not in self._named:
             return False
@@ -291,9 +239,7 @@ class Filters:
     def image(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """A row as the named filters for pictures leave it; None if they drop it.
 
-        Args:
-            row: the keys of `schema.FEATURES`; `image["bytes"]` None means that the picture is missing. A broken
-                picture that no filter drops comes back as it is.
+        `image["bytes"]` None means that the picture is missing. A broken one that no filter drops comes as it is.
         """
         self._check_prepared()
         row, data = dict(row), row["image"]["bytes"]

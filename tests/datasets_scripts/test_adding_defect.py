@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from geotext_layout import write_geotext_layout
 from PIL import Image
 
 from pemoe.datasets_scripts import load_source
@@ -17,7 +18,6 @@ from pemoe.datasets_scripts.builds.audited import audited_build
 from pemoe.datasets_scripts.builds.dataset import BuildPlan
 from pemoe.datasets_scripts.builds.rows import filters_of
 from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 
 OWN_DEFECTS = """
 import re

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import datasets
+from geotext_layout import write_geotext_layout
 from PIL import Image, ImageDraw, ImageFont
 
 from pemoe.datasets_scripts.builds.rows import load_source
 from pemoe.datasets_scripts.campus.source import rows_for_place
 from pemoe.datasets_scripts.schema import FEATURES
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.text.sentences import complete_sentences
 
 PLACES = {"train": 18, "test": 4}

@@ -25,9 +25,6 @@ def folder_names(folder: str) -> tuple[str, ...]:
 class ImageFiles:
     """The image files below `<root>/images`.
 
-    Args:
-        root: directory with the JSON files and `images/`.
-
     Example:
         >>> ImageFiles("GeoText1652_Dataset").read("train/0839", {"0839.jpg"}).keys()       # doctest: +SKIP
         dict_keys(['0839.jpg'])
@@ -37,20 +34,18 @@ class ImageFiles:
         self.directory = Path(root) / "images"
 
     def read(self, folder: str, file_names: set[str]) -> dict[str, bytes]:
-        """The wanted files of a building, from the extracted directory and, for what it lacks, from the archive.
+        """Bytes by file name, from the extracted directory and, for what it lacks, from the archive.
 
         Args:
             folder: `<split folder>/<building>`, as in the record's `image`; found under whichever name it has.
-            file_names: the files wanted.
-
-        Returns:
-            Bytes by file name; files that are nowhere are absent, one that cannot be read is empty.
+            file_names: the files wanted; those that are nowhere stay absent, one that cannot be read is empty.
 
         Raises:
             DataError: an unsafe or broken archive.
         """
         found: dict[str, bytes] = {}
-        for directory in self._directories(folder):
+        parent, building = folder.rsplit("/", 1)
+        for directory in (self.directory / name / building for name in folder_names(parent)):
             missing = file_names - found.keys()
             found.update({name: _read(directory / name) for name in missing if (directory / name).is_file()})
             archive = directory.with_name(directory.name + ".tar.gz")
@@ -61,11 +56,6 @@ class ImageFiles:
                 members = iter_image_members(archive)
                 found.update({wanted[member]: data for member, data in members if member in wanted})
         return found
-
-    def _directories(self, folder: str) -> list[Path]:
-        """Where a building may lie extracted."""
-        parent, building = folder.rsplit("/", 1)
-        return [self.directory / name / building for name in folder_names(parent)]
 
 
 def _read(path: Path) -> bytes:

@@ -31,15 +31,7 @@ def is_image_id(image_id: object) -> bool:
 
 
 def split_image_id(image_id: object) -> tuple[str, str]:
-    """Split `<building>/<file>` into its two parts.
-
-    Raises:
-        DataError: not a string of exactly two plain path parts.
-
-    Example:
-        >>> split_image_id("0006/0006.jpg")
-        ('0006', '0006.jpg')
-    """
+    """The two parts of `<building>/<file>`; a `DataError` for all that is not `is_image_id`."""
     if not is_image_id(image_id):
         raise DataError(f"image_id {image_id!r} is not '<building>/<file>'; correct the record")
     building, file_name = image_id.split("/")
@@ -49,8 +41,7 @@ def split_image_id(image_id: object) -> tuple[str, str]:
 def platform_of(image_id: str) -> str | None:
     """The platform that an image's name stands for: `<building>.*` satellite, `image-<digits>.*` drone, else ground.
 
-    Returns:
-        The platform; None for the hashed names of the challenge galleries, `image_<8 hex digits>.*`.
+    None for the hashed names of the challenge galleries, `image_<8 hex digits>.*`.
 
     Raises:
         DataError: `image_id` is not `<building>/<file>`.

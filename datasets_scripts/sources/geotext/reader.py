@@ -18,11 +18,15 @@ from pemoe.common.fingerprints import file_states, hash_file, hash_lines
 from pemoe.datasets_scripts.schema import SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
-from pemoe.datasets_scripts.sources.geotext.names import JSON_NAMES, split_image_id
+from pemoe.datasets_scripts.sources.geotext.names import split_image_id
 from pemoe.datasets_scripts.sources.geotext.records import RecordStore, find_json, find_root, iter_records, no_records
 from pemoe.datasets_scripts.sources.geotext.rows import SOURCE, checked_record, merge_records
 from pemoe.datasets_scripts.sources.images import check_decodes
 from pemoe.datasets_scripts.sources.readers import NoFilters, Reader, RowFilters
+
+
+def _place_of(record: dict[str, Any]) -> str:
+    return split_image_id(record["image_id"])[0]
 
 
 class GeoTextReader(Reader):
@@ -92,7 +96,8 @@ class GeoTextReader(Reader):
         """
         for place_id in place_ids:
             merged = merge_records(self._stores[split].read(place_id), split)
-            wanted = {path: row for path, row in merged.items() if self._is_wanted(row)}
+            platforms = self._wanted_platforms
+            wanted = {path: row for path, row in merged.items() if platforms is None or row["platform"] in platforms}
             for row in self._with_images(wanted):
                 yield join_coordinates(row, self._coordinates) if self._coordinates is not None else row
 
@@ -112,7 +117,7 @@ class GeoTextReader(Reader):
     def _stores(self) -> dict[str, RecordStore]:
         """Records grouped by place, of both splits, which must not share a place."""
         self.filters.prepare(self.root)
-        stores = {split: RecordStore(self._records(split), lambda record: record["place_id"]) for split in JSON_NAMES}
+        stores = {split: RecordStore(self._records(split), _place_of) for split in SPLITS}
         if not any(store.place_ids for store in stores.values()):
             raise no_records(self.root)
         shared = sorted(set(stores["train"].place_ids) & set(stores["test"].place_ids))
@@ -126,14 +131,10 @@ class GeoTextReader(Reader):
         return stores
 
     def _records(self, split: str) -> Iterator[dict[str, Any]]:
-        """The filtered records of a split, each checked, with its place beside."""
+        """The filtered records of a split, each checked."""
         path = find_json(self.root, split)
         for position, record in enumerate(self.filters.records(iter_records(path), split)):
-            checked = checked_record(record, split, f"{path.name}: record {position}")
-            yield {**checked, "place_id": split_image_id(checked["image_id"])[0]}
-
-    def _is_wanted(self, row: dict[str, Any]) -> bool:
-        return self._wanted_platforms is None or row["platform"] in self._wanted_platforms
+            yield checked_record(record, split, f"{path.name}: record {position}")
 
     def _with_images(self, rows: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Rows of a place with their pictures; a directory or archive is read once."""
@@ -151,14 +152,12 @@ class GeoTextReader(Reader):
                 rows = {path: row for path, row in rows.items() if path.rsplit("/", 1)[0] != folder}
         for path, row in rows.items():
             kept = self.filters.image({"image": {"bytes": found.get(path), "path": None}, **row})
-            if kept is not None:
-                yield self._checked(kept, path)
-
-    def _checked(self, row: dict[str, Any], path: str) -> dict[str, Any]:
-        data = row["image"]["bytes"]
-        if data is None:
-            place = self._files.directory / path.rsplit("/", 1)[0]
-            raise DataError(f"image {path!r} is in the JSON but neither in {place}/ nor in {place}.tar.gz")
-        if self.image_check:
-            check_decodes(data, f"images/{path}")
-        return row
+            if kept is None:
+                continue
+            data = kept["image"]["bytes"]
+            if data is None:
+                place = self._files.directory / path.rsplit("/", 1)[0]
+                raise DataError(f"image {path!r} is in the JSON but neither in {place}/ nor in {place}.tar.gz")
+            if self.image_check:
+                check_decodes(data, f"images/{path}")
+            yield kept

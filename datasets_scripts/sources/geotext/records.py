@@ -21,17 +21,10 @@ INNER_FOLDERS = ("", "GeoText1652_Dataset", "track4-cross-modal-drone-navigation
 
 
 def find_root(root: str | Path | None, names: Iterable[str] = ALL_JSON_NAMES) -> Path:
-    """The directory that holds one of the files `names`: the one given, or a known folder inside it.
-
-    Returns:
-        The directory; the one given where there is none.
+    """The directory that holds one of the files `names`: a known folder inside the one given, or else that one.
 
     Raises:
         DataError: not a directory.
-
-    Example:
-        >>> find_root("datasets")                                   # doctest: +SKIP
-        PosixPath('datasets/track4-cross-modal-drone-navigation')
     """
     if root is None or not Path(root).is_dir():
         raise DataError(
@@ -42,13 +35,8 @@ def find_root(root: str | Path | None, names: Iterable[str] = ALL_JSON_NAMES) ->
 
 
 def find_json(root: str | Path, split: str) -> Path | None:
-    """The JSON file of a split; of two test files the full one; None where the split is not there.
-
-    Example:
-        >>> find_json("GeoText1652_Dataset", "train")               # doctest: +SKIP
-        PosixPath('GeoText1652_Dataset/train.json')
-    """
-    return next((Path(root) / name for name in JSON_NAMES[split] if (Path(root) / name).is_file()), None)
+    """The JSON file of a split; of two test files the full one; None where the split is not there."""
+    return next((path for name in JSON_NAMES[split] if (path := Path(root) / name).is_file()), None)
 
 
 def no_records(root: str | Path) -> DataError:
@@ -61,20 +49,10 @@ def no_records(root: str | Path) -> DataError:
 
 
 def iter_records(path: str | Path | None) -> Iterator[Any]:
-    """The records of a JSON list in file order, one at a time.
-
-    Args:
-        path: a JSON file whose top level is a list; None stands for a split that is not there.
-
-    Returns:
-        Iterator over the entries, of whatever type they are; over nothing for an empty list.
+    """The entries of a JSON list, of whatever type, in file order and one at a time; none where `path` is None.
 
     Raises:
         DataError: invalid JSON, or another top level than a list.
-
-    Example:
-        >>> next(iter_records("train.json"))["image_id"]            # doctest: +SKIP
-        '0839/image-43.jpeg'
     """
     if path is None:
         return
@@ -94,10 +72,6 @@ def iter_records(path: str | Path | None) -> Iterator[Any]:
 
 class RecordStore:
     """Records grouped by place: they lie in a temporary file, memory holds their offsets alone.
-
-    Args:
-        records: the records, in file order.
-        place_of: the place of a record.
 
     Example:
         >>> store = RecordStore(iter([{"p": "b"}, {"p": "a"}, {"p": "b", "n": 1}]), lambda record: record["p"])

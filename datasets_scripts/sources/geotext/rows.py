@@ -29,11 +29,15 @@ def canonical_image(image: object, image_id: str, split: str) -> str | None:
     return None
 
 
-def region_lists(record: Mapping[str, Any]) -> tuple[Any, Any]:
-    """`sentences` and `bboxes` of a record; where one is null and the other a list, as many nulls stand in for it.
+def is_text(value: object) -> bool:
+    """Whether a caption is a text and not blank."""
+    return isinstance(value, str) and bool(value.strip())
 
-    Returns:
-        Two lists of one length, if the record is sound: what else it holds comes back as it is. [] where nothing is.
+
+def region_lists(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """`sentences` and `bboxes` of a record, of a sound one two lists of one length; [] where nothing is.
+
+    Where one is null and the other a list, as many nulls stand in for it. What else a record holds comes as it is.
 
     Example:
         >>> region_lists({"sentences": ["A hall.", None], "bboxes": None})
@@ -57,12 +61,7 @@ class Fault(NamedTuple):
 
 
 def captions_of(record: Mapping[str, Any], split: str) -> list[Any]:
-    """The captions of a record: a string in train.json, a list in the test JSON.
-
-    Example:
-        >>> captions_of({"caption": "A hall."}, "train")
-        ['A hall.']
-    """
+    """The captions of a record: a string in train.json, a list in the test JSON."""
     return record["caption"] if split == "test" else [record["caption"]]
 
 
@@ -95,11 +94,7 @@ def bbox_fault(bbox: object) -> str | None:
 
 
 def structure_fault(record: object, split: str) -> Fault | None:
-    """What keeps the texts of a record from being looked at; None for a sound record.
-
-    Args:
-        record: an entry of the JSON list, of whatever type.
-        split: "train" or "test".
+    """What keeps the texts of a record, of whatever type, from being looked at; None for a sound record.
 
     Example:
         >>> structure_fault({"image_id": "6/6.jpg", "caption": "A hall."}, "train").detail
@@ -133,7 +128,7 @@ def content_faults(captions: Iterable[Any], bboxes: Iterable[Any]) -> Iterator[F
         ["caption 1 is ' '", 'the box [0, 0, 0, 0] has no area']
     """
     for index, caption in enumerate(captions):
-        if not isinstance(caption, str) or not caption.strip():
+        if not is_text(caption):
             yield Fault("empty_caption", f"caption {index} is {caption!r}"[:200], caption_index=index)
     for index, bbox in enumerate(bboxes):
         if fault := bbox_fault(bbox):
@@ -161,13 +156,8 @@ def record_faults(record: Any, split: str) -> Iterator[Fault]:
 def checked_record(record: Any, split: str, where: str) -> dict[str, Any]:
     """A record that can be used, with `image` as `canonical_image` gives it.
 
-    Args:
-        record: an entry of the JSON list.
-        split: "train" or "test".
-        where: the file and the number of the record, for the error.
-
     Raises:
-        DataError: `where`, the `image_id`, the first fault, and the filter that takes care of it.
+        DataError: `where` (file and number), the `image_id`, the first fault, and the filter that takes care of it.
 
     Example:
         >>> record = {"image_id": "6/6.jpg", "image": "train(701)/6/6.jpg", "caption": "A hall."}
@@ -182,31 +172,19 @@ def checked_record(record: Any, split: str, where: str) -> dict[str, Any]:
     return {**record, "image": canonical_image(record["image"], record["image_id"], split)}
 
 
-def _new_row(record: dict[str, Any], split: str) -> dict[str, Any]:
-    image_id = record["image_id"]
-    return {
-        "image_id": image_id,
-        "place_id": split_image_id(image_id)[0],
-        "platform": platform_of(image_id),
-        "captions": [],
-        "refined_captions": [],
-        "regions": [],
-        "latitude_deg": None,
-        "longitude_deg": None,
-        "source": SOURCE,
-        "split": split,
-    }
+def _new_row(image_id: str, split: str) -> dict[str, Any]:
+    row = {"image_id": image_id, "place_id": split_image_id(image_id)[0], "platform": platform_of(image_id)}
+    row |= {"captions": [], "refined_captions": [], "regions": [], "latitude_deg": None, "longitude_deg": None}
+    return {**row, "source": SOURCE, "split": split}
 
 
 def merge_records(records: Iterable[dict[str, Any]], split: str) -> dict[str, dict[str, Any]]:
-    """One row per image, still without its picture: train records of an image merge, without exact duplicates.
+    """One row per image, still without its picture, by the image's path below `images/`, in order of appearance.
+
+    Train records of an image merge without exact duplicates; a test image has one record, its captions all kept.
 
     Args:
         records: those of `checked_record`, in file order.
-        split: "train" or "test"; a test image has one record, its captions all kept.
-
-    Returns:
-        Rows by the path of their image below `images/`, in order of first appearance.
 
     Raises:
         DataError: a second record of a test image.
@@ -223,7 +201,7 @@ def merge_records(records: Iterable[dict[str, Any]], split: str) -> dict[str, di
                 f"{record['image_id']!r} has two records; the test split has one per image: keep one, or name the "
                 "filter duplicate_record"
             )
-        row = rows.setdefault(record["image"], _new_row(record, split))
+        row = rows.setdefault(record["image"], _new_row(record["image_id"], split))
         captions = captions_of(record, split)
         row["captions"] += captions if split == "test" else [text for text in captions if text not in row["captions"]]
         boxed = [(text, bbox and [float(value) for value in bbox]) for _, text, bbox in regions_of(record)]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import load_source, open_reader
 from pemoe.datasets_scripts.builds.dataset import build_dataset, partial_of
@@ -24,7 +25,6 @@ from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.refine import refine_dataset
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
 

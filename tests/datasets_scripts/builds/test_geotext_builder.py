@@ -11,13 +11,13 @@ from typing import Any
 
 import datasets
 import pytest
+from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.builds.geotext_builder import GeoText1652
 from pemoe.datasets_scripts.refine import RuleRefiner
 from pemoe.datasets_scripts.refine.rows import merge_near_duplicates
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 
 OPTIONS = {"train_places": 3, "test_places": 2, "size_px": 32}

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import pytest
+from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.audit import survey
@@ -18,7 +19,6 @@ from pemoe.datasets_scripts.builds.audited import audited_build
 from pemoe.datasets_scripts.builds.dataset import BuildPlan
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.geotext import files, reader
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 
 COMPARING = ["duplicate_image", "shared_caption"]
 PLAN = BuildPlan(None, None)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from defect_tree import write_clean_tree, write_defect_tree
+from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import load_source, open_reader
 from pemoe.datasets_scripts.audit.audit import audit_rows
@@ -26,7 +27,6 @@ from pemoe.datasets_scripts.builds.dataset import build_dataset
 from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.filters.filters import filter_names
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS, DataError
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import PLATFORMS, load_source
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 from pemoe.retrieval import evaluation, first_hit_ranks
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import datasets
 import pytest
+from geotext_layout import write_geotext_layout
 from PIL import Image
 
 from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
-from pemoe.datasets_scripts.sources.geotext.layout import write_geotext_layout
 
 SAME = ("image", "image_id", "place_id", "platform", "captions", "regions", "split")
 

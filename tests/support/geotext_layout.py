@@ -1,4 +1,4 @@
-"""Writes rows of the schema in GeoText-1652's own layout, as `reader.py` reads it."""
+"""Writes rows of the schema in GeoText-1652's own layout, as `GeoTextReader` reads it."""
 
 from __future__ import annotations
 
