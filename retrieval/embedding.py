@@ -123,13 +123,8 @@ def embed_split(
         order = np.argsort([len(text) for text in texts], kind="stable")  # so that batches are hardly padded
         query[order], weights[order] = embed_rows(model, order, embed_texts, batch_size, "queries", show_progress)
     (gallery,) = embed_rows(model, range(len(rows)), embed_images, batch_size, "images", show_progress)
-    return EmbeddedSplit(
-        query=query,
-        gallery=gallery.numpy(),
-        query_row=np.repeat(np.arange(len(rows)), [len(row) for row in captions]),
-        place_id=np.asarray(rows["place_id"][:], dtype=str),
-        platform=np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64),
-        texts=texts,
-        gate_weights=weights,
-        platform_names=tuple(rows.features["platform"].names),
-    )
+    query_row = np.repeat(np.arange(len(rows)), [len(row) for row in captions])
+    place_id = np.asarray(rows["place_id"][:], dtype=str)
+    platform = np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64)
+    names = tuple(rows.features["platform"].names)
+    return EmbeddedSplit(query, gallery.numpy(), query_row, place_id, platform, texts, weights, names)

@@ -80,7 +80,6 @@ class StageRunner:
         model, processor: from `build_model`; the model is trained in place.
         rows, recipe, directory: the training split, the run and its directory.
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
-        show_progress: draw progress bars.
         image_states: trunk states of `rows`, shared between runs; None computes them when the recipe caches them.
         hard_negatives: `(rows, k)` of an earlier run; None mines them before the first stage that needs them.
     """

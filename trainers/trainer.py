@@ -37,7 +37,6 @@ class PeMoETrainer(Trainer):
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
-        args: `PeMoETrainingArguments`.
         train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
