@@ -136,7 +136,6 @@ class PairDataset(Dataset):
         self.augmentation = None if augment == "none" else PairAugmentation(augment, seed)
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.captions)
 
     def __getitem__(self, visit: Visit) -> dict:
@@ -175,7 +174,6 @@ class PairCollator:
         self.processor = processor
 
     def __call__(self, pairs: list[dict]) -> dict[str, Tensor]:
-        """One batch of pairs as tensors."""
         images = [pair["image"] for pair in pairs]
         images += [pair["negative_image"] for pair in pairs if "negative_image" in pair]
         batch = dict(self.processor(text=[pair["text"] for pair in pairs]))

@@ -160,11 +160,9 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         return len(range(list(self._groups).index(name), self.num_steps, len(self._groups)))
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        """This rank's batches of the epoch."""
         return map(self.batch_at, range(self.num_steps))
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
         return self.num_steps
 
     def set_epoch(self, epoch: int) -> None:
