@@ -174,6 +174,7 @@ class PairCollator:
         self.processor = processor
 
     def __call__(self, pairs: list[dict]) -> dict[str, Tensor]:
+        """One batch of pairs as tensors."""
         images = [pair["image"] for pair in pairs]
         images += [pair["negative_image"] for pair in pairs if "negative_image" in pair]
         batch = dict(self.processor(text=[pair["text"] for pair in pairs]))
