@@ -54,22 +54,17 @@ def embed_rows(
     label: str = "",
     show_progress: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Run `embed` over batches of row numbers, the model in eval mode and without gradient.
+    """Run `embed` over batches of row numbers, the model in eval mode (it gets its own back) and without gradient.
 
     Args:
-        model: what `embed` calls; comes back in the mode it was in.
+        model: what `embed` calls.
         rows: row numbers in the order wanted, at least one.
         embed: one batch of row numbers -> tensors with one entry for each of them.
         batch_size: rows per call. It decides the last bits of the results.
-        label: of the progress bar.
-        show_progress: draw it.
+        label, show_progress: name of the progress bar, and whether to draw it.
 
     Returns:
         The tensors of all batches joined, on the CPU.
-
-    Example:
-        >>> embed_rows(model, range(3), lambda rows: (torch.tensor(rows),), batch_size=2)      # doctest: +SKIP
-        (tensor([0, 1, 2]),)
     """
     was_training = model.training
     model.eval()
@@ -106,18 +101,7 @@ def embed_split(
     show_progress: bool = False,
     image_states: Tensor | None = None,
 ) -> EmbeddedSplit:
-    """Embed all captions and images of a split.
-
-    Args:
-        model, processor: a checkpoint.
-        rows: a split with the columns of `schema.FEATURES`.
-        batch_size: items per forward pass.
-        show_progress: draw progress bars.
-        image_states: output of `run_image_trunk` for these rows; None computes it.
-
-    Returns:
-        `EmbeddedSplit`.
-    """
+    """Embed all captions and images of a split; `image_states` of `run_image_trunk` save its trunk's run."""
     captions, images = rows["captions"][:], rows.select_columns(["image"])
     texts = [text for row in captions for text in row]
 
@@ -139,13 +123,8 @@ def embed_split(
         order = np.argsort([len(text) for text in texts], kind="stable")  # so that batches are hardly padded
         query[order], weights[order] = embed_rows(model, order, embed_texts, batch_size, "queries", show_progress)
     (gallery,) = embed_rows(model, range(len(rows)), embed_images, batch_size, "images", show_progress)
-    return EmbeddedSplit(
-        query=query,
-        gallery=gallery.numpy(),
-        query_row=np.repeat(np.arange(len(rows)), [len(row) for row in captions]),
-        place_id=np.asarray(rows["place_id"][:], dtype=str),
-        platform=np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64),
-        texts=texts,
-        gate_weights=weights,
-        platform_names=tuple(rows.features["platform"].names),
-    )
+    query_row = np.repeat(np.arange(len(rows)), [len(row) for row in captions])
+    place_id = np.asarray(rows["place_id"][:], dtype=str)
+    platform = np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64)
+    names = tuple(rows.features["platform"].names)
+    return EmbeddedSplit(query, gallery.numpy(), query_row, place_id, platform, texts, weights, names)

@@ -25,9 +25,7 @@ def rank_split(split: EmbeddedSplit) -> np.ndarray:
 def score_split(split: EmbeddedSplit, ranks: np.ndarray | None = None) -> dict[str, object]:
     """Recall, Score and chance of a split, in all and by the platform of the query's image.
 
-    Args:
-        split: from `embed_split`.
-        ranks: from `rank_split`, by a caller who needs them too; None ranks here.
+    A caller who needs the ranks of `rank_split` too hands them over; None ranks here.
 
     Returns:
         `{"n_queries", "recall_at_1", "recall_at_5", "recall_at_10", "score", "chance_recall_at_1", ...,

@@ -12,6 +12,7 @@ from torch import Tensor
 from pemoe.retrieval.scoring import DEFAULT_BLOCK, Array, check_vectors, device_of, query_chunks, score_blocks
 
 CUTOFFS = (1, 5, 10)
+_NO_MATCH = "no query has a true match in the gallery: check that both sides use the same place ids"
 
 PlaceIds: TypeAlias = "Sequence[str] | Sequence[int] | np.ndarray | Tensor"
 
@@ -44,27 +45,19 @@ def evaluate_retrieval(
         >>> evaluate_retrieval(np.eye(3), np.eye(3), ["a", "b", "c"], ["a", "b", "c"])["recall_at_1"]
         1.0
     """
-    results: dict[str, float] = {}
-    sides = {"t2i": (query, gallery, query_place_id, gallery_place_id)}
-    sides["i2t"] = (gallery, query, gallery_place_id, query_place_id)
-    for direction, side in sides.items():
-        figures = recalls(first_hit_ranks(*side, block=block))
-        results |= {f"{direction}_{name}": value for name, value in figures.items()}
-    return results | {name.removeprefix("t2i_"): value for name, value in results.items() if name.startswith("t2i_")}
+    t2i = recalls(first_hit_ranks(query, gallery, query_place_id, gallery_place_id, block))
+    i2t = recalls(first_hit_ranks(gallery, query, gallery_place_id, query_place_id, block))
+    sides = {"t2i_": t2i, "i2t_": i2t, "": t2i}
+    return {prefix + name: value for prefix, figures in sides.items() for name, value in figures.items()}
 
 
 def first_hit_ranks(
     query: Array, gallery: Array, query_place_id: PlaceIds, gallery_place_id: PlaceIds, block: int = DEFAULT_BLOCK
 ) -> np.ndarray:
-    """Rank of each query's best gallery item of its own place.
+    """Rank of each query's best gallery item of its own place; arguments as in `evaluate_retrieval`.
 
-    Args:
-        query: shape (Q, D), floating; numpy or torch.
-        gallery: shape (G, D).
-        query_place_id: Q strings or integers.
-        gallery_place_id: G of the same type.
-        block: gallery rows scored at a time. The gallery is scored once if it fits in one block, else twice: first for
-            the best true match, then for what stands before it.
+    The gallery is scored once if it fits in one block, else twice: for the best true match, then for what stands
+    before it.
 
     Returns:
         (Q,) int64 numpy: 0 is the top; equal scores are ordered by the lower gallery index; -1 where the gallery holds
@@ -108,16 +101,11 @@ def _chunk_ranks(query: Array, rows: slice, gallery: Array, codes: tuple[Tensor,
 def recalls(ranks: np.ndarray) -> dict[str, float]:
     """Recalls at `CUTOFFS` and the score of the ranks from `first_hit_ranks`; those without a match (-1) are left out.
 
-    Raises:
-        ValueError: none has a match.
-
-    Example:
-        >>> recalls(np.array([0, 3, -1]))["recall_at_1"]
-        0.5
+    Raises ValueError when none has a match.
     """
     matched = ranks[ranks >= 0]
     if not len(matched):
-        raise ValueError("no query has a true match in the gallery: check that both sides use the same place ids")
+        raise ValueError(_NO_MATCH)
     figures = {f"recall_at_{k}": float((matched < k).mean()) for k in CUTOFFS}
     return figures | {"score": (figures["recall_at_1"] + figures["recall_at_10"]) / 2}
 
@@ -125,13 +113,7 @@ def recalls(ranks: np.ndarray) -> dict[str, float]:
 def place_codes(
     query_place_id: PlaceIds, gallery_place_id: PlaceIds, n_queries: int, n_gallery: int
 ) -> tuple[Tensor, Tensor]:
-    """Number the places of both sides by one table.
-
-    Args:
-        query_place_id: strings or integers.
-        gallery_place_id: the same type.
-        n_queries: how many ids `query_place_id` must have.
-        n_gallery: how many ids `gallery_place_id` must have.
+    """Number the places of both sides, n_queries and n_gallery ids of one type, by one table.
 
     Returns:
         (n_queries,) and (n_gallery,) int64 tensors on the CPU, equal exactly where the ids are.
@@ -170,10 +152,7 @@ def chance_recall(query_place_id: PlaceIds, gallery_place_id: PlaceIds, k: int) 
     Mean over queries of 1 - C(N - m, k) / C(N, k), with N gallery items of which m are of the query's place
     (hypergeometric). Evaluated as 1 - exp(sum_{i<k} log1p(-m / (N - i))): no large numbers, exact to rounding.
 
-    Args:
-        query_place_id: Q strings or integers.
-        gallery_place_id: N of the same type.
-        k: cut-off >= 1; above N it means the whole gallery.
+    The Q and N place ids are strings or integers; a cut-off `k` >= 1 above N means the whole gallery.
 
     Returns:
         Fraction in (0, 1], over the queries that have a match, as in `evaluate_retrieval`.
@@ -193,7 +172,7 @@ def chance_recall(query_place_id: PlaceIds, gallery_place_id: PlaceIds, k: int) 
     matches, n_queries = np.unique(counts[query_code].numpy(), return_counts=True)
     matches, n_queries = matches[matches > 0], n_queries[matches > 0]
     if len(matches) == 0:
-        raise ValueError("no query has a true match in the gallery: check that both sides use the same place ids")
+        raise ValueError(_NO_MATCH)
     drawn = np.arange(min(k, n_gallery))
     missed = [np.log1p(-m / (n_gallery - drawn[drawn < n_gallery - m])).sum() for m in matches]
     hit = np.where(len(drawn) > n_gallery - matches, 1.0, -np.expm1(missed))
@@ -209,11 +188,9 @@ def bootstrap_difference(
     replacement, each with all its queries, and the difference of means is taken anew; 2.5th and 97.5th percentile.
 
     Args:
-        hits_a: per query, 1 or True for a hit of system a, shape (Q,).
-        hits_b: the same queries, system b.
+        hits_a, hits_b: per query, 1 or True for a hit of system a or b, shape (Q,).
         place_id: place of each query, Q strings or integers.
-        n_resamples: bootstrap samples, at least 1.
-        seed: of the generator that draws the places.
+        n_resamples, seed: bootstrap samples, at least 1, and the seed that draws their places.
 
     Returns:
         (mean of a - b, low, high), fractions.

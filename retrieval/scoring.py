@@ -15,7 +15,7 @@ from torch import Tensor
 
 QUERY_TILE = 32  # rows of one product: wide enough for near-peak GEMM, small enough that one query costs little
 GALLERY_TILE = 1024
-QUERY_CHUNK = 128  # queries that share one copy of a gallery tile; also bounds the scores held to 128 x block
+_QUERY_CHUNK = 128  # queries that share one copy of a gallery tile; also bounds the scores held to 128 x block
 DEFAULT_BLOCK = 65536
 _LOW_WORD = 0xFFFFFFFF
 
@@ -73,19 +73,13 @@ def check_vectors(query: Array, gallery: Array, block: int) -> None:
 
 
 def query_chunks(n_queries: int) -> Iterator[slice]:
-    """Slices of at most `QUERY_CHUNK` rows that cover 0..n_queries in order."""
-    for start in range(0, n_queries, QUERY_CHUNK):
-        yield slice(start, min(start + QUERY_CHUNK, n_queries))
+    """Slices of at most `_QUERY_CHUNK` rows that cover 0..n_queries in order."""
+    for start in range(0, n_queries, _QUERY_CHUNK):
+        yield slice(start, min(start + _QUERY_CHUNK, n_queries))
 
 
 def score_blocks(query: Array, rows: slice, gallery: Array, block: int) -> Iterator[tuple[slice, Tensor]]:
-    """Score a chunk of queries against the gallery, block after block.
-
-    Args:
-        query: shape (Q, D).
-        rows: which queries to score, a slice of `query_chunks` (q of them).
-        gallery: shape (G, D).
-        block: gallery rows per block, rounded up to whole tiles.
+    """Score the queries `rows`, a slice of `query_chunks` (q of them), against the gallery, block after block.
 
     Yields:
         The gallery rows as a slice, and their scores: (q, rows) float32 on the query's device, the caller's to change.
@@ -95,8 +89,8 @@ def score_blocks(query: Array, rows: slice, gallery: Array, block: int) -> Itera
     """
     device = device_of(query)
     n_queries = rows.stop - rows.start
-    tiles = _load_rows(query, rows, _round_up(n_queries, QUERY_TILE), device).split(QUERY_TILE)  # each (QUERY_TILE, D)
-    block = _round_up(block, GALLERY_TILE)
+    tiles = _load_rows(query, rows, -(-n_queries // QUERY_TILE) * QUERY_TILE, device).split(QUERY_TILE)
+    block = -(-block // GALLERY_TILE) * GALLERY_TILE  # rounded up to whole tiles
     for start in range(0, len(gallery), block):
         columns = slice(start, min(start + block, len(gallery)))
         scores = torch.empty(n_queries, columns.stop - start, device=device)
@@ -118,14 +112,13 @@ def _tile_product(tiles: tuple[Tensor, ...], gallery_tile: Tensor) -> Tensor:
 
 def _load_rows(vectors: Array, rows: slice, n_rows: int, device: torch.device) -> Tensor:
     """Copy `vectors[rows]` as fp32 into a fresh aligned (n_rows, D) tensor on `device`, padded with zeros."""
-    n, width = rows.stop - rows.start, vectors.shape[1]
-    if isinstance(vectors, np.ndarray):  # filled through numpy: a read-only memory map gives no torch tensor
-        tile = torch.zeros(n_rows, width)
+    n, is_tensor = rows.stop - rows.start, isinstance(vectors, Tensor)
+    tile = torch.zeros(n_rows, vectors.shape[1], device=device if is_tensor else "cpu")
+    if is_tensor:
+        tile[:n] = vectors[rows].detach().to(device)
+    else:  # filled through numpy: a read-only memory map gives no torch tensor
         tile.numpy()[:n] = vectors[rows]
-        return tile.to(device)
-    tile = torch.zeros(n_rows, width, device=device)
-    tile[:n] = vectors[rows].detach().to(device)
-    return tile
+    return tile.to(device)
 
 
 def _explain_not_finite(query: Array, rows: slice, gallery: Array, columns: slice, scores: Tensor) -> None:
@@ -141,24 +134,12 @@ def _explain_not_finite(query: Array, rows: slice, gallery: Array, columns: slic
     raise ValueError("inner products overflow float32: scale the vectors down")
 
 
-def _round_up(count: int, unit: int) -> int:
-    """The smallest multiple of `unit` that is at least `count`."""
-    return -(-count // unit) * unit
-
-
 def merge_top(best: Tensor, scores: Tensor, start: int) -> Tensor:
-    """Update the running top k with one block.
+    """Update the running top k, keys (q, k) from `empty_top`, with one block's scores (q, n); keys come back falling.
 
     A key is one int64 that sorts by score first and, among equal scores, by the lower gallery index; keys are unique,
-    so the merge is exact and its order does not matter.
-
-    Args:
-        best: keys so far, shape (q, k), see `empty_top`.
-        scores: shape (q, n) float32; -inf never enters the result.
-        start: gallery index of the block's first column.
-
-    Returns:
-        The new keys, shape (q, k), falling.
+    so the merge is exact and its order does not matter. `start` is the gallery index of the block's first column. A
+    score of -inf never enters the result.
     """
     k = min(best.shape[1], scores.shape[1])
     values, columns = scores.topk(min(k + 1, scores.shape[1]))

@@ -86,8 +86,7 @@ class PeMoETrainingArguments(TrainingArguments):
         if self.max_steps < 1:
             raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
         if self.gradient_accumulation_steps != 1:
-            raise TrainingError(
-                "gradient_accumulation_steps: must be 1, since accumulated small batches are no larger contrastive "
-                "batch; use activation_checkpointing or more processes instead"
-            )
+            reason = "accumulated small batches are no larger contrastive batch"
+            advice = "use activation_checkpointing or more processes instead"
+            raise TrainingError(f"gradient_accumulation_steps: must be 1, since {reason}; {advice}")
         super().__post_init__()

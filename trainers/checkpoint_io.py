@@ -15,13 +15,9 @@ from pemoe.trainers.recipes import DataRecipe, data_recipe, load_recipe
 
 
 def read_config_of(checkpoint: str) -> PeMoEConfig:
-    """The config of a checkpoint, without its weights.
+    """The config of a checkpoint, a directory or Hub id, without its weights.
 
-    Args:
-        checkpoint: directory or Hub id.
-
-    Raises:
-        TrainingError: there is none, or it is another model's.
+    Raises TrainingError when there is none, or it is another model's.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import datasets
 import numpy as np
@@ -24,7 +24,7 @@ from pemoe.trainers.samplers import Visit
 
 SATELLITE = PLATFORMS.index("satellite")
 AUGMENTS = ("none", "sanitized", "transform")
-NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
+_NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
 
 
 @dataclass(frozen=True)
@@ -48,33 +48,10 @@ class DataRecipe:
 
 
 def load_rows(
-    data: DataRecipe,
-    needed: Sequence[str] = SPLITS,
-    optional: Sequence[str] = (),
-    show_progress: bool = False,
+    data: DataRecipe, needed: Sequence[str] = SPLITS, optional: Sequence[str] = (), show_progress: bool = False
 ) -> datasets.DatasetDict:
-    """The splits of a recipe's source, prepared as a build prepares them.
-
-    Args:
-        data: of a recipe.
-        needed: splits that the caller cannot do without.
-        optional: splits to read that may be without rows.
-        show_progress: show bars on stderr.
-
-    Raises:
-        DataError: see `prepare_splits`.
-    """
-    return prepare_splits(
-        data.source,
-        data.root,
-        data.options,
-        audit=data.audit,
-        refine=data.refine,
-        sanitize=data.sanitize,
-        needed=needed,
-        optional=optional,
-        show_progress=show_progress,
-    )
+    """The splits of a recipe's source, prepared as a build prepares them; see `prepare_splits`."""
+    return prepare_splits(**asdict(data), needed=needed, optional=optional, show_progress=show_progress)
 
 
 class PairAugmentation:
@@ -86,9 +63,6 @@ class PairAugmentation:
             can follow, rewrites the directions of the text with the picture, and leaves it in place where nothing
             true could be said. Light changes in both.
         seed: of the draws.
-
-    Raises:
-        TrainingError: unknown kind.
 
     Example:
         >>> augmentation = PairAugmentation("transform", seed=0)
@@ -120,8 +94,7 @@ class PairDataset(Dataset):
     """Rows of the schema as pairs; one caption and one mined negative are drawn by (seed, visit, row).
 
     Args:
-        rows: a split with the columns of `schema.FEATURES`.
-        caption_column: where captions are drawn from.
+        rows, caption_column: a split with the columns of `schema.FEATURES`, and where captions are drawn from.
         seed: of the draws.
         hard_negatives: `(rows, k)` int64 row numbers of negatives, -1 where there are fewer; None for no negatives.
         image_states: trunk states of every row `(rows, N, W)`, used instead of the images.
@@ -146,18 +119,15 @@ class PairDataset(Dataset):
         self.captions: list[list[str]] = rows[caption_column][:]
         wordless = next((row for row, captions in enumerate(self.captions) if not captions), None)
         if wordless is not None:
-            raise TrainingError(
-                f"row {rows[wordless]['image_id']} has no {caption_column}: refine the captions first, or train on "
-                "caption_column 'captions'"
-            )
+            fault = f"row {rows[wordless]['image_id']} has no {caption_column}"
+            raise TrainingError(f"{fault}: refine the captions first, or train on caption_column 'captions'")
         for name, table in (("hard_negatives", hard_negatives), ("image_states", image_states)):
             if table is not None and len(table) != len(rows):
                 raise TrainingError(f"{name}: holds {len(table)} rows, the data set {len(rows)}")
         unknown = next((row for row, platform in enumerate(rows["platform"][:]) if platform is None), None)
         if unknown is not None:
-            raise TrainingError(
-                f"row {rows[unknown]['image_id']} has no platform: build the data with --platform or --classify"
-            )
+            fault = f"row {rows[unknown]['image_id']} has no platform"
+            raise TrainingError(f"{fault}: build the data with --platform or --classify")
         self.images = rows.select_columns(["image"])
         self.place_id = number_places(rows["place_id"][:])
         self.platform_names: list[str] = rows.features["platform"].names
@@ -166,7 +136,6 @@ class PairDataset(Dataset):
         self.augmentation = None if augment == "none" else PairAugmentation(augment, seed)
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.captions)
 
     def __getitem__(self, visit: Visit) -> dict:
@@ -196,9 +165,6 @@ class PairDataset(Dataset):
 class PairCollator:
     """Pairs to model inputs: positives first, then as many negatives in the same image tensor.
 
-    Args:
-        processor: tokenizer and image processor.
-
     Returns (when called with a list of B pairs):
         `input_ids`, `attention_mask (B, S)`; `pixel_values (B or 2B, 3, H, W)` or `image_states (B or 2B, N, W)`;
         `place_id`, `platform_id (B,)` int64, and with negatives `has_negative (B,)` bool.
@@ -216,7 +182,7 @@ class PairCollator:
             batch["image_states"] = torch.stack(images)
         else:
             batch.update(self.processor(images=images))
-        for name in NOT_FOR_THE_MODEL:
+        for name in _NOT_FOR_THE_MODEL:
             if name in pairs[0]:
                 batch[name] = torch.tensor([pair[name] for pair in pairs])
         return batch
@@ -224,7 +190,7 @@ class PairCollator:
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model takes of a collated batch; the numbers are the losses' own."""
-    return {name: tensor for name, tensor in batch.items() if name not in NOT_FOR_THE_MODEL}
+    return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_THE_MODEL}
 
 
 def number_places(place_id: Sequence[str]) -> np.ndarray:

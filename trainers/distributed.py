@@ -82,15 +82,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     Every rank then computes the same full loss. The backward of the gather sums the ranks' gradients (times W), DDP
     averages them (divided by W): the gradient equals that of one process on the joined batch, with no factor.
 
-    Args:
-        tensor: shape (n, ...), the same shape on every rank; floating.
-
-    Returns:
-        Shape (W * n, ...), the same on every rank; the tensor itself when there is one process.
-
-    Example:
-        >>> gather_with_grad(torch.ones(2, 3)).shape
-        torch.Size([2, 3])
+    Shape (n, ...), floating and the same on every rank, becomes (W * n, ...); one process gets the tensor itself back.
     """
     if world_size() == 1:
         return tensor
@@ -98,18 +90,7 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
 
 
 def gather_without_grad(tensor: Tensor) -> Tensor:
-    """Concatenate the processes' tensors in the order of their ranks, without gradient.
-
-    Args:
-        tensor: shape (n, ...), the same shape and dtype on every rank; any dtype, place ids for one.
-
-    Returns:
-        Shape (W * n, ...), the same on every rank; the detached tensor when there is one process.
-
-    Example:
-        >>> gather_without_grad(torch.arange(2))
-        tensor([0, 1])
-    """
+    """As `gather_with_grad`, without gradient and for any dtype, place ids for one."""
     tensor = tensor.detach().contiguous()
     if world_size() == 1:
         return tensor

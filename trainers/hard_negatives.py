@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +16,10 @@ from torch import Tensor
 from pemoe.common.files import write_atomically
 from pemoe.common.geodesy import EARTH_RADIUS_M
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.retrieval import scoring
 from pemoe.retrieval.embedding import embed_rows
 from pemoe.retrieval.metrics import PlaceIds, place_codes
-from pemoe.retrieval.scoring import (
-    DEFAULT_BLOCK,
-    Array,
-    check_vectors,
-    decode_top,
-    device_of,
-    empty_top,
-    merge_top,
-    query_chunks,
-    score_blocks,
-)
+from pemoe.retrieval.scoring import DEFAULT_BLOCK, Array
 from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
 from pemoe.trainers.samplers import Visit
 
@@ -49,10 +41,6 @@ class FalseNegatives:
 
     Raises:
         ValueError: `min_distance_m` without both coordinates, or coordinates without `min_distance_m`.
-
-    Example:
-        >>> FalseNegatives(max_score=0.9).max_score
-        0.9
     """
 
     max_score: float | None = None
@@ -63,11 +51,8 @@ class FalseNegatives:
     gallery_coordinates_deg: Array | None = None
 
     def __post_init__(self) -> None:
-        """Check that distance and coordinates come together."""
-        given = {
-            x is not None for x in (self.min_distance_m, self.query_coordinates_deg, self.gallery_coordinates_deg)
-        }
-        if len(given) > 1:
+        together = (self.min_distance_m, self.query_coordinates_deg, self.gallery_coordinates_deg)
+        if 0 < sum(part is not None for part in together) < len(together):
             raise ValueError("min_distance_m, query_coordinates_deg and gallery_coordinates_deg go together: give all")
 
 
@@ -85,10 +70,8 @@ def mine_hard_negatives(
     Args:
         query: text vectors, shape (Q, D), floating; numpy or torch. The work runs on the query's device.
         gallery: image vectors, shape (G, D).
-        query_place_id: place of each query, Q strings or integers.
-        gallery_place_id: place of each gallery item, G of the same type.
-        k: negatives per query, at least 1.
-        block: gallery rows scored at a time; bounds the memory, does not change the result.
+        query_place_id, gallery_place_id: place of each query and gallery item, strings or integers on both sides.
+        k, block: negatives per query, at least 1; gallery rows scored at a time, which does not change the result.
         exclude: further items that are not to be trusted as negatives.
 
     Returns:
@@ -102,45 +85,40 @@ def mine_hard_negatives(
         >>> mine_hard_negatives(np.eye(2), np.eye(2), ["a", "b"], ["a", "b"], k=2)[0].tolist()
         [[1, -1], [0, -1]]
     """
-    check_vectors(query, gallery, block)
+    scoring.check_vectors(query, gallery, block)
     if k < 1:
         raise ValueError(f"k is {k}: it must be at least 1")
-    device = device_of(query)
+    device = scoring.device_of(query)
     codes = place_codes(query_place_id, gallery_place_id, len(query), len(gallery))
     query_code, gallery_code = (code.to(device) for code in codes)
-    limit = _score_limit(exclude, len(query), device)
-    chord = None
-    if exclude is not None and exclude.min_distance_m is not None:
+    exclude = exclude or FalseNegatives()
+    limit, chord = _score_limit(exclude, len(query), device), None
+    if exclude.min_distance_m is not None:
         chord = 2 * math.sin(min(exclude.min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2))  # on the unit sphere
         here = _unit_vectors("query_coordinates_deg", exclude.query_coordinates_deg, len(query), device)
         there = _unit_vectors("gallery_coordinates_deg", exclude.gallery_coordinates_deg, len(gallery), device)
-    best = empty_top(len(query), k, device)
-    for rows in query_chunks(len(query)):
-        for columns, scores in score_blocks(query, rows, gallery, block):
-            scores[query_code[rows, None] == gallery_code[None, columns]] = -torch.inf  # (q, n)
-            if limit is not None:
-                scores[scores > limit[rows, None]] = -torch.inf
+    best = scoring.empty_top(len(query), k, device)
+    for rows in scoring.query_chunks(len(query)):
+        for columns, scores in scoring.score_blocks(query, rows, gallery, block):
+            excluded = (query_code[rows, None] == gallery_code[None, columns]) | (scores > limit[rows, None])  # (q, n)
             if chord is not None:  # NaN, an unknown end, is not near
                 apart = torch.cdist(here[rows], there[columns], compute_mode="donot_use_mm_for_euclid_dist")
-                scores[apart < chord] = -torch.inf
-            best[rows] = merge_top(best[rows], scores, columns.start)
-    scores, indices = decode_top(best, like=query)
+                excluded |= apart < chord
+            scores[excluded] = -torch.inf
+            best[rows] = scoring.merge_top(best[rows], scores, columns.start)
+    scores, indices = scoring.decode_top(best, like=query)
     return indices, scores
 
 
-def _score_limit(exclude: FalseNegatives | None, n_queries: int, device: torch.device) -> Tensor | None:
-    """Highest score a negative of each query may have, shape (Q,) float32; None without such a rule."""
-    if exclude is None or (exclude.max_score is None and exclude.positive_scores is None):
-        return None
-    limit = torch.full((n_queries,), torch.inf, device=device)
-    if exclude.max_score is not None:
-        limit.fill_(exclude.max_score)
+def _score_limit(exclude: FalseNegatives, n_queries: int, device: torch.device) -> Tensor:
+    """Highest score a negative of each query may have, shape (Q,) float32; infinite without such a rule."""
+    highest = torch.inf if exclude.max_score is None else float(exclude.max_score)
+    limit = torch.full((n_queries,), highest, device=device)
     if exclude.positive_scores is not None:
         positive = torch.as_tensor(exclude.positive_scores, dtype=torch.float32, device=device)
         if positive.shape != (n_queries,):
-            raise ValueError(
-                f"positive_scores has shape {tuple(positive.shape)}: one score for each of {n_queries} rows"
-            )
+            shape = tuple(positive.shape)
+            raise ValueError(f"positive_scores has shape {shape}: one score for each of {n_queries} rows")
         limit = torch.minimum(limit, positive - (1 - exclude.positive_ratio) * positive.abs())
     return limit
 
@@ -175,10 +153,8 @@ def mine_split(  # noqa: PLR0913 -- the model, the rows, and what training uses 
 
     Args:
         model, processor: what the first stage trained.
-        rows: the training split.
-        k: negatives per row.
-        caption_column, seed: as in training.
-        batch_size: items per forward pass.
+        rows, k: the training split, and negatives per row.
+        caption_column, seed, batch_size: as in training; items per forward pass.
         positive_ratio: leave out images that score above `p - (1 - positive_ratio) * |p|`, p the score of the row's
             own image, as likely false negatives (see `FalseNegatives`); None leaves out the same place alone.
         image_states: trunk states of the rows; None runs the trunk.
@@ -212,9 +188,6 @@ def mine_split(  # noqa: PLR0913 -- the model, the rows, and what training uses 
 
 def save_negatives(directory: Path, negatives: np.ndarray) -> None:
     """Write `negatives.npy`, whole or not at all."""
-
-    def save(path: Path) -> None:
-        with path.open("wb") as file:
-            np.save(file, negatives)
-
-    write_atomically(directory / NEGATIVES, save)
+    array = io.BytesIO()
+    np.save(array, negatives)
+    write_atomically(directory / NEGATIVES, lambda path: path.write_bytes(array.getvalue()))

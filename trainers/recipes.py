@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
 import yaml
 
+from pemoe.common.errors import one_line
 from pemoe.datasets_scripts.sources.registry import detect_source
 from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
@@ -19,8 +21,6 @@ from pemoe.trainers.errors import TrainingError, check_choice, check_range
 PACKAGED = resources.files("pemoe.trainers") / "recipes"
 TINY_BACKBONES = resources.files("pemoe.trainers") / "tiny_backbones"
 
-
-PRECISIONS = ("float32", "bfloat16")
 SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
     "linear",
     "cosine",
@@ -30,7 +30,6 @@ SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of
     "constant_with_warmup",
     "inverse_sqrt",
 )
-MIN_TEXT_TOKENS = 3  # start, one word, end
 
 
 @dataclass(frozen=True)
@@ -111,13 +110,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
-        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
         check_choice("augment", self.augment, AUGMENTS)
         check_choice("gate.gate_loss", self.gate.gate_loss, GATE_LOSSES)
         if self.cache_image_states and self.augment != "none":
-            raise TrainingError(
-                "augment: pictures whose trunk states are cached cannot be augmented; use one of the two"
-            )
+            raise TrainingError("augment: pictures whose states are cached cannot be augmented; use one of the two")
         if self.global_batch_size < 2:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:
@@ -149,7 +146,7 @@ def _check_ranges(recipe: Recipe) -> None:
     check_range("hard_negative.info_nce_weight", recipe.hard_negative.info_nce_weight, 0)
     tokens = recipe.model.options.get("max_text_tokens")
     if isinstance(tokens, int):  # another type is the config's to refuse
-        check_range("model.options.max_text_tokens", tokens, MIN_TEXT_TOKENS)
+        check_range("model.options.max_text_tokens", tokens, 3)  # start, one word, end
     for name in STAGES:
         stage = getattr(recipe, name)
         for part in ("steps", "weight_decay", "warmup_steps", "save_steps"):
@@ -162,46 +159,33 @@ def _check_ranges(recipe: Recipe) -> None:
 def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe by its packaged name ("quickstart", "campus", "paper") or path.
 
-    Raises:
-        TrainingError: no such recipe, not YAML, an unknown key or a value of the wrong type (the place is named).
+    Raises TrainingError: no such recipe, not YAML, an unknown key or a value of the wrong type (the place is named).
 
     Example:
         >>> load_recipe("paper").global_batch_size
         128
     """
-    path = Path(name)
-    if not path.suffix:
-        path = Path(str(PACKAGED / f"{name}.yaml"))
+    path = Path(name) if Path(name).suffix else Path(str(PACKAGED / f"{name}.yaml"))
     if not path.is_file():
         known = ", ".join(sorted(p.name.removesuffix(".yaml") for p in PACKAGED.iterdir() if p.name.endswith(".yaml")))
         raise TrainingError(f"recipe {name}: no such file, and the packaged ones are {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TrainingError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise TrainingError(f"recipe {path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path}: expected keys and values, got {type(content).__name__}")
-    return build(Recipe, _with_unified_stage(content), str(path))
-
-
-def _with_unified_stage(content: dict) -> dict:
-    """Read `unified_steps: N`, the field of earlier versions: stage `unified` with the settings of `contrastive`."""
-    if "unified_steps" not in content:
-        return content
-    settings = content.get("contrastive")
-    unified = {**(settings if isinstance(settings, dict) else {}), "steps": content["unified_steps"]}
-    return {"unified": unified, **{key: value for key, value in content.items() if key != "unified_steps"}}
+    if "unified_steps" in content:  # of earlier versions: stage `unified` with the settings of `contrastive`
+        settings, steps = content.get("contrastive"), content.pop("unified_steps")
+        unified = {**(settings if isinstance(settings, dict) else {}), "steps": steps}
+        content = {"unified": unified, **content}
+    return build(Recipe, content, str(path))
 
 
 def data_recipe(data: str, packaged: DataRecipe | None = None) -> DataRecipe:
-    """The recipe of what a user names: "campus", a directory of any source, or a data set on the Hub.
+    """The recipe of what a user names: "campus", a directory of any source, or a data set on the Hub; else DataError.
 
-    Args:
-        data: as typed.
-        packaged: the recipe's own data, kept where that is the campus too; None for the quickstart's.
-
-    Raises:
-        DataError: it is none of them.
+    `packaged` is the recipe's own data, kept where that is the campus too; None stands for the quickstart's.
     """
     source = detect_source(data)
     if source != "campus":
@@ -212,8 +196,7 @@ def data_recipe(data: str, packaged: DataRecipe | None = None) -> DataRecipe:
 def read_config(config: str, data: str | None = None, seed: int | None = None) -> Recipe:
     """A recipe with the command line's data directory and seed put in; a seed also renders another campus.
 
-    Raises:
-        TrainingError: a bad recipe, or one that needs a data directory and got none.
+    Raises TrainingError for a bad recipe, or one that needs a data directory and got none.
     """
     recipe = load_recipe(config)
     if data is not None:
@@ -233,13 +216,15 @@ def build(recipe_class: type, content: dict, where: str) -> object:
     for key, value in content.items():
         if key not in fields:
             raise TrainingError(f"recipe {where}: unknown key {key!r}, use one of {', '.join(fields)}")
-        default = _default_of(fields[key])
+        default = fields[key].default
+        if default is dataclasses.MISSING:
+            default = fields[key].default_factory()
         if dataclasses.is_dataclass(default):
             if not isinstance(value, dict):
                 raise TrainingError(f"recipe {where}: {key} must hold keys and values, got {value!r}")
             values[key] = build(type(default), value, f"{where}: {key}")
         else:
-            values[key] = _checked(key, value, default, fields[key].type, where)
+            values[key] = _checked(key, value, fields[key].type, where)
     return recipe_class(**values)
 
 
@@ -248,22 +233,13 @@ def resolve_repo(repo: str) -> str:
     return str(TINY_BACKBONES / repo.removeprefix("tiny:")) if repo.startswith("tiny:") else repo
 
 
-def _default_of(spec: dataclasses.Field) -> object:
-    return spec.default if spec.default is not dataclasses.MISSING else spec.default_factory()
-
-
-def _checked(key: str, value: object, default: object, annotation: str, where: str) -> object:
+def _checked(key: str, value: object, annotation: str, where: str) -> object:
     if value is None and "None" in annotation:
         return None
-    expected = {"int": int, "float": (int, float), "str": str, "bool": bool, "dict": dict, "list": list}[
-        annotation.split(" ")[0]
-    ]
-    wrong_bool = isinstance(value, bool) and annotation != "bool"
-    if isinstance(value, str) and annotation.startswith("float"):
-        try:
+    name = annotation.split(" ")[0]
+    if name == "float" and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        with suppress(ValueError):
             return float(value)  # YAML reads 1e-3 as a string
-        except ValueError:
-            pass
-    if wrong_bool or not isinstance(value, expected):
-        raise TrainingError(f"recipe {where}: {key} must be {annotation}, got {value!r}")
-    return float(value) if annotation.startswith("float") else value
+    elif type(value).__name__ == name:  # by name: True is no int
+        return value
+    raise TrainingError(f"recipe {where}: {key} must be {annotation}, got {value!r}")

@@ -58,14 +58,11 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
     `batch_at` is a pure function of (seed, epoch, step): no random state is kept, so to resume is to start later.
 
     Args:
-        platform_ids: platform of each row of the data set, integers.
-        place_ids: place of each row, integers from one table over the data set.
+        platform_ids, place_ids: platform and place of each row of the data set, integers from one table over it.
         platforms: platforms to train, in round-robin order.
-        batch_size: rows per rank and step.
-        num_steps: steps in an epoch.
+        batch_size, num_steps: rows per rank and step, and steps in an epoch.
         seed: of all shuffles, >= 0.
-        rank: this process.
-        world_size: number of processes.
+        rank, world_size: this process, and the number of processes.
         mixed: draw the rows of all `platforms` together as one group, places unique as above (the unified model).
 
     Raises:
@@ -99,9 +96,8 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
     def _build_groups(self, platform_ids: np.ndarray, place_ids: np.ndarray, mixed: bool) -> dict[int | str, _Group]:
         """One group for each platform in order, or one for all of them."""
         if platform_ids.ndim != 1 or platform_ids.shape != place_ids.shape:
-            raise ValueError(
-                f"platform_ids is {platform_ids.shape}, place_ids {place_ids.shape}: one of each for a row"
-            )
+            shapes = f"platform_ids is {platform_ids.shape}, place_ids {place_ids.shape}"
+            raise ValueError(f"{shapes}: one of each for a row")
         if not self.platforms or len(set(self.platforms)) < len(self.platforms):
             raise ValueError(f"platforms is {self.platforms}: name each platform to train once, at least one")
         missing = sorted(set(self.platforms) - set(platform_ids.tolist()))
@@ -130,16 +126,9 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         return np.random.default_rng((self.seed, *words))
 
     def batch_at(self, step: int) -> list[Visit]:
-        """This rank's batch at `step` of the current epoch.
+        """This rank's batch at `step` of the current epoch, as many as `plan()` says for the step's platform.
 
-        Args:
-            step: 0 <= step < num_steps.
-
-        Returns:
-            As many `Visit(row, visit)` as `plan()` says for the step's platform.
-
-        Raises:
-            ValueError: `step` out of range.
+        Raises ValueError unless 0 <= step < num_steps.
         """
         if not 0 <= step < self.num_steps:
             raise ValueError(f"step is {step}: it must lie between 0 and num_steps - 1 = {self.num_steps - 1}")
@@ -171,12 +160,9 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         return len(range(list(self._groups).index(name), self.num_steps, len(self._groups)))
 
     def __iter__(self) -> Iterator[list[Visit]]:
-        """Yield this rank's batches of the epoch."""
-        for step in range(self.num_steps):
-            yield self.batch_at(step)
+        return map(self.batch_at, range(self.num_steps))
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
         return self.num_steps
 
     def set_epoch(self, epoch: int) -> None:
@@ -188,9 +174,8 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
     def plan(self) -> dict[int | str, dict[str, int | bool]]:
         """What an epoch will do, by platform ("mixed" for the joint group).
 
-        Returns:
-            For each: "batch_size" per rank, "joined_batch_size" over all ranks, "steps", "batches_per_pass", "places",
-            "images", and "unique_across_ranks", whether no place comes twice in the joined batch.
+        For each: "batch_size" per rank, "joined_batch_size" over all ranks, "steps", "batches_per_pass", "places",
+        "images", and "unique_across_ranks", whether no place comes twice in the joined batch.
         """
         return {
             name: {

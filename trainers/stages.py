@@ -17,20 +17,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
+from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically, write_json
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.embedding import run_image_trunk
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairDataset
-from pemoe.trainers.distributed import (
-    join_processes,
-    local_device,
-    process_count,
-    process_options,
-    rank,
-    wait_for_all,
-)
+from pemoe.trainers.distributed import join_processes, local_device, process_count, process_options, rank, wait_for_all
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.hard_negatives import NEGATIVES, mine_split, save_negatives
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
@@ -40,38 +34,27 @@ DONE = "done.json"
 WEIGHTS = "trained.safetensors"
 
 
-class StepBar(TrainerCallback):
-    """A progress bar of one stage on stderr, on the first process.
-
-    Args:
-        label: name of the stage.
-    """
+class _StepBar(TrainerCallback):
+    """A progress bar of one stage on stderr, on the first process."""
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Open the bar at the step training starts from."""
-        if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.label)
+        off, start = not state.is_world_process_zero, state.global_step
+        self.bar = tqdm(total=state.max_steps, initial=start, desc=self.label, disable=off)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """One step further."""
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Close the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 
 def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
     """Model and processor a recipe starts from; fresh parts are drawn from the recipe's seed.
 
-    Raises:
-        TrainingError: backbones not found or not fitting.
+    Raises TrainingError when backbones are not found or do not fit.
     """
     spec = recipe.model
     text_repo, vision_repo = resolve_repo(spec.text_repo), resolve_repo(spec.vision_repo)
@@ -83,10 +66,10 @@ def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
             )
         tokenizer = AutoTokenizer.from_pretrained(text_repo, revision=spec.text_revision)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise TrainingError(f"model: {' '.join(str(error).split())}") from error
+        raise TrainingError(f"model: {one_line(error)}") from error
     if recipe.precision == "bfloat16":  # the experts stay fp32: what is trained must not be rounded first
-        for trunk in (model.text_trunk, model.vision_trunk):
-            trunk.to(torch.bfloat16)
+        model.text_trunk.to(torch.bfloat16)
+        model.vision_trunk.to(torch.bfloat16)
     return model.to(local_device()), PeMoEProcessor.build(tokenizer, model.config)
 
 
@@ -95,11 +78,8 @@ class StageRunner:
 
     Args:
         model, processor: from `build_model`; the model is trained in place.
-        rows: the training split.
-        recipe: the run.
-        directory: of the run.
+        rows, recipe, directory: the training split, the run and its directory.
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
-        show_progress: draw progress bars.
         image_states: trunk states of `rows`, shared between runs; None computes them when the recipe caches them.
         hard_negatives: `(rows, k)` of an earlier run; None mines them before the first stage that needs them.
     """
@@ -119,6 +99,10 @@ class StageRunner:
         join_processes()
         self.model, self.processor, self.rows, self.recipe = model, processor, rows, recipe
         self.directory, self.resume, self.show_progress = directory, resume, show_progress
+        self.batch_size, left_over = divmod(recipe.global_batch_size, process_count())
+        if left_over:
+            batch = f"global_batch_size: {recipe.global_batch_size}"
+            raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
         self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
         if image_states is None and recipe.cache_image_states:
             image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
@@ -136,10 +120,9 @@ class StageRunner:
 
     def plan(self) -> list[dict]:
         """Batch and steps per stage and platform, before anything runs."""
-        batch_size = batch_per_process(self.recipe.global_batch_size)
         lines = []
         for stage, spec in self.recipe.stages.items():
-            sampler = build_sampler(self.model, self.pairs, stage, batch_size, spec.steps, self.recipe.seed)
+            sampler = build_sampler(self.model, self.pairs, stage, self.batch_size, spec.steps, self.recipe.seed)
             for name, group in sampler.plan().items():
                 platform = name if isinstance(name, str) else self.pairs.platform_names[name]
                 lines.append({"stage": stage, "platform": platform, **group})
@@ -189,18 +172,12 @@ class StageRunner:
         directory = self.directory / "mine"
         if not (self.resume and (directory / DONE).is_file()) and rank() == 0:
             started_s = time.monotonic()
-            negatives = mine_split(
-                self.model,
-                self.processor,
-                self.rows,
-                self.recipe.mine.k,
-                self.recipe.caption_column,
-                self.recipe.seed,
-                positive_ratio=self.recipe.mine.positive_ratio,
-                image_states=self.image_states,
-            )
+            recipe = self.recipe
+            options = {"positive_ratio": recipe.mine.positive_ratio, "image_states": self.image_states}
+            drawn = recipe.mine.k, recipe.caption_column, recipe.seed
+            negatives = mine_split(self.model, self.processor, self.rows, *drawn, **options)
             save_negatives(directory, negatives)
-            record = {"stage": "mine", "k": self.recipe.mine.k, "found": int((negatives >= 0).sum())}
+            record = {"stage": "mine", "k": recipe.mine.k, "found": int((negatives >= 0).sum())}
             write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
         wait_for_all()
         self.hard_negatives = np.load(directory / NEGATIVES)
@@ -215,7 +192,7 @@ class StageRunner:
             caption_column=self.recipe.caption_column,
             augment=self.recipe.augment,
             max_steps=steps,
-            per_device_train_batch_size=batch_per_process(self.recipe.global_batch_size),
+            per_device_train_batch_size=self.batch_size,
             seed=self.recipe.seed,
             bf16=self.recipe.precision == "bfloat16",
             save_strategy="steps" if save_steps else "no",
@@ -226,29 +203,12 @@ class StageRunner:
             **process_options(),
             **options,
         )
-        trainer = PeMoETrainer(
-            model,
-            arguments,
-            train_dataset=self.rows,
-            processing_class=self.processor,
-            hard_negatives=self.hard_negatives,
-            image_states=self.image_states,
-        )
+        tables = {"hard_negatives": self.hard_negatives, "image_states": self.image_states}
+        trainer = PeMoETrainer(model, arguments, self.rows, processing_class=self.processor, **tables)
         trainer.remove_callback(PrinterCallback)  # prints to stdout
         if self.show_progress:
-            trainer.add_callback(StepBar(name))
+            trainer.add_callback(_StepBar(name))
         return trainer
-
-
-def batch_per_process(global_batch_size: int) -> int:
-    """This process's share of a batch.
-
-    Raises:
-        TrainingError: the processes cannot share it evenly.
-    """
-    if global_batch_size % process_count():
-        raise TrainingError(f"global_batch_size: {global_batch_size} cannot be shared by {process_count()} processes")
-    return global_batch_size // process_count()
 
 
 def last_complete_checkpoint(directory: Path) -> str | None:

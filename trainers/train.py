@@ -21,8 +21,6 @@ from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import Recipe
 from pemoe.trainers.stages import StageRunner, build_model
 
-RECIPE = "recipe.json"
-
 
 def train_into(
     output: Path,
@@ -35,11 +33,9 @@ def train_into(
     """A whole run: data read, directory prepared, all stages, `output/model`, its figures, `metrics.json`.
 
     Args:
-        output: directory of the run.
-        recipe: the run.
+        output, recipe: directory of the run, and the run.
         command: as typed, for `metrics.json`.
-        overwrite: replace an earlier run there.
-        resume: go on where an earlier run of the same recipe stopped.
+        overwrite, resume: replace an earlier run there, or go on where one of the same recipe stopped.
         on_plan: called on the first process, before training, with batch and steps of every stage and platform.
 
     Returns:
@@ -57,7 +53,7 @@ def train_into(
         splits = load_rows(recipe.data, needed=("train",), optional=("test",), show_progress=rank() == 0)
     if rank() == 0:
         prepare_output(output, overwrite, resume)
-        remember_recipe(recipe, output, resume)
+        _remember_recipe(recipe, output, resume)
     model, processor = build_model(recipe)
     runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress=True)
     if on_plan is not None and rank() == 0:
@@ -74,14 +70,13 @@ def train_into(
     return write_metrics(output, command, recipe.seed, started_s, results, device_name())
 
 
-def remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:
+def _remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:
     """Write the recipe beside the run, or compare it with the one that the run was started with.
 
-    Raises:
-        TrainingError: another recipe, or another number of processes, which would draw other batches.
+    Raises TrainingError: another recipe, or another number of processes, which would draw other batches.
     """
     content = json.loads(json.dumps({**dataclasses.asdict(recipe), "processes": process_count()}))
-    path = output / RECIPE
+    path = output / "recipe.json"
     if not (resume and path.is_file()):
         write_json(path, content)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import datasets
 import numpy as np
@@ -36,7 +37,6 @@ class PeMoETrainer(Trainer):
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
-        args: `PeMoETrainingArguments`.
         train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
@@ -45,9 +45,6 @@ class PeMoETrainer(Trainer):
 
     Raises:
         TrainingError: a stage without what it needs, or platforms that data and model do not share.
-
-    Example:
-        >>> PeMoETrainer(model, args, train_dataset=rows, processing_class=processor).train()  # doctest: +SKIP
     """
 
     loss_is_scaled_for_ga = False
@@ -78,24 +75,18 @@ class PeMoETrainer(Trainer):
         prepare_for_stage(model, args.stage, args.gate_loss, pairs)
         self.info_nce = InfoNCELoss(same_place=args.same_place)
         self.triplet = TripletLoss(margin=args.margin)
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=pairs,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=PairCollator(processing_class),
-            **kwargs,
-        )
+        data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
+        super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self.model_accepts_loss_kwargs = False
-        self.can_save_experts_only = has_external_trunks(model)
+        self.can_save_experts_only = False
+        with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
+            model.check_trunks_are_external()
+            self.can_save_experts_only = True
 
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
-        args = self.args
-        return build_sampler(
-            self.model, self.train_dataset, args.stage, args.per_device_train_batch_size, args.max_steps, args.seed
-        )
+        args, batch_size = self.args, self.args.per_device_train_batch_size
+        return build_sampler(self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
@@ -184,9 +175,9 @@ class PeMoETrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write the experts, or the whole model when its trunks cannot be read again from their repositories."""
-        directory = output_dir if output_dir is not None else self.args.output_dir
         if not self.args.should_save:
             return
+        directory = output_dir if output_dir is not None else self.args.output_dir
         os.makedirs(directory, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
         model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
@@ -206,7 +197,7 @@ def build_sampler(
     return PlatformBatchSampler(
         pairs.platform_id,
         pairs.place_id,
-        sorted(set(pairs.platform_id.tolist())) if unified else trained_platforms(model, pairs),
+        sorted(set(pairs.platform_id.tolist())) if unified else _trained_platforms(model, pairs),
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
@@ -216,21 +207,8 @@ def build_sampler(
     )
 
 
-def has_external_trunks(model: PeMoEModel) -> bool:
-    """Whether an experts-only checkpoint of this model could be loaded again."""
-    try:
-        model.check_trunks_are_external()
-    except ValueError:
-        return False
-    return True
-
-
-def trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
-    """Platforms (numbers of the data's classes) that both the data and the model have, in the model's order.
-
-    Raises:
-        TrainingError: they share none.
-    """
+def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
+    """Platforms (numbers of the data's classes) of both data and model, in the model's order; TrainingError: none."""
     names, in_data = pairs.platform_names, set(pairs.platform_id.tolist())
     shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
     if not shared:
@@ -243,19 +221,16 @@ def trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
 def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> None:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
-    A gate stage takes the masks of the platforms it sees away.
-
-    Raises:
-        TrainingError: model and data share no platform.
+    A gate stage takes the masks of the platforms it sees away. Raises TrainingError when data and model share none.
     """
     platforms = list(model.config.platforms)
     if pairs is not None and not model.config.is_unified:
-        platforms = [pairs.platform_names[number] for number in trained_platforms(model, pairs)]
+        platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
         logger.warning(f"{len(upcast)} trainable tensors are upcast to fp32: AdamW loses small updates in bf16")
-    for part in (model.experts, model.gate):
-        part.float()
+    model.experts.float()
+    model.gate.float()
     model.logit_scale.data = model.logit_scale.data.float()
     model.freeze_trunks()
     trains_gate = STAGES[stage].trains == "gate"

@@ -31,12 +31,7 @@ del _dirt
 def run_without_package(code: str, *arguments: str) -> str:
     """Run Python code in a fresh process that cannot import `pemoe`, in another directory, offline.
 
-    Args:
-        code: source; finds `arguments` in `sys.argv[1:]`.
-        arguments: strings handed over.
-
-    Returns:
-        What the code printed on stdout.
+    The code finds `arguments` in `sys.argv[1:]`; what it prints on stdout comes back.
 
     Raises:
         RuntimeError: the process failed; the message ends with the last line of its stderr.
@@ -44,14 +39,8 @@ def run_without_package(code: str, *arguments: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         environment = {**os.environ, "HF_MODULES_CACHE": os.path.join(scratch, "modules"), "HF_HUB_OFFLINE": "1"}
         environment.pop("PYTHONPATH", None)
-        process = subprocess.run(
-            [sys.executable, "-c", PRELUDE + code, *arguments],
-            cwd=scratch,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [sys.executable, "-c", PRELUDE + code, *arguments]
+        process = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
     if process.returncode:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"the fresh process failed with exit code {process.returncode}: {last}")

@@ -108,13 +108,10 @@ def pretrain(places: int, steps: int, batch_size: int, seed: int, learning_rate:
         with torch.autocast("cpu", torch.bfloat16):
             features = clip(**inputs)
             words = [clip.words(part) for part in features]
-        own_words = [
-            word_loss(logits.float(), ids, rarity)
-            for logits, ids in zip(words, (inputs["input_ids"], short["input_ids"]), strict=True)
-        ]
-        contrast = info_nce(*(F.normalize(part.float(), dim=-1) for part in features), place_id, clip.logit_scale)[
-            "loss"
-        ]
+        ids = inputs["input_ids"], short["input_ids"]
+        own_words = [word_loss(logits.float(), side, rarity) for logits, side in zip(words, ids, strict=True)]
+        joined = (F.normalize(part.float(), dim=-1) for part in features)
+        contrast = info_nce(*joined, place_id, clip.logit_scale)["loss"]
         loss = contrast + sum(own_words)
         optimizer.zero_grad()
         loss.backward()
@@ -133,12 +130,8 @@ def draw_batches(
     place_id = number_places(rows["place_id"][:])
     captions = rows["captions"][:]
     by_place = [np.flatnonzero(place_id == place) for place in range(place_id.max() + 1)]
-    pixels = torch.cat(
-        [
-            processor(images=rows[start : start + 64]["image"])["pixel_values"].bfloat16()
-            for start in range(0, len(rows), 64)
-        ]
-    )
+    batches = (rows[start : start + 64]["image"] for start in range(0, len(rows), 64))
+    pixels = torch.cat([processor(images=images)["pixel_values"].bfloat16() for images in batches])
     for _ in range(steps):
         places = rng.choice(len(by_place), size=min(batch_size, len(by_place)), replace=False)
         chosen = np.array([rng.choice(by_place[place]) for place in places])
@@ -166,14 +159,12 @@ def main(argv: list[str] | None = None) -> None:
     """Command line; the shipped weights were made with the defaults."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--places", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=2024)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    options = parser.parse_args(argv)
-    clip, processor = pretrain(options.places, options.steps, options.batch_size, options.seed, options.learning_rate)
-    save_backbones(clip, processor, options.output)
+    defaults = {"places": 1200, "steps": 2200, "batch-size": 64, "seed": 2024, "learning-rate": 1e-3}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    options = vars(parser.parse_args(argv))
+    output = options.pop("output")
+    save_backbones(*pretrain(**options), output)
 
 
 if __name__ == "__main__":

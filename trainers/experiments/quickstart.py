@@ -15,7 +15,7 @@ from pemoe.datasets_scripts import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.retrieval import search
 from pemoe.trainers.experiments.fresh_process import run_without_package
-from pemoe.trainers.experiments.report import Example, Hit, write_report
+from pemoe.trainers.experiments.report import write_report
 from pemoe.trainers.experiments.table1 import Row, Table1
 from pemoe.trainers.recipes import Recipe, read_config
 from pemoe.trainers.stages import build_model
@@ -61,9 +61,7 @@ def run_quickstart(
 
     Args:
         output: a prepared directory; gets `model/`, `rows/`, `recipe.json`, `report.html`.
-        recipe: from `quickstart_recipe`.
-        splits: from `load_rows`.
-        show_progress: draw progress bars.
+        recipe, splits: from `quickstart_recipe` and `load_rows`.
         on_row: called with every finished row.
 
     Returns:
@@ -78,59 +76,53 @@ def run_quickstart(
     gated = rows[-1]
     gated.model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
-    examples, difference = answer_examples(output / "model", gated, processor, splits["test"])
+    examples, difference = _answer_examples(output / "model", gated, processor, splits["test"])
     data = recipe.data
     title = "PE-MoE quickstart: " + ("the rendered campus" if data.root is None else Path(data.root).name)
     write_report(output / "report.html", title, format_table(rows), examples, _notes(gated, splits))
     return {
         "rows": [row.as_json() for row in rows],
         "reload_max_difference": difference,
-        "examples": [_example_json(example) for example in examples],
+        "examples": [{**example, "hits": [_as_json(hit) for hit in example["hits"]]} for example in examples],
     }
 
 
-def answer_examples(
+def _answer_examples(
     checkpoint: Path, row: Row, processor: PeMoEProcessor, rows: datasets.Dataset
-) -> tuple[list[Example], float]:
-    """Rank one query per platform with the checkpoint as loaded by a fresh process.
-
-    Args:
-        checkpoint: directory of the saved model.
-        row: the trained row whose model was saved.
-        processor: its processor.
-        rows: the test split.
+) -> tuple[list[dict], float]:
+    """Rank one query per platform of the test split `rows` with the checkpoint as loaded by a fresh process.
 
     Returns:
         The examples, and the largest difference between the fresh process's vectors, of queries and of the whole
-        gallery, and those that were evaluated.
+        gallery, and those that were evaluated for the trained row.
 
     Raises:
         RuntimeError: the fresh process failed, or its vectors differ by more than 1e-4.
     """
     platform = np.asarray(rows["platform"][:])
-    chosen = [int(np.flatnonzero(platform == k)[0]) for k in range(len(PLATFORMS)) if (platform == k).any()]
-    texts = [rows[position]["captions"][-1] for position in chosen]
-    fresh = embed_afresh(checkpoint, texts, rows)
+    asked = [rows[int(np.flatnonzero(platform == k)[0])] for k in range(len(PLATFORMS)) if (platform == k).any()]
+    texts = [query["captions"][-1] for query in asked]
+    fresh = _embed_afresh(checkpoint, texts, rows)
     own = {"query": row.model.encode_text(texts, processor), "gallery": row.gallery}
     difference = max(float(np.abs(fresh[side] - own[side]).max()) for side in own)
     if not difference <= 1e-4:
         raise RuntimeError(f"{checkpoint}: reloaded in a fresh process, its vectors differ by {difference:.2g}")
     scores, found = search(fresh["query"], fresh["gallery"], min(HITS_SHOWN, len(rows)))
     names = row.model.config.platforms
-    weights = [dict(zip(names, map(float, weight), strict=True)) for weight in fresh["gate_weights"]]
-    return [
-        Example(
-            text=texts[k],
-            platform=PLATFORMS[platform[position]],
-            place_id=rows[position]["place_id"],
-            gate_weights=weights[k],
-            hits=[_hit(rows[int(n)], s, rows[position]["place_id"]) for n, s in zip(found[k], scores[k], strict=True)],
-        )
-        for k, position in enumerate(chosen)
-    ], difference
+    examples = [
+        {
+            "query": texts[k],
+            "platform": PLATFORMS[query["platform"]],
+            "place_id": query["place_id"],
+            "gate_weights": dict(zip(names, map(float, fresh["gate_weights"][k]), strict=True)),
+            "hits": [_hit(rows[int(n)], s, query["place_id"]) for n, s in zip(found[k], scores[k], strict=True)],
+        }
+        for k, query in enumerate(asked)
+    ]
+    return examples, difference
 
 
-def embed_afresh(checkpoint: Path, texts: list[str], rows: datasets.Dataset) -> dict[str, np.ndarray]:
+def _embed_afresh(checkpoint: Path, texts: list[str], rows: datasets.Dataset) -> dict[str, np.ndarray]:
     """Query and gallery vectors and gate weights from a process that cannot import `pemoe`."""
     with tempfile.TemporaryDirectory() as scratch:
         paths = []
@@ -161,30 +153,14 @@ def format_table(rows: list[Row]) -> list[list[str]]:
     return [HEADER, *body]
 
 
-def _hit(row: dict, score: float, place_id: str) -> Hit:
+def _hit(row: dict, score: float, place_id: str) -> dict:
     """The answer that a row is, right where it is of the query's place."""
-    return Hit(
-        image=row["image"],
-        place_id=row["place_id"],
-        platform=PLATFORMS[row["platform"]],
-        score=float(score),
-        is_right=row["place_id"] == place_id,
-        latitude_deg=row["latitude_deg"],
-        longitude_deg=row["longitude_deg"],
-    )
+    answer = {"platform": PLATFORMS[row["platform"]], "score": float(score), "is_right": row["place_id"] == place_id}
+    return {name: row[name] for name in ("image", "place_id", "latitude_deg", "longitude_deg")} | answer
 
 
-def _example_json(example: Example) -> dict:
-    return {
-        "query": example.text,
-        "platform": example.platform,
-        "place_id": example.place_id,
-        "gate_weights": example.gate_weights,
-        "hits": [
-            {"place_id": hit.place_id, "platform": hit.platform, "score": hit.score, "is_right": hit.is_right}
-            for hit in example.hits
-        ],
-    }
+def _as_json(hit: dict) -> dict:
+    return {name: hit[name] for name in ("place_id", "platform", "score", "is_right")}
 
 
 def _notes(gated: Row, splits: datasets.DatasetDict) -> list[str]:

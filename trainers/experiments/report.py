@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from pemoe.common.pages import picture_url, render_page, write_page
 
 _BODY = """
-{% if rows %}{% call table(rows[0]) %}
+{% call table(rows[0]) %}
 {% for row in rows[1:] %}
 <tr>{% for cell in row %}<td{% if loop.index0 %} class="n"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
-{% endcall %}{% endif %}
+{% endcall %}
 {% for note in notes %}<p class="muted">{{ note }}</p>{% endfor %}
 <h2>Example queries</h2>
 {% for example in examples %}
 <section>
-<blockquote>“{{ example.text }}”</blockquote>
+<blockquote>“{{ example.query }}”</blockquote>
 <p class="muted">asked of a {{ example.platform }} picture of place {{ example.place_id }}; gate weights:</p>
 {% call table([]) %}
 {% for name, weight in example.gate_weights.items() %}
@@ -40,39 +37,15 @@ score {{ hit.score | number(3) }}, {{ "right place" if hit.is_right else "other 
 """
 
 
-@dataclass(frozen=True)
-class Hit:
-    """One answer: its picture, place and platform, score of Eq. (1), coordinates (degrees, None when unknown)."""
-
-    image: Image.Image
-    place_id: str
-    platform: str
-    score: float
-    is_right: bool
-    latitude_deg: float | None = None
-    longitude_deg: float | None = None
-
-
-@dataclass(frozen=True)
-class Example:
-    """One query with its gate weights by platform and its answers, best first."""
-
-    text: str
-    platform: str
-    place_id: str
-    gate_weights: dict[str, float]
-    hits: list[Hit]
-
-
-def write_report(path: Path, title: str, table: list[list[str]], examples: list[Example], notes: list[str]) -> None:
+def write_report(path: Path, title: str, table: list[list[str]], examples: list[dict], notes: list[str]) -> None:
     """Write the report as one self-contained HTML file.
 
     Args:
-        path: the file.
-        title: its heading.
-        table: rows of cells, the first row being the header; may be empty.
-        examples: queries with their answers.
+        path, title: the file and its heading.
+        table: rows of cells, the first row being the header.
+        examples: queries with their gate weights and their hits, best first, as `metrics.json` holds them; each hit
+            also with its `image` and `latitude_deg`, `longitude_deg`, None when unknown.
         notes: one paragraph each, under the table.
     """
-    rows = [[table[0][0], *(f":{name}" for name in table[0][1:])], *table[1:]] if table else []
+    rows = [[table[0][0], *(f":{name}" for name in table[0][1:])], *table[1:]]
     write_page(path, render_page(title, _BODY, rows=rows, examples=examples, notes=notes, picture_url=picture_url))

@@ -45,12 +45,10 @@ class Table1:
     second stage, and the unified rows spend the same numbers of pairs stage by stage.
 
     Args:
-        start: model a fresh run starts from (see `build_model`), with its platforms' experts.
-        processor: its processor.
+        start, processor: what a fresh run starts from (see `build_model`), with its platforms' experts.
         splits: `train` (with refined captions) and `test`.
         recipe: the gated row; the others follow from it.
         directory: where the stages are written.
-        show_progress: draw progress bars.
         on_row: called with every finished row.
     """
 
@@ -107,8 +105,7 @@ class Table1:
         for name, own in (("experts_uniform", uniform), ("experts_gated", recipe)):
             started_s = time.monotonic() - shared_s
             model = shared.model.share_trunks()
-            runner = self._runner(model, own, name, shared.hard_negatives)
-            later = runner.run(("hard_negative", "gate"))
+            later = self._runner(model, own, name, shared.hard_negatives).run(("hard_negative", "gate"))
             if own is uniform:
                 model.set_gate("uniform")
             rows.append(self._finish(name, model, [*records.values(), *later.values()], started_s))
@@ -127,16 +124,9 @@ class Table1:
     def _runner(
         self, model: PeMoEModel, recipe: Recipe, name: str, hard_negatives: np.ndarray | None = None
     ) -> StageRunner:
-        return StageRunner(
-            model,
-            self.processor,
-            self.splits["train"],
-            recipe,
-            self.directory / name,
-            show_progress=self.show_progress,
-            image_states=self.train_states,
-            hard_negatives=hard_negatives,
-        )
+        options = {"show_progress": self.show_progress, "image_states": self.train_states}
+        run = model, self.processor, self.splits["train"], recipe, self.directory / name
+        return StageRunner(*run, hard_negatives=hard_negatives, **options)
 
     def _mixed_stage(self, stage: StageRecipe, pairs: float) -> StageRecipe:
         """The stage with as many steps as see these pairs, all platforms at once."""
@@ -144,11 +134,11 @@ class Table1:
 
     def _expert_pairs(self, steps: int) -> int:
         """Pairs that expert steps see, platforms taking turns."""
-        return count_pairs(self._expert_batches(), steps)
+        return _count_pairs(self._expert_batches(), steps)
 
     def _mixed_pairs(self, steps: int) -> int:
         """Pairs that steps over all platforms at once see."""
-        return count_pairs([min(self.recipe.global_batch_size, len(set(self.splits["train"]["place_id"])))], steps)
+        return _count_pairs([min(self.recipe.global_batch_size, len(set(self.splits["train"]["place_id"])))], steps)
 
     def _expert_batches(self) -> list[int]:
         """Batch of each platform that model and data share, in the model's order."""
@@ -159,11 +149,6 @@ class Table1:
         return [min(self.recipe.global_batch_size, count) for count in counts if count]
 
 
-def count_pairs(batches: list[int], steps: int) -> int:
-    """Pairs seen in `steps` steps that take these batch sizes in turn: a platform of few places makes small batches.
-
-    Example:
-        >>> count_pairs([10, 10, 4], 7)
-        58
-    """
+def _count_pairs(batches: list[int], steps: int) -> int:
+    """Pairs seen in `steps` steps that take these batch sizes in turn: few places make small batches."""
     return sum(batches[step % len(batches)] for step in range(steps))
