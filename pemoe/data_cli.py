@@ -92,7 +92,7 @@ def build(  # noqa: PLR0913 - options of a command
     Example: pemoe data build GEOTEXT --coordinates places.csv --output runs/data_build
     """
     from pemoe.datasets_scripts.builds.plan import make_plan
-    from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.builds.rows import choose_source
 
     name, root, options = choose_source(
         root, source, coordinates=coordinates, names=names, filters=filters, table=table, platform=platform,
@@ -144,7 +144,7 @@ def refine(  # noqa: PLR0913 - options of a command
     from pemoe.datasets_scripts.builds.dataset import check_target
     from pemoe.datasets_scripts.builds.llm import estimate_refining, make_backend
     from pemoe.datasets_scripts.builds.plan import make_plan
-    from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.builds.rows import choose_source
     from pemoe.datasets_scripts.refine import LLMRefiner
 
     output = output or Path("runs/data_refine")
@@ -192,8 +192,7 @@ def audit(  # noqa: PLR0913 - options of a command
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.datasets_scripts.audit.defects import SEVERITIES
     from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, write_audit
-    from pemoe.datasets_scripts.builds.request import choose_source
-    from pemoe.datasets_scripts.builds.rows import filters_of
+    from pemoe.datasets_scripts.builds.rows import choose_source, filters_of
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)
