@@ -15,11 +15,7 @@ from pemoe.datasets_scripts.sources.parquet import open_shard, platforms_in, row
 
 
 def check_parquet(built_dir: Path, counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Path]:
-    """Check the Parquet files of a built directory against its README and its counts.
-
-    Args:
-        built_dir: directory that `pemoe data build` wrote.
-        counts: `counts` of its build.json: split -> platform -> images, places, captions, refined_captions.
+    """Check the Parquet files of a built directory against its README and the `counts` of its build.json.
 
     Returns:
         The shards of all splits and platforms, in that order.

@@ -105,9 +105,8 @@ def push_dataset(
     """Check a built directory and push it as a data set; run it again after an interruption and it goes on.
 
     Args:
-        built_dir: directory that `pemoe data build` wrote.
+        built_dir, options: see `render_dataset_card`.
         repo_id: `owner/name` on the Hub; made when it does not exist.
-        options: licence and language for the card.
         private: whether only the owner shall see it; a repository that is public already is then refused.
         token: None: that of `hf auth login`, or HF_TOKEN.
         revision: branch, made when it does not exist; None: main.

@@ -98,6 +98,9 @@ def prepare_rows(
     `rows` have the keys of `schema.FEATURES`, `platform` a name or None; `reports`, from `plan.new_reports()`, are
     filled as rows pass.
 
+    Raises:
+        DataError: what the refiner raises.
+
     Example:
         >>> row = {"image": None, "image_id": "a", "split": "train", "platform": "satellite",
         ...        "captions": ["The image shows a pond. A road runs on the left."], "refined_captions": []}
