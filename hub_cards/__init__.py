@@ -3,12 +3,4 @@
 from pemoe.hub_cards.dataset_card import CardOptions, render_dataset_card
 from pemoe.hub_cards.push import PublishError, PushPlan, PushResult, plan_push, push_dataset
 
-__all__ = [
-    "CardOptions",
-    "PublishError",
-    "PushPlan",
-    "PushResult",
-    "plan_push",
-    "push_dataset",
-    "render_dataset_card",
-]
+__all__ = ["CardOptions", "PublishError", "PushPlan", "PushResult", "plan_push", "push_dataset", "render_dataset_card"]

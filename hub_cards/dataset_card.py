@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from huggingface_hub import DatasetCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -18,13 +17,12 @@ from pemoe.datasets_scripts.schema import SPLITS, DataError, order_platforms
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
 from pemoe.datasets_scripts.sources.registry import source_of
 from pemoe.hub_cards.machine_paths import without_machine_paths
-from pemoe.hub_cards.report_sections import cell, report_sections, shown
+from pemoe.hub_cards.report_sections import ENVIRONMENT, report_sections
 
-TEMPLATE = Path(__file__).with_name("dataset_card.md")
 COUNTED = ("images", "places", "captions", "refined_captions")
 REPORTS = ("audit", "refine", "sanitize")
-PARTS = {"version": (str, int), "source": str, "fingerprint": str, "options": dict, "steps": list, "counts": dict}
-
+EARLIER = {"steps": list, "reports": dict}  # of the build that a build was made from
+PARTS = {"version": (str, int), "source": str, "fingerprint": str, "options": dict, "counts": dict, **EARLIER}
 SIZES = [("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7)]
 
 
@@ -58,37 +56,39 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
 
     Raises:
         DataError: not a built directory, a number is missing, a bad repository id, or no licence where one is needed.
-
-    Example:
-        >>> print(render_dataset_card("runs/data", "me/campus"))  # doctest: +SKIP
     """
     options = options or CardOptions()
-    check_repo_id(repo_id)
+    _check_repo_id(repo_id)
     build = _with_earlier(read_build(built_dir))
-    title = options.pretty_name or source_of(build["source"]).title or repo_id.partition("/")[2]
-    configs = configs_of(Path(built_dir))
+    counts, configs = build["counts"], configs_of(Path(built_dir))
     if not configs:
         raise DataError(f"{built_dir}: build.json is there and no Parquet; run `pemoe data build` again")
-    card_data = _card_data(build, options, title, configs)
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    title = options.pretty_name or source_of(build["source"]).title or repo_id.partition("/")[2]
+    total_images = sum(numbers["images"] for platforms in counts.values() for numbers in platforms.values())
+    card_data = DatasetCardData(
+        **_license(build["source"], options.license_id),
+        pretty_name=title,
+        language=[options.language],
+        task_categories=["text-to-image", "image-to-text"],
+        tags=["image-text-retrieval", "geo-localization", "cross-view", "remote-sensing", "pe-moe", "datasets"],
+        size_categories=[next((name for name, below in SIZES if total_images < below), "n>10M")],
+        configs=configs,
     )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    example = next((config for config in configs if config["config_name"] == "drone"), configs[-1])
+    return ENVIRONMENT.get_template("dataset_card.md").render(
+        **{name: build[name] for name in ("source", "steps", "version", "fingerprint", "counts")},
         card_data=card_data.to_yaml().rstrip(),
         title=title,
         repo_id=repo_id,
-        example=_example(configs),
+        example=f'"{repo_id}", "{example["config_name"]}", split="{example["data_files"][0]["split"]}"',
         configs=[config["config_name"] for config in configs],
-        platforms=order_platforms({name for platforms in build["counts"].values() for name in platforms}),
+        platforms=order_platforms({name for platforms in counts.values() for name in platforms}),
         codes=ParquetReader(built_dir).platforms,
-        splits=list(build["counts"]),
-        total_images=f"{_total_images(build['counts']):,}",
-        count_rows=list(_count_rows(build["counts"])),
+        total_images=total_images,
         option_rows=list(_named_values(build["options"])),
         sections=report_sections(build["reports"]),
         license=card_data.to_dict()["license"],
         license_note=options.license_note,
-        **{name: build[name] for name in ("source", "steps", "version", "fingerprint")},
     )
 
 
@@ -104,28 +104,32 @@ def read_build(built_dir: str | Path) -> dict[str, Any]:
     path = Path(built_dir) / "build.json"
     if not path.is_file():
         raise DataError(f"{built_dir}: no build.json, so not a built directory; make one with `pemoe data build`")
-    try:
-        build = without_machine_paths(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); run `pemoe data build` again") from error
-    parts = build if isinstance(build, dict) else {}
-    wrong = [name for name, kind in {**PARTS, "reports": dict}.items() if not isinstance(parts.get(name), kind)]
-    wrong += [f"reports.{name}" for name in REPORTS if not wrong and name not in parts["reports"]]
-    wrong += [] if wrong else _wrong_earlier(parts.get("built_from"))
+    build = without_machine_paths(read_json(path))
+    build = build if isinstance(build, dict) else {}
+    wrong = [name for name, kind in PARTS.items() if not isinstance(build.get(name), kind)]
+    wrong += [f"reports.{name}" for name in REPORTS if not wrong and name not in build["reports"]]
+    earlier = build.get("built_from")
+    while not wrong and earlier is not None:
+        if not isinstance(earlier, dict):
+            wrong = ["built_from"]
+        else:
+            wrong = [f"built_from.{name}" for name, kind in EARLIER.items() if not isinstance(earlier.get(name), kind)]
+            earlier = earlier.get("built_from")
     if wrong:
         raise DataError(f"{path}: {wrong[0]!r} is missing or of the wrong kind; run `pemoe data build` again")
-    return {**parts, "counts": _checked_counts(parts["counts"], path)}
+    return {**build, "counts": _checked_counts(build["counts"], path)}
 
 
-def _wrong_earlier(earlier: Any) -> list[str]:
-    """What is wrong with the record of the build that this one was made from; [] without one."""
-    if earlier is None:
-        return []
-    if not isinstance(earlier, dict):
-        return ["built_from"]
-    kinds = {"steps": list, "reports": dict}
-    wrong = [f"built_from.{name}" for name, kind in kinds.items() if not isinstance(earlier.get(name), kind)]
-    return wrong or _wrong_earlier(earlier.get("built_from"))
+def read_json(path: Path) -> Any:
+    """A JSON file of a built directory.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); run `pemoe data build` again") from error
 
 
 def _with_earlier(build: dict[str, Any]) -> dict[str, Any]:
@@ -165,38 +169,14 @@ def _of_kind(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Refuse what the Hub would refuse, and names without an owner.
-
-    Raises:
-        DataError: not `owner/name`.
-
-    Example:
-        >>> check_repo_id("me/campus")
-        >>> check_repo_id("campus")
-        Traceback (most recent call last):
-        pemoe.datasets_scripts.schema.DataError: 'campus' is no repository id: write it as owner/name
-    """
+def _check_repo_id(repo_id: str) -> None:
+    """Refuse what the Hub would refuse, and names without an owner."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise DataError(f"{repo_id!r} is no repository id ({error}): write it as owner/name") from error
     if repo_id.count("/") != 1:
         raise DataError(f"{repo_id!r} is no repository id: write it as owner/name")
-
-
-def _card_data(
-    build: Mapping[str, Any], options: CardOptions, title: str, configs: list[dict[str, Any]]
-) -> DatasetCardData:
-    return DatasetCardData(
-        **_license(build["source"], options.license_id),
-        pretty_name=title,
-        language=[options.language],
-        task_categories=["text-to-image", "image-to-text"],
-        tags=["image-text-retrieval", "geo-localization", "cross-view", "remote-sensing", "pe-moe", "datasets"],
-        size_categories=[_size_category(_total_images(build["counts"]))],
-        configs=configs,
-    )
 
 
 def _license(source: str, license_id: str | None) -> dict[str, str]:
@@ -210,42 +190,16 @@ def _license(source: str, license_id: str | None) -> dict[str, str]:
     return dict(known) or {"license": str(license_id)}
 
 
-def _example(configs: list[dict[str, Any]]) -> dict[str, str]:
-    """A config and a split that exist, for the lines that show how to load: drone, else the last one."""
-    chosen = next((config for config in configs if config["config_name"] == "drone"), configs[-1])
-    return {"config": chosen["config_name"], "split": chosen["data_files"][0]["split"]}
-
-
-def _total_images(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> int:
-    return sum(numbers["images"] for split in counts.values() for numbers in split.values())
-
-
-def _size_category(rows: int) -> str:
-    """The Hub's word for a number of rows.
-
-    Example:
-        >>> _size_category(999), _size_category(1000), _size_category(105_445)
-        ('n<1K', '1K<n<10K', '100K<n<1M')
-    """
-    return next((name for name, below in SIZES if rows < below), "n>10M")
-
-
-def _count_rows(counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[list[str]]:
-    for split, platforms in counts.items():
-        for platform, numbers in platforms.items():
-            yield [split, platform, *(f"{numbers[name]:,}" for name in COUNTED)]
-
-
-def _named_values(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def _named_values(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Name and value of every scalar and list in a nested dict.
 
     Example:
         >>> list(_named_values({"places_per_shard": 64, "options": {"root": "geotext"}}))
-        [('places per shard', '64'), ('options: root', 'geotext')]
+        [('places per shard', 64), ('options: root', 'geotext')]
     """
     for key, value in options.items():
         name = above + str(key).replace("_", " ")
         if isinstance(value, Mapping):
             yield from _named_values(value, name + ": ")
         else:
-            yield cell(name), shown(", ".join(map(str, value)) if isinstance(value, list) else value)
+            yield name, ", ".join(map(str, value)) if isinstance(value, list) else value

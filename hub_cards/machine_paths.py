@@ -22,7 +22,7 @@ def without_machine_paths(value: Any) -> Any:
         {'root': 'geotext', 'note': 'see https://a.org/b', 'ids': ['0020/a.jpg']}
     """
     if isinstance(value, str):
-        return ABSOLUTE_PATH.sub(lambda found: _last_name(found[0]), value)
+        return ABSOLUTE_PATH.sub(_last_name, value)
     if isinstance(value, dict):
         return {without_machine_paths(key): without_machine_paths(inner) for key, inner in value.items()}
     return [without_machine_paths(inner) for inner in value] if isinstance(value, list) else value
@@ -50,12 +50,12 @@ def cut_machine_paths(text: str, known: Iterable[str] = ()) -> str:
         '<p>geotext/0020/a.jpg</p> <b>b.csv</b>'
     """
     for path in sorted(known, key=lambda one: (-len(one), one)):
-        text = re.sub(NOT_IN_BASE64 + re.escape(path), lambda found: _last_name(found[0]), text)
-    return USUAL_PATH.sub(lambda found: _last_name(found[0]), text)
+        text = re.sub(NOT_IN_BASE64 + re.escape(path), _last_name, text)
+    return USUAL_PATH.sub(_last_name, text)
 
 
-def _last_name(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+def _last_name(path: re.Match[str]) -> str:
+    return re.split(r"[\\/]", path[0].rstrip("\\/"))[-1]
 
 
 def _strings(value: Any) -> Iterator[str]:

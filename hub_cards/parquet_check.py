@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
 import pyarrow.compute as pc
 from huggingface_hub.repocard import metadata_load
 
@@ -16,11 +15,7 @@ from pemoe.datasets_scripts.sources.parquet import open_shard, platforms_in, row
 
 
 def check_parquet(built_dir: Path, counts: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[Path]:
-    """Check the Parquet files of a built directory against its README and its counts.
-
-    Args:
-        built_dir: directory that `pemoe data build` wrote.
-        counts: `counts` of its build.json: split -> platform -> images, places, captions, refined_captions.
+    """Check the Parquet files of a built directory against its README and the `counts` of its build.json.
 
     Returns:
         The shards of all splits and platforms, in that order.
@@ -28,16 +23,17 @@ def check_parquet(built_dir: Path, counts: Mapping[str, Mapping[str, Mapping[str
     Raises:
         DataError: a shard is missing, left over, damaged in any of its pages or has other columns; README names
             files that do not exist; or counts differ.
-
-    Example:
-        >>> check_parquet(Path("runs/data"), read_build("runs/data")["counts"])  # doctest: +SKIP
     """
     _check_readme(built_dir)
     shards: list[Path] = []
     for split, platforms in counts.items():
         for platform, expected in platforms.items():
             found = _shards(built_dir / platform, split)
-            _check_counts(f"{platform}/{split}", _count(found, platform), expected)
+            counted = _count(found, platform)
+            for what, number in expected.items():
+                if counted[what] != number:
+                    counts_differ = f"build.json counts {number} {what}, the files hold {counted[what]}"
+                    raise DataError(f"{platform}/{split}: {counts_differ}; build it again")
             shards += found
     left_over = set(built_dir.glob("*/*.parquet")) - set(shards)
     if left_over:
@@ -82,17 +78,12 @@ def _count(shards: list[Path], platform: str) -> dict[str, int]:
         code = _code_of(path, platform)
         for table in row_groups(path):
             counted["images"] += table.num_rows
-            counted["captions"] += _items(table["captions"])
-            counted["refined_captions"] += _items(table["refined_captions"])
+            for column in ("captions", "refined_captions"):
+                counted[column] += pc.sum(pc.list_value_length(table[column])).as_py() or 0
             places |= set(table["place_id"].unique().to_pylist())
             if set(table["platform"].unique().to_pylist()) != {code}:
                 raise DataError(f"{path}: holds rows of another platform than {platform}; build it again")
     return {**counted, "places": len(places)}
-
-
-def _items(lists: pa.ChunkedArray) -> int:
-    """Strings in all lists together."""
-    return pc.sum(pc.list_value_length(lists)).as_py() or 0
 
 
 def _code_of(path: Path, platform: str) -> int | None:
@@ -103,9 +94,3 @@ def _code_of(path: Path, platform: str) -> int | None:
     if features != features_of(names) or platform not in (*names, UNKNOWN):
         raise DataError(f"{path}: other columns or types than a built data set has; build the data again")
     return None if platform == UNKNOWN else names.index(platform)
-
-
-def _check_counts(name: str, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
-    for what, number in expected.items():
-        if found[what] != number:
-            raise DataError(f"{name}: build.json counts {number} {what}, the files hold {found[what]}; build it again")

@@ -15,8 +15,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from pemoe.common.progress import progress_bars
-from pemoe.datasets_scripts.schema import DataError
-from pemoe.hub_cards.dataset_card import CardOptions, read_build, render_dataset_card
+from pemoe.hub_cards.dataset_card import CardOptions, read_build, read_json, render_dataset_card
 from pemoe.hub_cards.hub_client import PublishError, one_line_errors, require_token
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 from pemoe.hub_cards.parquet_check import check_parquet
@@ -74,22 +73,10 @@ def plan_push(
 ) -> PushPlan:
     """Check a built directory and list what a push would send; reaches no server and writes nothing.
 
-    Args:
-        built_dir: directory that `pemoe data build` wrote.
-        repo_id: `owner/name` on the Hub.
-        options: licence and language for the card.
-        private: whether only the owner shall see it.
-
-    Returns:
-        The plan; its files are the card, `build.json`, the Parquet files and `reports/`, in that order.
+    The files of the plan are the card, `build.json`, the Parquet files and `reports/`, in that order.
 
     Raises:
-        DataError: not a built directory, Parquet that does not agree with `build.json`, or a card that cannot be
-            rendered.
-
-    Example:
-        >>> plan_push("runs/data", "me/campus").total_bytes  # doctest: +SKIP
-        1048576
+        DataError: no built directory, Parquet that disagrees with `build.json`, or a card that cannot be rendered.
     """
     root = Path(built_dir)
     build = read_build(root)
@@ -118,9 +105,8 @@ def push_dataset(
     """Check a built directory and push it as a data set; run it again after an interruption and it goes on.
 
     Args:
-        built_dir: directory that `pemoe data build` wrote.
+        built_dir, options: see `render_dataset_card`.
         repo_id: `owner/name` on the Hub; made when it does not exist.
-        options: licence and language for the card.
         private: whether only the owner shall see it; a repository that is public already is then refused.
         token: None: that of `hf auth login`, or HF_TOKEN.
         revision: branch, made when it does not exist; None: main.
@@ -134,10 +120,6 @@ def push_dataset(
         DataError: whatever `plan_push` raises.
         PublishError: no or a wrong token, no right to write, a public repository in place of a private one, one that
             holds other data, or a Hub that cannot be reached or fails.
-
-    Example:
-        >>> push_dataset("runs/data", "me/campus").url  # doctest: +SKIP
-        'https://huggingface.co/datasets/me/campus'
     """
     plan = plan_push(built_dir, repo_id, options=options, private=private)
     token = require_token(token)
@@ -182,7 +164,7 @@ def _operations(api: HfApi, plan: PushPlan, revision: str | None) -> list[Commit
 def _reports(root: Path) -> Iterator[PlannedFile]:
     """Files below `reports/`; in those that are text, absolute paths of this machine are cut to their last name."""
     paths = sorted(path for path in (root / "reports").rglob("*") if path.is_file() and not path.name.startswith("."))
-    reports = {path: _read_json(path) for path in [root / "build.json", *paths] if path.suffix == ".json"}
+    reports = {path: read_json(path) for path in [root / "build.json", *paths] if path.suffix == ".json"}
     known = find_machine_paths(list(reports.values())) | {str(root.resolve())}
     for path in paths:
         content: Path | bytes = path
@@ -193,13 +175,6 @@ def _reports(root: Path) -> Iterator[PlannedFile]:
         yield PlannedFile(path.relative_to(root).as_posix(), content)
 
 
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); run `pemoe data build` again") from error
-
-
 def _as_json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -207,7 +182,7 @@ def _as_json(value: object) -> bytes:
 def _notes(source: str, private: bool) -> Iterator[str]:
     if private:
         yield "private: only you, or your organisation, will see it; change that with --public"
-    else:
-        yield "public: everybody will see it"
-    if source in ("geotext1652", "robosense") and not private:
+        return
+    yield "public: everybody will see it"
+    if source in ("geotext1652", "robosense"):
         yield "University-1652 is given out on the promise not to pass its pictures on: ask its authors first"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,17 +93,16 @@ def build(  # noqa: PLR0913 - options of a command
     Example: pemoe data build GEOTEXT --coordinates places.csv --output runs/data_build
     """
     from pemoe.datasets_scripts.builds.plan import make_plan
-    from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.builds.rows import choose_source
 
-    name, root, options = choose_source(
+    chosen = choose_source(
         root, source, coordinates=coordinates, names=names, filters=filters, table=table, platform=platform,
         place_id=place_by, test_share=test_share, phase=phase, places=places, seed=seed,
     )  # fmt: skip
+    name, _, options = chosen
     plan = make_plan(refine.value, sanitize and sanitize.value, **options, kind=name)
-    _build(
-        (name, root, options), output or Path("runs/data_build"), plan, seed, as_json,
-        audit=audit, resume=resume, overwrite=overwrite,
-    )  # fmt: skip
+    output = output or Path("runs/data_build")
+    _build(chosen, output, plan, seed, as_json, audit=audit, resume=resume, overwrite=overwrite)
 
 
 @data_app.command()
@@ -144,7 +144,7 @@ def refine(  # noqa: PLR0913 - options of a command
     from pemoe.datasets_scripts.builds.dataset import check_target
     from pemoe.datasets_scripts.builds.llm import estimate_refining, make_backend
     from pemoe.datasets_scripts.builds.plan import make_plan
-    from pemoe.datasets_scripts.builds.request import choose_source
+    from pemoe.datasets_scripts.builds.rows import choose_source
     from pemoe.datasets_scripts.refine import LLMRefiner
 
     output = output or Path("runs/data_refine")
@@ -152,7 +152,7 @@ def refine(  # noqa: PLR0913 - options of a command
         model, base_url=base_url, api_key_env=api_key_env, local=local, takes_images=images, timeout_s=timeout_s,
         response_format=response_format.value,
     )  # fmt: skip
-    name, root, options = choose_source(root, source, filters=filters, seed=seed)
+    chosen = choose_source(root, source, filters=filters, seed=seed)
     limits = {
         "prompt_version": prompt_version, "concurrency": concurrency, "requests_per_minute": requests_per_minute,
         "retries": retries, "budget_tokens": budget_tokens, "budget_usd": budget_usd,
@@ -160,14 +160,14 @@ def refine(  # noqa: PLR0913 - options of a command
     }  # fmt: skip
     cache = cache or output.with_name(f"{output.name}.answers.sqlite")
     if dry_run:
-        _print_estimate(estimate_refining(backend, cache, limits, (name, root, options), show_progress=True), as_json)
+        _print_estimate(estimate_refining(backend, cache, limits, chosen, show_progress=True), as_json)
         return
     check_target(output, resume, overwrite)  # before the cache is made
     asked = {"model": model, "prompt_version": prompt_version, "images": images, "seed": seed}
-    plan = make_plan(
-        LLMRefiner(backend, cache, **limits), sanitize and sanitize.value, **{**options, **asked}, kind=name
-    )
-    _build((name, root, options), output, plan, seed, as_json, audit=audit, resume=resume, overwrite=overwrite)
+    refiner = LLMRefiner(backend, cache, **limits)
+    name, _, options = chosen
+    plan = make_plan(refiner, sanitize and sanitize.value, **options | asked, kind=name)
+    _build(chosen, output, plan, seed, as_json, audit=audit, resume=resume, overwrite=overwrite)
 
 
 @data_app.command()
@@ -192,8 +192,7 @@ def audit(  # noqa: PLR0913 - options of a command
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.datasets_scripts.audit.defects import SEVERITIES
     from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, write_audit
-    from pemoe.datasets_scripts.builds.request import choose_source
-    from pemoe.datasets_scripts.builds.rows import filters_of
+    from pemoe.datasets_scripts.builds.rows import choose_source, filters_of
 
     started_s = time.monotonic()
     directory = check_output(output or Path("runs/data_audit"), overwrite)
@@ -298,12 +297,8 @@ def _build(
     from pemoe.common.runs import write_metrics
     from pemoe.datasets_scripts.builds.audited import audited_build, describe_build, loading_line
 
-    started_s = time.monotonic()
-    name, root, reader_options = source
-    report = audited_build(
-        name, root, reader_options, output, plan,
-        version=__version__, show_progress=True, on_note=lambda note: typer.echo(note, err=True), **options,
-    )  # fmt: skip
+    started_s, echo = time.monotonic(), partial(typer.echo, err=True)
+    report = audited_build(*source, output, plan, version=__version__, show_progress=True, on_note=echo, **options)
     metrics = write_metrics(output, typed_command(), seed, started_s, report)
     if as_json:
         print_json(metrics)
@@ -313,7 +308,7 @@ def _build(
         rows += [[split, platform, *map(str, counts.values())] for platform, counts in platforms.items()]
     typer.echo(format_columns(rows))
     for note in describe_build(report):
-        typer.echo(note, err=True)
+        echo(note)
     typer.echo(f"\n{loading_line(report['counts'], output)}\nreports: {output / 'reports'}")
 
 
@@ -337,9 +332,8 @@ def _print_push(plan: PushPlan, as_json: bool) -> None:
         print_json({**sent, "files": [file.path for file in plan.files], "card": plan.card})
         return
     typer.echo(plan.card)
-    typer.echo(
-        format_columns([["file", "bytes"], *([file.path, f"{file.size_bytes:,}"] for file in plan.files)]), err=True
-    )
+    files = [[file.path, f"{file.size_bytes:,}"] for file in plan.files]
+    typer.echo(format_columns([["file", "bytes"], *files]), err=True)
     for note in plan.notes:
         typer.echo(note, err=True)
     typer.echo(f"{plan.total_bytes:,} bytes would go to {plan.repo_id}; nothing was sent", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from pemoe.datasets_scripts.builds.rows import filters_of, open_reader
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, DataError
 from pemoe.datasets_scripts.sources.coordinates import read_coordinates
 from pemoe.datasets_scripts.sources.parquet import UNKNOWN
-from pemoe.datasets_scripts.sources.readers import Reader
 from pemoe.datasets_scripts.sources.registry import options_of, source_of
 
 
@@ -29,9 +28,7 @@ def audit_source(
     """Audit whatever source: GeoText-1652's layout as it lies on disk, any other by its rows.
 
     Args:
-        name: a key of `registry.SOURCES`.
-        root: directory; None for a rendered source.
-        options: of its reader; filters have no part in it.
+        name, root, options: see `open_reader`; filters have no part in it.
         watcher: the filters of the build that follows, so that GeoText-1652's layout is looked over once.
         show_progress: show bars on stderr.
 
@@ -46,19 +43,15 @@ def audit_source(
         table = options.get("coordinates")
         coordinates = None if table is None else read_coordinates(table, options.get("names"))
         return audit_directory(root, coordinates=coordinates, watcher=watcher, show_progress=show_progress)
-    unchanged = {key: value for key, value in options.items() if key != "filters"}
-    reader = open_reader(name, root, **{**unchanged, **_undecoded(name)})
-    return audit_rows(_all_rows(reader), Path(root or name).resolve().name, show_progress=show_progress)
+    unfiltered = {key: value for key, value in options.items() if key != "filters"}
+    reader = open_reader(name, root, **unfiltered | undecoded(name))
+    rows = (row for split in SPLITS for row in reader.rows(split, reader.place_ids(split)))
+    return audit_rows(rows, Path(root or name).resolve().name, show_progress=show_progress)
 
 
-def _undecoded(name: str) -> dict[str, bool]:
-    """The option that keeps a reader from decoding pictures, which the audit does."""
+def undecoded(name: str) -> dict[str, bool]:
+    """The option that keeps a source's reader from decoding pictures, which the audit does; {} where it has none."""
     return {"image_check": False} if "image_check" in options_of(name) else {}
-
-
-def _all_rows(reader: Reader) -> Iterator[dict[str, Any]]:
-    for split in SPLITS:
-        yield from reader.rows(split, reader.place_ids(split))
 
 
 def write_audit(audit: Audit, directory: Path) -> None:
@@ -84,30 +77,15 @@ def describe_errors(audit: Audit, known: tuple[str, ...], named: Sequence[str] =
     if not left:
         return ""
     examples = {kind: defects[kind]["examples"][0]["image_id"] for kind in left}
-    shown = {kind: f" ({image_id})" if image_id else "" for kind, image_id in examples.items()}
-    errors = ", ".join(f"{defects[kind]['count']} {kind}{shown[kind]}" for kind in left)
+    errors = ", ".join(
+        f"{defects[kind]['count']} {kind}{f' ({image_id})' if image_id else ''}" for kind, image_id in examples.items()
+    )
     options = " ".join(f"--filter {kind}" for kind in left if kind in known)
     return f"{errors} stop a build: mend them{f', or drop them with {options}' if options else ''}. "
 
 
-def check_audit(audit: Audit, known: tuple[str, ...] = (), named: Sequence[str] = ()) -> None:
-    """Refuse a source with errors that no named filter takes care of; arguments as in `describe_errors`.
-
-    Raises:
-        DataError: names the errors, and the filters that would.
-
-    Example:
-        >>> check_audit(Audit("my data"))
-    """
-    if errors := describe_errors(audit, known, named):
-        raise DataError(f"{audit.root_name} has errors: {errors}See them with pemoe data audit")
-
-
 def describe_build(build: dict[str, Any]) -> list[str]:
-    """What a user should know of a build that is no error: warnings of the audit, pictures without platform.
-
-    Args:
-        build: the content of `build.json`.
+    """What a user should know of a build (its `build.json`) that is no error: warnings, pictures without platform.
 
     Example:
         >>> [line] = describe_build({"reports": {"audit": None}, "counts": {"train": {"unknown": {"images": 3}}}})
@@ -163,19 +141,15 @@ def audited_build(
         The content of `build.json`.
 
     Raises:
-        DataError: what `check_audit` and `build_dataset` raise.
-
-    Example:
-        >>> audited_build("geotext1652", "GEOTEXT", {}, "built", BuildPlan())["steps"][0]          # doctest: +SKIP
-        'audit'
+        DataError: errors that no named filter takes care of, and what `build_dataset` raises.
     """
-
-    reader = open_reader(name, root, **{**options, **(_undecoded(name) if audit else {})})
+    reader = open_reader(name, root, **options | (undecoded(name) if audit else {}))
     watcher = reader.filters if source_of(name).audit == "tree" else None
 
     def look(reports: Path) -> dict[str, Any]:
         found = audit_source(name, root, options, watcher=watcher, show_progress=show_progress)
-        check_audit(found, filters_of(name), options.get("filters", ()))
+        if errors := describe_errors(found, filters_of(name), options.get("filters", ())):
+            raise DataError(f"{found.root_name} has errors: {errors}See them with pemoe data audit")
         write_audit(found, reports)
         return found.to_dict()
 

@@ -42,7 +42,7 @@ def partial_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
-def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented one by one
+def build_dataset(
     reader: Reader,
     output: str | Path,
     plan: BuildPlan,
@@ -51,7 +51,6 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
     version: str = "",
     resume: bool = False,
     overwrite: bool = False,
-    on_shard: Callable[[int], None] = lambda _: None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """Build `output` from a source.
@@ -65,7 +64,6 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
         version: of the package, for `build.json`.
         resume: go on with an unfinished build of the same source and plan.
         overwrite: replace an earlier build, and forget an unfinished one.
-        on_shard: called with the number of shards written since the start of this call.
         show_progress: a bar over the places on stderr.
 
     Returns:
@@ -74,10 +72,6 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
     Raises:
         DataError: whatever the source finds wrong; `output` is not empty, or not an earlier build; an unfinished
             build lies there and neither `resume` nor `overwrite` is given. What was built before stays.
-
-    Example:
-        >>> build_dataset(GeoTextReader("GEOTEXT"), "built", BuildPlan())["counts"]["train"]        # doctest: +SKIP
-        {'satellite': {'images': 701, 'places': 701, 'captions': 2103, 'refined_captions': 3514}, ...}
     """
     output = check_target(output, resume, overwrite)
     identity = {"fingerprint": reader.fingerprint(), "plan": plan.to_dict(), "version": version}
@@ -86,11 +80,9 @@ def build_dataset(  # noqa: PLR0913 - options are keyword-only and documented on
         audited = None if audit is None else _audit_once(audit, partial)
         for split in SPLITS:
             reader.place_ids(split)  # reads the records of both, so that what follows counts pictures alone
-        filtered, written = reader.report(), 0
+        filtered = reader.report()
         for split in SPLITS:
-            for _ in _build_split(reader, split, partial, plan, show_progress):
-                written += 1
-                on_shard(written)
+            _build_split(reader, split, partial, plan, show_progress)
     if reader.fingerprint() != identity["fingerprint"]:
         raise DataError(f"files of the source changed while it was read; --overwrite builds {output.name} anew")
     if not any(partial.glob("*/*.parquet")):
@@ -113,10 +105,7 @@ def _put_in_place(partial: Path, output: Path) -> None:
 
 
 def check_target(output: str | Path, resume: bool = False, overwrite: bool = False) -> Path:
-    """See whether a build may write to a directory, and change nothing.
-
-    Returns:
-        Its absolute path.
+    """See whether a build may write to a directory, and change nothing; gives its absolute path.
 
     Raises:
         DataError: it holds something and `overwrite` is not given, or something that is no build; an unfinished build
@@ -141,7 +130,7 @@ def _open_partial(partial: Path, identity: dict[str, Any], anew: bool) -> Path:
     """The directory of an unfinished build: gone on with where it is of the same source and plan, else made anew."""
     path = partial / STATE / "identity.json"
     if path.is_file() and not anew:
-        if json.loads(path.read_text(encoding="utf-8")) != identity:
+        if _read_json(path) != identity:
             raise DataError(f"{partial} holds an unfinished build of other files or options; --overwrite starts anew")
         return partial
     shutil.rmtree(partial, ignore_errors=True)
@@ -158,7 +147,7 @@ def _audit_once(audit: Callable[[Path], dict[str, Any]], partial: Path) -> dict[
     path = partial / STATE / "audit.json"
     if not path.is_file():
         write_json(path, audit(partial / "reports"))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read_json(path)
 
 
 @contextmanager
@@ -174,8 +163,8 @@ def _nothing_left_of_nothing(partial: Path) -> Iterator[None]:
         raise
 
 
-def _build_split(reader: Reader, split: str, partial: Path, plan: BuildPlan, show_progress: bool) -> Iterator[Path]:
-    """Write all shards of a split that are not there yet; gives the record of each."""
+def _build_split(reader: Reader, split: str, partial: Path, plan: BuildPlan, show_progress: bool) -> None:
+    """Write all shards of a split that are not there yet, and the record of each."""
     place_ids = reader.place_ids(split)
     runs = range(0, len(place_ids), plan.places_per_shard)
     with tqdm(total=len(place_ids), desc=f"build {split}", unit="place", disable=not show_progress) as bar:
@@ -187,7 +176,6 @@ def _build_split(reader: Reader, split: str, partial: Path, plan: BuildPlan, sho
                 record = _build_shard(reader.rows(split, chosen), writer, plan, bar)
                 record["reports"]["filters"] = subtract_report(reader.report(), before)
                 write_json(path, record)
-                yield path
             bar.update(start + len(chosen) - bar.n)
 
 
@@ -200,69 +188,65 @@ def _build_shard(rows: Iterator[dict[str, Any]], writer: ShardWriter, plan: Buil
     reports = plan.new_reports()
     counts: dict[str, Counter[str]] = {}
     lengths: dict[str, Counter[int]] = {column: Counter() for column in TEXTS}
-    places: dict[str, set[str]] = {}
+    places: set[tuple[str, str]] = set()  # and their platforms
     seen, first = set(), bar.n
     with writer:
         for row in prepare_rows(rows, plan, reports):
             platform = row["platform"] or UNKNOWN
-            counts.setdefault(platform, Counter()).update(images=1, **{column: len(row[column]) for column in TEXTS})
+            count = counts.setdefault(platform, Counter())
+            count["images"] += 1
+            count["places"] += (row["place_id"], platform) not in places
+            places.add((row["place_id"], platform))
             for column in TEXTS:
+                count[column] += len(row[column])
                 lengths[column].update(map(len, row[column]))
-            places.setdefault(platform, set()).add(row["place_id"])
             seen.add(row["place_id"])
             writer.write(row)
             bar.update(first + len(seen) - 1 - bar.n)  # the last place may have more rows
-    for platform, count in counts.items():
-        count["places"] = len(places[platform])
-    return {
-        "counts": counts,
-        "lengths": lengths,
-        "reports": {step: report.to_dict() for step, report in reports.items()},
-    }
+    return {"counts": counts, "lengths": lengths, "reports": {step: one.to_dict() for step, one in reports.items()}}
 
 
 def _finish(partial: Path, reader: Reader, plan: BuildPlan, known: dict[str, Any], version: str) -> dict[str, Any]:
     """Number the shards, join their records into `build.json`, write the README."""
-    shards = {
-        split: [json.loads(path.read_text(encoding="utf-8")) for path in sorted((partial / STATE).glob(f"{split}-*"))]
-        for split in SPLITS
-    }
-    records = {split: join_reports(of_split) or {"counts": {}, "reports": {}} for split, of_split in shards.items()}
+    records = {}
+    for split in SPLITS:
+        parts = [_read_json(path) for path in sorted((partial / STATE).glob(f"{split}-*"))]
+        records[split] = join_reports(parts) or {"counts": {}, "reports": {}}
     filtered = [record["reports"].get("filters", {}) for record in records.values()]
     train = records["train"]["reports"]  # the test split is neither refined nor sanitized
+    refined, earlier = train.get("refine"), reader.earlier
+    if refined is not None:
+        refined["length_chars"] = describe_texts(*records["train"]["lengths"].values())
+        write_refine_report(refined, partial / "reports" / "refine.html")
     report = {
         "version": version,
         "source": reader.source,
         "fingerprint": reader.fingerprint(),
         "options": plan.to_dict(),
         "steps": (["audit"] if known["audit"] else []) + plan.steps(),
-        **_built_from(reader),
-        "counts": {split: _ordered(record["counts"]) for split, record in records.items()},
+        **({} if earlier is None else {"built_from": {part: earlier[part] for part in EARLIER if part in earlier}}),
+        "counts": {
+            split: {
+                platform: {kind: record["counts"][platform][kind] for kind in COUNTED}
+                for platform in order_platforms(record["counts"])
+            }
+            for split, record in records.items()
+        },
         "reports": {
             "audit": known["audit"],
             "filters": join_reports([known["filters"], *filtered]),
-            "refine": train.get("refine"),
+            "refine": refined,
             "sanitize": train.get("sanitize"),
         },
     }
-    if report["reports"]["refine"] is not None:
-        report["reports"]["refine"]["length_chars"] = describe_texts(*records["train"]["lengths"].values())
-        write_refine_report(report["reports"]["refine"], partial / "reports" / "refine.html")
     number_shards(partial)
     write_readme(partial, "Pictures of places with captions", _describe(report))
     write_json(partial / "build.json", report)
     return report
 
 
-def _built_from(reader: Reader) -> dict[str, Any]:
-    """What was done before, where the source is itself a build."""
-    earlier = reader.earlier
-    return {} if earlier is None else {"built_from": {part: earlier[part] for part in EARLIER if part in earlier}}
-
-
-def _ordered(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Counts per platform, both in their fixed order."""
-    return {name: {kind: counts[name][kind] for kind in COUNTED} for name in order_platforms(counts)}
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _describe(report: dict[str, Any]) -> str:
@@ -270,7 +254,5 @@ def _describe(report: dict[str, Any]) -> str:
     lines = [f"Built from the source `{report['source']}`: {', '.join(report['steps'])}.", ""]
     lines += ["| split | platform | images | places | captions | refined |", "|---|---|---|---|---|---|"]
     for split, platforms in report["counts"].items():
-        lines += [
-            f"| {split} | {name} | {' | '.join(str(n[key]) for key in COUNTED)} |" for name, n in platforms.items()
-        ]
+        lines += [f"| {split} | {name} | {' | '.join(map(str, n.values()))} |" for name, n in platforms.items()]
     return "\n".join(lines)

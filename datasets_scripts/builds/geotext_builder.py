@@ -7,6 +7,7 @@ that `pemoe data build` writes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -16,7 +17,10 @@ from pemoe.datasets_scripts.refine import RuleRefiner, refine_rows
 from pemoe.datasets_scripts.refine.rules import RULES_VERSION
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, SPLITS
 
+READER_OPTIONS = ("coordinates", "names", "filters", "image_check")
 
+
+@dataclass
 class GeoText1652Config(datasets.BuilderConfig):
     """Which rows: platforms, and whether `refined_captions` of the train split are filled by the rule refiner.
 
@@ -25,38 +29,16 @@ class GeoText1652Config(datasets.BuilderConfig):
         refined: fill `refined_captions`.
         coordinates, names, filters, image_check: see `GeoTextReader`.
         fingerprint: of the files below `data_dir`, set by the builder: it names the cache.
-        options: of `datasets.BuilderConfig`.
     """
 
-    def __init__(
-        self,
-        platforms: Sequence[str] = PLATFORMS,
-        refined: bool = False,
-        coordinates: str | None = None,
-        names: str | None = None,
-        filters: Sequence[str] = (),
-        image_check: bool = True,
-        fingerprint: str = "",
-        **options: Any,
-    ) -> None:
-        super().__init__(version=datasets.Version("1.0.0"), **options)
-        self.platforms = tuple(platforms)
-        self.refined = refined
-        self.coordinates = coordinates
-        self.names = names
-        self.filters = tuple(filters)
-        self.image_check = image_check
-        self.fingerprint = fingerprint
-
-
-def _configs() -> list[GeoText1652Config]:
-    """Eight configs: `drone` holds raw captions, `drone_refined` refined ones beside them, and so on."""
-    chosen = {"all": PLATFORMS, **{platform: (platform,) for platform in PLATFORMS}}
-    return [
-        GeoText1652Config(name=name + suffix, platforms=platforms, refined=bool(suffix))
-        for suffix in ("", "_refined")
-        for name, platforms in chosen.items()
-    ]
+    version: datasets.Version = field(default_factory=lambda: datasets.Version("1.0.0"))
+    platforms: Sequence[str] = PLATFORMS
+    refined: bool = False
+    coordinates: str | None = None
+    names: str | None = None
+    filters: Sequence[str] = ()
+    image_check: bool = True
+    fingerprint: str = ""
 
 
 class GeoText1652(datasets.GeneratorBasedBuilder):
@@ -79,11 +61,15 @@ class GeoText1652(datasets.GeneratorBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = GeoText1652Config
-    BUILDER_CONFIGS = _configs()
+    BUILDER_CONFIGS = [  # noqa: RUF012 - as `datasets` has it
+        GeoText1652Config(name=name + suffix, platforms=platforms, refined=bool(suffix))
+        for suffix in ("", "_refined")  # `drone` holds raw captions, `drone_refined` refined ones beside them
+        for name, platforms in {"all": PLATFORMS, **{platform: (platform,) for platform in PLATFORMS}}.items()
+    ]
     DEFAULT_CONFIG_NAME = "all"
 
     def __init__(self, *args: Any, data_dir: str | None = None, **options: Any) -> None:
-        fields = {key: options[key] for key in ("coordinates", "names", "filters", "image_check") if key in options}
+        fields = {key: options[key] for key in READER_OPTIONS if key in options}
         fingerprint = f"{open_reader('geotext1652', data_dir, **fields).fingerprint()}-{RULES_VERSION}"
         super().__init__(*args, data_dir=data_dir, fingerprint=fingerprint, **options)
 
@@ -99,15 +85,9 @@ class GeoText1652(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self.config
-        reader = open_reader(
-            "geotext1652",
-            config.data_dir,
-            coordinates=config.coordinates,
-            names=config.names,
-            filters=config.filters,
-            image_check=config.image_check,
-            platforms=None if config.platforms == PLATFORMS else config.platforms,
-        )
+        platforms = None if tuple(config.platforms) == PLATFORMS else config.platforms
+        options = {key: getattr(config, key) for key in READER_OPTIONS}
+        reader = open_reader("geotext1652", config.data_dir, platforms=platforms, **options)
         rows = reader.rows(split, reader.place_ids(split))
         if config.refined and split == "train":
             rows = refine_rows(rows, RuleRefiner())

@@ -95,10 +95,8 @@ def prepare_rows(
 ) -> Iterator[dict[str, Any]]:
     """Every step of a plan on rows, one row at a time, in order; rows of the test split pass as they are.
 
-    Args:
-        rows: with the keys of `schema.FEATURES`, `platform` a name or None.
-        plan: what is done.
-        reports: from `plan.new_reports()`, filled as rows pass.
+    `rows` have the keys of `schema.FEATURES`, `platform` a name or None; `reports`, from `plan.new_reports()`, are
+    filled as rows pass.
 
     Raises:
         DataError: what the refiner raises.

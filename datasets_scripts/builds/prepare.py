@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pemoe.common.files import write_json
 from pemoe.common.fingerprints import hash_lines
 from pemoe.common.progress import progress_bars
 from pemoe.datasets_scripts.audit.defects import DEFECTS
-from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors
+from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, undecoded
 from pemoe.datasets_scripts.builds.plan import BuildPlan, make_plan, prepare_rows
 from pemoe.datasets_scripts.builds.rows import filters_of, load_source, open_reader
 from pemoe.datasets_scripts.refine.rows import train_rows
@@ -72,7 +71,7 @@ def prepare_splits(  # noqa: PLR0913 - options are keyword-only and documented o
     plan, options = make_plan(refine, sanitize), dict(options or {})
     if audit and source != BUILT:
         _audit_once(source, root, options, show_progress)
-        options |= {"image_check": False} if "image_check" in options_of(source) else {}
+        options |= undecoded(source)
     wanted = [split for split in SPLITS if split in (*needed, *optional)]
     options |= {"show_progress": show_progress} | ({} if source == BUILT else {"splits": wanted})
     loaded = load_source(source, root, **options)
@@ -85,11 +84,7 @@ def prepare_splits(  # noqa: PLR0913 - options are keyword-only and documented o
 
 
 def _audit_once(source: str, root: str | Path | None, options: dict[str, Any], show_progress: bool) -> None:
-    """Audit a source unless its files passed before; one process does, the others wait for it.
-
-    Raises:
-        DataError: errors that no filter among the options takes care of.
-    """
+    """Audit a source unless its files passed before; one process does, the others wait for it."""
     options = {name: value for name, value in options.items() if name in options_of(source)}
     state = [
         open_reader(source, root, **options).fingerprint(),
@@ -122,17 +117,14 @@ def _prepared_texts(train: datasets.Dataset, plan: BuildPlan, show_progress: boo
     """The refined captions of every row, from the cache where the same texts went through the same steps before."""
     steps = json.dumps([RULES_VERSION, plan.to_dict()])
     given = (json.dumps([row["platform"], row["captions"]]) for row in train_rows(train))
+
+    def texts() -> Iterator[dict[str, list[str]]]:
+        for row in prepare_rows(train_rows(train), plan):
+            yield {"refined_captions": row["refined_captions"]}
+
+    fingerprint = hash_lines(itertools.chain([steps], given))[:32]
     with progress_bars(show_progress):
-        return datasets.Dataset.from_generator(
-            functools.partial(_texts, train, plan),
-            features=TEXTS,
-            fingerprint=hash_lines(itertools.chain([steps], given))[:32],
-        )
-
-
-def _texts(train: datasets.Dataset, plan: BuildPlan) -> Iterator[dict[str, list[str]]]:
-    for row in prepare_rows(train_rows(train), plan):
-        yield {"refined_captions": row["refined_captions"]}
+        return datasets.Dataset.from_generator(texts, features=TEXTS, fingerprint=fingerprint)
 
 
 def _check_split(rows: datasets.Dataset, split: str, where: str) -> None:

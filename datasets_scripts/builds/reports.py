@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -15,29 +16,20 @@ EXAMPLES = 20  # kept of every list of examples
 def join_reports(parts: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Add up reports of one form: numbers are summed, lists put together up to 20 entries, other values kept.
 
-    Args:
-        parts: reports of the same step, each of other rows.
-
-    Returns:
-        A report of the same form; None without parts. Means and percentiles do not add up: see `describe_texts`.
+    The parts are reports of the same step, each of other rows; None without parts. Means and percentiles do not add
+    up: see `describe_texts`.
 
     Example:
         >>> join_reports([{"rows": 2, "by": {"a": 1}}, {"rows": 3, "by": {"b": 4}, "cost_usd": None}])
         {'rows': 5, 'by': {'a': 1, 'b': 4}, 'cost_usd': None}
     """
-    joined: dict[str, Any] | None = None
-    for part in parts:
-        joined = part if joined is None else _join(joined, part)
-    return joined
+    return functools.reduce(_join, parts, None)
 
 
 def _join(first: Any, second: Any) -> Any:
     """Two values of the same place in two reports."""
     if isinstance(first, dict) and isinstance(second, dict):
-        return {
-            key: _join(first[key], second[key]) if key in first and key in second else {**first, **second}[key]
-            for key in [*first, *(key for key in second if key not in first)]
-        }
+        return {key: _join(first.get(key), second.get(key)) for key in {**first, **second}}
     if isinstance(first, list) and isinstance(second, list):
         return (first + second)[:EXAMPLES]
     is_number = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in (first, second)]
@@ -58,17 +50,16 @@ def subtract_report(after: dict[str, Any], before: dict[str, Any]) -> dict[str, 
 
 
 def describe_texts(before: Mapping[Any, int], after: Mapping[Any, int]) -> dict[str, Any]:
-    """The lengths of texts before and after refining, as a report of refining holds them.
+    """The lengths of texts before and after refining, as a report of refining holds them: target, before, after.
 
-    Args:
-        before, after: characters -> number of texts; the keys may be text, as JSON makes them.
-
-    Returns:
-        `{"target", "before", "after"}`, the latter as `describe_lengths` gives them.
+    `before` and `after` map characters to the number of texts; the keys may be text, as JSON makes them.
 
     Example:
         >>> describe_texts({"10": 2, "40": 1}, {})["before"]["mean"]
         20.0
     """
-    lengths = [Counter({int(length): number for length, number in counts.items()}) for counts in (before, after)]
-    return {"target": TARGET_CHARS, "before": describe_lengths(lengths[0]), "after": describe_lengths(lengths[1])}
+    before, after = (
+        describe_lengths(Counter({int(length): number for length, number in counts.items()}))
+        for counts in (before, after)
+    )
+    return {"target": TARGET_CHARS, "before": before, "after": after}

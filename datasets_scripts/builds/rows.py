@@ -5,22 +5,59 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from pemoe.datasets_scripts.filters.filters import Filters, filter_names
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.readers import Reader
-from pemoe.datasets_scripts.sources.registry import options_of, source_of
+from pemoe.datasets_scripts.sources.registry import detect_source, options_of, source_of
 
 LOADING = ("cache_dir", "show_progress", "splits")  # what every source can be loaded with
+TYPED = {"filters": "filter", "place_id": "place-by"}  # option of a reader -> as typed, where they differ
+TEST_SHARE = (3, 11)  # of a campus's places, about 150 of 550
+
+
+def choose_source(root: str, kind: str | None = None, **given: Any) -> tuple[str, str | None, dict[str, Any]]:
+    """The source that reads a user's data, and the options for its reader.
+
+    Args:
+        root: a directory, or "campus".
+        kind: of source; None sees it from the files.
+        given: options of readers, None or [] where not given; `places` of a campus, split into train and test;
+            `seed`, which only a campus takes.
+
+    Returns:
+        Its name, its root (None for a campus, which has no files) and options as JSON types.
+
+    Raises:
+        DataError: no such source, or an option that it does not have.
+
+    Example:
+        >>> choose_source("campus", places=11, seed=3, table=None)
+        ('campus', None, {'seed': 3, 'train_places': 8, 'test_places': 3})
+    """
+    name = kind or detect_source(root)
+    options = {key: value for key, value in given.items() if value is not None and value != []}
+    known = options_of(name)
+    if "seed" not in known:
+        options.pop("seed", None)
+    if name == "campus" and "places" in options:
+        places = options.pop("places")
+        test_places = places * TEST_SHARE[0] // TEST_SHARE[1]
+        options |= {"train_places": places - test_places, "test_places": test_places}
+    for option in options:
+        if option not in known:
+            typed = TYPED.get(option, option.replace("_", "-"))
+            raise DataError(f"{root} is a source of the kind {name}, which has no option --{typed}")
+    if "names" in options and "coordinates" not in options:
+        raise DataError("--names goes with --coordinates")
+    return name, None if name == "campus" else root, options
 
 
 def filters_of(name: str) -> tuple[str, ...]:
-    """The filters that can be named to a source.
-
-    Raises:
-        DataError: unknown name.
+    """The filters that can be named to a source; an unknown name is a `DataError`.
 
     Example:
         >>> filters_of("campus")
@@ -30,7 +67,7 @@ def filters_of(name: str) -> tuple[str, ...]:
     return () if kind is None else filter_names(on_rows=kind == "rows")
 
 
-def open_reader(name: str, root: str | Path | None = None, **options: object) -> Reader:
+def open_reader(name: str, root: str | Path | None = None, **options: Any) -> Reader:
     """The reader of a data source, which gives its rows place by place.
 
     Args:
@@ -46,12 +83,17 @@ def open_reader(name: str, root: str | Path | None = None, **options: object) ->
         ['0001']
     """
     _check_options(name, options_of(name), options)
-    if filters_of(name):
-        options["filters"] = _make_filters(name, options.get("filters", ()))
+    if known := filters_of(name):
+        filters = options["filters"] = Filters(options.get("filters", ()))
+        for one in filters.names:
+            if one not in known:
+                raise DataError(
+                    f"the filter {one} does not work on a source of the kind {name}; use {', '.join(known)}"
+                )
     return source_of(name).reader(root, **options)
 
 
-def load_source(name: str, root: str | Path | None = None, **options: object) -> datasets.DatasetDict:
+def load_source(name: str, root: str | Path | None = None, **options: Any) -> datasets.DatasetDict:
     """Load the splits `train` and `test` of a data source as one row per image.
 
     The rows are written once to the cache of `datasets` and memory-mapped from there; a changed file makes them anew.
@@ -60,8 +102,7 @@ def load_source(name: str, root: str | Path | None = None, **options: object) ->
         name: a key of `SOURCES`.
         root: directory of a source that lies on disk, or a Hub id; None for a rendered source.
         options: of its reader (of `load_built` for "parquet"), `cache_dir` instead of the cache of `datasets`,
-            `show_progress` for a bar on stderr; `splits` to read
-            no others (not of "parquet").
+            `show_progress` for a bar on stderr; `splits` to read no others (not of "parquet").
 
     Returns:
         `datasets.DatasetDict` with the columns of `schema.FEATURES`.
@@ -86,13 +127,3 @@ def _check_options(name: str, known: Iterable[str], options: Mapping[str, object
     unknown = [option for option in options if option not in known]
     if unknown:
         raise DataError(f"data source {name!r} has no option {unknown[0]!r}: it has {', '.join(known) or 'no option'}")
-
-
-def _make_filters(name: str, names: Iterable[str]) -> Filters:
-    filters = Filters(names)
-    wrong = next((one for one in filters.names if one not in filters_of(name)), None)
-    if wrong is not None:
-        raise DataError(
-            f"the filter {wrong} does not work on a source of the kind {name}; use {', '.join(filters_of(name))}"
-        )
-    return filters

@@ -19,23 +19,14 @@ BYTES_PER_GROUP = 64 * 2**20  # of pictures; large ones make smaller groups
 
 
 class ShardWriter:
-    """Writes rows to one Parquet file per platform; no file has its final name before `close`.
+    """Writes rows to one Parquet file per platform; no file has its final name before the block ends.
 
-    Args:
-        directory: gets `<platform>/<name>.parquet`.
-        name: of the shard.
-        platforms: of the whole data set, see `Reader.platforms`.
-
-    Example:
-        >>> with ShardWriter(Path("built"), "train-00000") as writer:       # doctest: +SKIP
-        ...     writer.write(row)
+    `directory` gets `<platform>/<name>.parquet`; `platforms` are those of the whole data set, see `Reader.platforms`.
     """
 
     def __init__(self, directory: Path, name: str, platforms: Sequence[str] = PLATFORMS) -> None:
-        self.directory = directory
-        self.name = name
-        self.features = features_of(platforms)
-        self.counts: dict[str, int] = {}
+        self._directory, self._name = directory, name
+        self._features = features_of(platforms)
         self._waiting: dict[str, list[dict]] = {}
         self._waiting_bytes = 0
         self._files: dict[str, pq.ParquetWriter] = {}
@@ -44,33 +35,30 @@ class ShardWriter:
         """Add a row; at most 100 rows of a platform wait in memory, or 64 MiB of pictures and the last one."""
         platform = row["platform"] or UNKNOWN
         waiting = self._waiting.setdefault(platform, [])
-        waiting.append(self.features.encode_example(row))
+        waiting.append(self._features.encode_example(row))
         self._waiting_bytes += _picture_bytes(waiting[-1])
         if self._waiting_bytes >= BYTES_PER_GROUP:
             self._flush_all()
         elif len(waiting) == ROWS_PER_GROUP:
             self._flush(platform)
 
-    def close(self) -> None:
-        """Write what waits and give the files their names."""
-        self._flush_all()
-        for platform, file in self._files.items():
-            file.close()
-            os.replace(self._path(platform, ".partial"), self._path(platform, ".parquet"))
-
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        """Write what waits and give the files their names; after a fault nothing stays of them."""
         if kind is None:
-            self.close()
-            return
+            self._flush_all()
         for platform, file in self._files.items():
             file.close()
-            self._path(platform, ".partial").unlink()
+            partial = self._path(platform, ".partial")
+            if kind is None:
+                os.replace(partial, self._path(platform, ".parquet"))
+            else:
+                partial.unlink()
 
     def _path(self, platform: str, suffix: str) -> Path:
-        return self.directory / platform / f"{self.name}{suffix}"
+        return self._directory / platform / f"{self._name}{suffix}"
 
     def _flush_all(self) -> None:
         for platform in self._waiting:
@@ -80,11 +68,10 @@ class ShardWriter:
         if not self._waiting[platform]:
             return
         if platform not in self._files:
-            (self.directory / platform).mkdir(parents=True, exist_ok=True)
+            (self._directory / platform).mkdir(parents=True, exist_ok=True)
             path = self._path(platform, ".partial")
-            self._files[platform] = pq.ParquetWriter(path, self.features.arrow_schema, write_page_checksum=True)
-        self._files[platform].write_table(pa.Table.from_pylist(self._waiting[platform], self.features.arrow_schema))
-        self.counts[platform] = self.counts.get(platform, 0) + len(self._waiting[platform])
+            self._files[platform] = pq.ParquetWriter(path, self._features.arrow_schema, write_page_checksum=True)
+        self._files[platform].write_table(pa.Table.from_pylist(self._waiting[platform], self._features.arrow_schema))
         self._waiting_bytes -= sum(map(_picture_bytes, self._waiting[platform]))
         self._waiting[platform] = []
 
@@ -103,30 +90,19 @@ def number_shards(directory: Path) -> None:
 
 
 def configs_of(directory: Path) -> list[dict[str, Any]]:
-    """The `configs:` of the README for the shards that are there; `all` lists every platform's files.
-
-    Example:
-        >>> [config["config_name"] for config in configs_of(Path("built"))]        # doctest: +SKIP
-        ['all', 'satellite', 'drone', 'ground']
-    """
-    folders = folders_of(directory)
-    chosen = {"all": folders, **{folder: (folder,) for folder in folders if folder != UNKNOWN}}
+    """The `configs:` of the README for the shards that are there; `all` lists every platform's files."""
+    there = folders_of(directory)
     configs = []
-    for name, folders in chosen.items():
-        files = [
-            {"split": split, "path": [f"{folder}/{split}-*.parquet" for folder in _with(directory, folders, split)]}
-            for split in SPLITS
-            if _with(directory, folders, split)
-        ]
+    for name, folders in {"all": there, **{folder: (folder,) for folder in there if folder != UNKNOWN}}.items():
+        files = []
+        for split in SPLITS:
+            patterns = [f"{folder}/{split}-*.parquet" for folder in folders]
+            if found := [pattern for pattern in patterns if any(directory.glob(pattern))]:
+                files.append({"split": split, "path": found})
         if files:
             default = {"default": True} if name == "all" else {}
             configs.append({"config_name": name, **default, "data_files": files})
     return configs
-
-
-def _with(directory: Path, folders: Sequence[str], split: str) -> list[str]:
-    """The folders that hold shards of a split."""
-    return [folder for folder in folders if any((directory / folder).glob(f"{split}-*.parquet"))]
 
 
 def write_readme(directory: Path, title: str, text: str) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -27,6 +28,7 @@ from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, DataError
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
+from pemoe.datasets_scripts.sources.readers import Reader
 
 OPTIONS = {"train_places": 6, "test_places": 3, "size_px": 32}
 PLAN = BuildPlan(places_per_shard=2)
@@ -38,6 +40,20 @@ from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 plan = BuildPlan(places_per_shard=2)
 build_dataset(GeoTextReader(sys.argv[1]), sys.argv[2], plan, resume=True)
 """
+
+
+def at_second_shard(reader: Reader, act: Callable[[], object]) -> Reader:
+    """The reader, with something that happens when the first shard is written and the second one begun."""
+    rows, asked = reader.rows, []
+
+    def watched(split: str, place_ids: Sequence[str]) -> Iterator[dict]:
+        asked.append(place_ids)
+        if len(asked) == 2:
+            act()
+        return rows(split, place_ids)
+
+    reader.rows = watched
+    return reader
 
 
 def build(output: Path, plan: BuildPlan = PLAN, **options: object) -> dict:
@@ -117,7 +133,7 @@ def test_a_killed_build_is_gone_on_with(tree, tmp_path):
 def test_an_unfinished_build_needs_a_word(tree, tmp_path):
     output = tmp_path / "built"
     with pytest.raises(KeyboardInterrupt):
-        build(output, on_shard=_interrupt)
+        build_dataset(at_second_shard(CampusReader(**OPTIONS), _interrupt), output, PLAN)
     assert partial_of(output).is_dir() and not output.exists()
     with pytest.raises(DataError, match="--resume goes on with it, --overwrite starts anew"):
         build(output)
@@ -127,9 +143,8 @@ def test_an_unfinished_build_needs_a_word(tree, tmp_path):
     assert digest(output) == digest_of_fresh(tmp_path)
 
 
-def _interrupt(number: int) -> None:
-    if number == 1:
-        raise KeyboardInterrupt
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def digest_of_fresh(tmp_path: Path) -> dict[str, str]:
@@ -157,7 +172,7 @@ def test_a_source_that_changes_is_not_gone_on_with(tree, tmp_path):
     copy, output = tmp_path / "copy", tmp_path / "built"
     write_geotext_layout(load_source("campus", **OPTIONS), copy, archives=False)
     with pytest.raises(KeyboardInterrupt):
-        build_dataset(GeoTextReader(copy), output, PLAN, on_shard=_interrupt)
+        build_dataset(at_second_shard(GeoTextReader(copy), _interrupt), output, PLAN)
     picture = next((copy / "images/train").rglob("*.jpg"))
     os.utime(picture, ns=(0, 0))
     with pytest.raises(DataError, match="other files or options"):
@@ -195,7 +210,7 @@ def test_an_audit_that_refuses_leaves_nothing_and_one_that_agrees_is_asked_once(
         build(tmp_path / "built", audit=refuse)
     assert not list(tmp_path.iterdir())
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "built", audit=agree, on_shard=_interrupt)
+        build_dataset(at_second_shard(CampusReader(**OPTIONS), _interrupt), tmp_path / "built", PLAN, audit=agree)
     report = build(tmp_path / "built", audit=agree, resume=True)
     assert report["reports"]["audit"] == {"defects": {}} and report["steps"][0] == "audit" and len(asked) == 1
 
@@ -203,8 +218,9 @@ def test_an_audit_that_refuses_leaves_nothing_and_one_that_agrees_is_asked_once(
 def test_files_that_change_during_a_build_are_noticed(tmp_path):
     root = write_geotext_layout(load_source("campus", **OPTIONS), tmp_path / "tree", archives=False)
     picture = next((root / "images" / "test").rglob("*.jpeg"))
+    reader = at_second_shard(GeoTextReader(root), lambda: os.utime(picture, (1, 1)))
     with pytest.raises(DataError, match="changed while it was read"):
-        build_dataset(GeoTextReader(root), tmp_path / "built", PLAN, on_shard=lambda _: os.utime(picture, (1, 1)))
+        build_dataset(reader, tmp_path / "built", PLAN)
     assert not (tmp_path / "built").exists()
 
 

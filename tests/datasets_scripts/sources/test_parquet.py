@@ -96,7 +96,7 @@ def test_many_row_groups(tmp_path):
         for row in drones * 25:
             writer.write(row)
     file = pq.ParquetFile(tmp_path / "drone/train-00000.parquet")
-    assert (file.metadata.num_rows, file.num_row_groups) == (250, 3) and writer.counts == {"drone": 250}
+    assert (file.metadata.num_rows, file.num_row_groups) == (250, 3)
 
 
 def test_large_pictures_make_smaller_groups(tmp_path):
@@ -111,7 +111,6 @@ def test_large_pictures_make_smaller_groups(tmp_path):
     for platform in PLATFORMS[:2]:
         file = pq.ParquetFile(tmp_path / platform / "train-00000.parquet")
         assert (file.metadata.num_rows, file.num_row_groups) == (20, 6)
-    assert writer.counts == {"satellite": 20, "drone": 20}
 
 
 def damage(built: Path, directory: Path, fault: str) -> tuple[Path, Path]:
