@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,3 +28,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write JSON so that a kill leaves the old file or the new one, never half of one."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def may_hold_data(root: str | Path) -> bool:
+    """Whether this can name a data set: "campus", a directory, or what reads as an id on the Hub. Opens nothing.
+
+    Example:
+        >>> may_hold_data("campus"), may_hold_data("me/geotext1652"), may_hold_data("nowhere"), may_hold_data("./a")
+        (True, True, False, False)
+    """
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(root)) is not None
+    return str(root) == "campus" or Path(root).is_dir() or (is_hub_id and not Path(root).exists())

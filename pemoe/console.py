@@ -12,12 +12,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from pemoe.common.errors import InputError
+from pemoe.common.files import may_hold_data
 
 
 def check_root(root: str | None) -> str | None:
     """Refuse a misspelled path while the options are read, before anything that takes seconds is imported."""
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(root)) is not None
-    if root in (None, "campus") or Path(root).is_dir() or (is_hub_id and not Path(root).exists()):
+    if root is None or may_hold_data(root):
         return root
     raise InputError(f"{root} is neither a directory nor the id of a data set on the Hub; check the spelling")
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from pemoe.common.fingerprints import hash_file, hash_lines
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS, UNKNOWN, features_of
 from pemoe.datasets_scripts.sources.parquet import folders_of
 
@@ -106,6 +107,14 @@ def configs_of(directory: Path) -> list[dict[str, Any]]:
 
 
 def write_readme(directory: Path, title: str, text: str) -> None:
-    """A README with the configs in its head; `pemoe data publish` renders the full card."""
-    head = yaml.safe_dump({"configs": configs_of(directory)}, sort_keys=False, allow_unicode=True)
+    """A README with the configs in its head; `pemoe data publish` renders the full card.
+
+    `load_dataset` names its cache by the folder's name and these configs alone, so a hash of the shards stands among
+    them: without it, a data set of the same folder name, or the one that lay there before, would be given out instead.
+    """
+    configs = configs_of(directory)
+    shards = sorted(directory.glob("*/*.parquet"))
+    names = (f"{path.relative_to(directory).as_posix()} {hash_file(path)}" for path in shards)
+    configs[0] = {**configs[0], "description": f"shards {hash_lines(names)[:16]}"}
+    head = yaml.safe_dump({"configs": configs}, sort_keys=False, allow_unicode=True)
     (directory / "README.md").write_text(f"---\n{head}---\n\n# {title}\n\n{text}\n", encoding="utf-8")

@@ -110,7 +110,7 @@ def row_groups(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.
 
 
 def load_built(
-    root: str | Path | None, *, config: str = "all", cache_dir: str | None = None, show_progress: bool = False
+    root: str | Path | None, *, config: str = "all", cache_dir: str | Path | None = None, show_progress: bool = False
 ) -> datasets.DatasetDict:
     """Load a built directory, or a data set of that form on the Hub, as `load_dataset` does.
 
@@ -126,6 +126,10 @@ def load_built(
     """
     if root is None:
         raise DataError("the source parquet needs a root: a directory written by pemoe data build, or a Hub id")
+    if Path(root).is_dir():  # `datasets` names its cache by the folder's name, whatever lies in it
+        cache_dir = (
+            Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "pemoe" / hash_lines(file_states(Path(root)))
+        )
     try:
         with progress_bars(show_progress):
             splits = datasets.load_dataset(str(root), config, cache_dir=cache_dir)

@@ -10,7 +10,9 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from pemoe.datasets_scripts import load_source
+from pemoe.datasets_scripts import load_source, open_reader
+from pemoe.datasets_scripts.builds.dataset import build_dataset
+from pemoe.datasets_scripts.builds.plan import BuildPlan
 from pemoe.datasets_scripts.builds.shards import ShardWriter, configs_of, number_shards, write_readme
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS, DataError
@@ -169,6 +171,29 @@ def test_a_built_directory_is_a_source(built, tmp_path):
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 25, "test": 10}
     one = load_built(built, config="satellite", cache_dir=str(tmp_path / "cache"))
     assert one["train"].num_rows == 5 and set(one["train"]["platform"][:]) == {0}
+
+
+def test_a_data_set_of_the_same_name_or_place_is_never_given_out_instead(tmp_path):
+    """`datasets` names its cache by the last part of the path and the configs of the README."""
+    counts = {"first": 2, "second": 3, "third": 4}
+    for name, places in counts.items():
+        reader = open_reader("campus", train_places=places, test_places=1, size_px=32)
+        build_dataset(reader, tmp_path / name / "built", BuildPlan(None, None))
+    cache = tmp_path / "cache"
+    for name, places in counts.items():
+        rows = datasets.load_dataset(str(tmp_path / name / "built"), cache_dir=cache)["train"]
+        ours = load_source("parquet", tmp_path / name / "built", cache_dir=cache)["train"]
+        assert len(set(rows["place_id"])) == len(set(ours["place_id"])) == places
+    shutil.rmtree(tmp_path / "first")
+    (tmp_path / "third").rename(tmp_path / "first")
+    assert len(set(load_source("parquet", tmp_path / "first" / "built", cache_dir=cache)["train"]["place_id"])) == 4
+    readme = tmp_path / "second" / "built" / "README.md"
+    readme.write_text(readme.read_text().replace("description: shards", "x: "))  # as builds were before
+    other = tmp_path / "first" / "built" / "README.md"
+    other.write_text(readme.read_text())
+    for name, places in (("second", 3), ("first", 4)):
+        ours = load_source("parquet", tmp_path / name / "built", cache_dir=cache)["train"]
+        assert len(set(ours["place_id"])) == places
 
 
 def test_a_split_that_is_not_there_has_no_rows(tmp_path):
