@@ -89,7 +89,7 @@ def masks(index: int) -> dict[str, np.ndarray]:
     canvas = Canvas(_camera(index), SIZE_PX, Image.new("RGB", (2 * SIZE_PX, 2 * SIZE_PX)))
     render._draw_place(canvas, scene, close=False)
     pixels = np.asarray(canvas.map)
-    found = {name: pixels == canvas.names.index(name) for name in seen.boxes}
+    found = {name: pixels == canvas.numbers[name] for name in seen.boxes}
     found["building"] = np.logical_or.reduce(
         [found[n] for n in ("building", "entrance", "roof feature") if n in found]
     )
