@@ -11,7 +11,7 @@ A rendered campus is written in GeoText-1652's layout, extracted, and read by th
 
 Each runs in a process of its own, in turns; ratios are of rows per second in the same round. The floor of `build_raw`
 is `decode` (PIL decodes every picture once, nothing else). Then the whole build runs on `--rows` rows, on a fifth of
-them, and on a fifth in 512 px: the peak resident memory of each is told.
+them, and on a fifth in 512 px: the peak resident memory of each is reported.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def build_raw(root: Path, output: Path) -> int:
 
 
 def _build(root: Path, output: Path, plan: BuildPlan) -> int:
-    told = build_dataset(GeoTextReader(root), output / "built", plan)
-    return sum(counts["images"] for platforms in told["counts"].values() for counts in platforms.values())
+    reported = build_dataset(GeoTextReader(root), output / "built", plan)
+    return sum(counts["images"] for platforms in reported["counts"].values() for counts in platforms.values())
 
 
 def plain_map(root: Path, output: Path) -> int:
@@ -172,12 +172,12 @@ def compare_speed(root: Path, rounds: int) -> dict:
 
 def measure_memory(roots: dict[str, Path]) -> dict[str, dict[str, float]]:
     """Peak memory of the whole build on each tree, beside the bytes of its pictures."""
-    told = {}
+    reported = {}
     for name, root in roots.items():
         result = run_program("build", root)
         images_mb = sum(path.stat().st_size for path in (root / "images").rglob("*") if path.is_file()) / 2**20
-        told[name] = {"rows": result["rows"], "images_mb": images_mb, "peak_rss_mb": result["peak_rss_mb"]}
-    return told
+        reported[name] = {"rows": result["rows"], "images_mb": images_mb, "peak_rss_mb": result["peak_rss_mb"]}
+    return reported
 
 
 def write_tree(root: Path, rows: int, seed: int, size_px: int = 160) -> Path:
@@ -221,9 +221,9 @@ def main() -> None:
         print(f"{name:20}{rate:10.1f} rows/s on one core")
     for name, ratio in results["speed"]["ratios"].items():
         print(f"{name:24}{ratio['measured']:8.3f}  ({ratio['lowest']:.3f} .. {ratio['highest']:.3f})")
-    for name, told in results["memory"].items():
-        size = f"{told['rows']:6} rows {told['images_mb']:8.1f} MB of pictures"
-        print(f"{name:24}{size}, peak {told['peak_rss_mb']:.0f} MB")
+    for name, reported in results["memory"].items():
+        size = f"{reported['rows']:6} rows {reported['images_mb']:8.1f} MB of pictures"
+        print(f"{name:24}{size}, peak {reported['peak_rss_mb']:.0f} MB")
     command = f"python benchmarks/data_build.py --rows {rows} --rounds {rounds}{' --smoke' if options.smoke else ''}"
     write_metrics(output, command, options.seed, started_s, results)
 

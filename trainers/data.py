@@ -127,7 +127,7 @@ class PairDataset(Dataset):
         unknown = next((row for row, platform in enumerate(rows["platform"][:]) if platform is None), None)
         if unknown is not None:
             fault = f"row {rows[unknown]['image_id']} has no platform"
-            raise TrainingError(f"{fault}: build the data with --platform or --classify")
+            raise TrainingError(f"{fault}: build the data with --platform, or a table with a column platform")
         self.images = rows.select_columns(["image"])
         self.place_id = number_places(rows["place_id"][:])
         self.platform_names: list[str] = rows.features["platform"].names

@@ -38,7 +38,7 @@ def run(*command: str) -> str:
 
 
 @pytest.mark.slow
-def test_speed_and_memory_of_a_build_are_told(tmp_path: Path) -> None:
+def test_speed_and_memory_of_a_build_are_reported(tmp_path: Path) -> None:
     output = run("benchmarks/data_build.py", "--smoke", "--output", str(tmp_path / "run"))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["command"] == "python benchmarks/data_build.py --rows 60 --rounds 1 --smoke"
@@ -50,12 +50,12 @@ def test_speed_and_memory_of_a_build_are_told(tmp_path: Path) -> None:
         first, second = pair.split("/")
         assert ratio["lowest"] <= ratio["measured"] <= ratio["highest"]
         assert abs(ratio["measured"] - rates[first] / rates[second]) < 1e-9 * ratio["measured"]
-    assert {name: told["rows"] for name, told in memory.items()} == {
+    assert {name: reported["rows"] for name, reported in memory.items()} == {
         "a_fifth_of_the_rows": 24,
         "all_rows": 60,
         "a_fifth_at_512_px": 24,
     }
-    peaks = [told["peak_rss_mb"] for told in memory.values()]
+    peaks = [reported["peak_rss_mb"] for reported in memory.values()]
     assert 50 < min(peaks) <= max(peaks) < metrics["peak_rss_mb"] - 200, (
         "what started them, with torch, is not counted"
     )

@@ -115,8 +115,8 @@ def test_errors_stop_a_build_and_the_advice_mends_it(monkeypatch, capfd, tmp_pat
     assert advice
     arguments = " ".join(["data", "build", str(tree), "--output", str(output), *advice]).split()
     assert run(monkeypatch, *arguments) == 0
-    told = json.loads((output / "build.json").read_text())
-    acted = {name: sum(counts.values()) for name, counts in told["reports"]["filters"].items()}
+    reported = json.loads((output / "build.json").read_text())
+    acted = {name: sum(counts.values()) for name, counts in reported["reports"]["filters"].items()}
     assert {"--filter " + name for name in acted} == set(advice) and all(acted.values())
 
 
@@ -125,9 +125,9 @@ def test_the_audit_writes_what_it_prints(monkeypatch, capsys, tmp_path: Path) ->
     output = tmp_path / "audit"
     assert run(monkeypatch, "data", "audit", str(tmp_path / "tree"), "--output", str(output)) == 0
     said = capsys.readouterr().out
-    told = json.loads((output / "audit.json").read_text())
-    assert {kind for kind, _ in planted} <= told["defects"].keys()
-    assert all(kind in said for kind in told["defects"])
+    reported = json.loads((output / "audit.json").read_text())
+    assert {kind for kind, _ in planted} <= reported["defects"].keys()
+    assert all(kind in said for kind in reported["defects"])
     assert "data:image/jpeg;base64," in (output / "audit.html").read_text()
 
 
@@ -160,9 +160,9 @@ def test_a_model_refines_once_and_a_dry_run_asks_nothing(tmp_path: Path) -> None
         assert asked == len(server.log) >= estimate["calls"] > 0  # rejected answers are asked for once more
         again = run_fresh(env, tmp_path, *base, "--overwrite")
         assert again.returncode == 0 and len(server.log) == asked
-    told = json.loads((tmp_path / "out" / "build.json").read_text())
-    assert told["source"] == "campus" and "refine by llm" in told["steps"]
-    assert told["reports"]["refine"]["by_refiner"]["llm"] > 0 == told["reports"]["refine"]["calls"]
+    reported = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert reported["source"] == "campus" and "refine by llm" in reported["steps"]
+    assert reported["reports"]["refine"]["by_refiner"]["llm"] > 0 == reported["reports"]["refine"]["calls"]
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"sk-very-secret" not in everything
     rows = datasets.load_dataset(str(tmp_path / "out"), "drone", split="train", streaming=True)

@@ -51,27 +51,27 @@ def counts(audit: Audit) -> dict[str, int]:
 def test_the_contents_of_a_tree_are_counted(tmp_path: Path) -> None:
     found = audit_directory(write_clean_tree(tmp_path / "tree"))
     assert not found.has_errors
-    told = found.to_dict()
-    assert told["root_name"] == "tree"
-    assert told["images"] == {
+    reported = found.to_dict()
+    assert reported["root_name"] == "tree"
+    assert reported["images"] == {
         "train": {"satellite": 18, "drone": 36, "ground": 18},
         "test": {"satellite": 4, "drone": 8, "ground": 4},
     }
-    assert told["captions"]["train"] == {"satellite": 54, "drone": 108, "ground": 54}
-    assert told["places"]["test"] == {"satellite": 4, "drone": 4, "ground": 4}
-    assert told["statistics"]["image_sizes_px"]["drone"] == {"160 x 160": 44}
-    assert told["statistics"]["caption_chars"]["test"]["drone"]["count"] == 16
+    assert reported["captions"]["train"] == {"satellite": 54, "drone": 108, "ground": 54}
+    assert reported["places"]["test"] == {"satellite": 4, "drone": 4, "ground": 4}
+    assert reported["statistics"]["image_sizes_px"]["drone"] == {"160 x 160": 44}
+    assert reported["statistics"]["caption_chars"]["test"]["drone"]["count"] == 16
 
 
 def test_a_tree_full_of_defects_is_json(tmp_path: Path) -> None:
     write_defect_tree(tmp_path / "tree")
     found = audit_directory(tmp_path / "tree")
     assert found.has_errors
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert told["findings"]["error"] == sum(
-        defect["count"] for defect in told["defects"].values() if defect["severity"] == "error"
+    reported = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert reported["findings"]["error"] == sum(
+        defect["count"] for defect in reported["defects"].values() if defect["severity"] == "error"
     )
-    assert str(tmp_path) not in json.dumps(told)  # names inside the tree alone
+    assert str(tmp_path) not in json.dumps(reported)  # names inside the tree alone
 
 
 def test_examples_are_bounded_and_of_different_images() -> None:
@@ -81,10 +81,10 @@ def test_examples_are_bounded_and_of_different_images() -> None:
         audit.add(
             Finding("mof_joint", "train", f"0006/{number // 2}.jpg", "joint" * 500, text=text, spans=((5000, 5005),))
         )
-    told = audit.to_dict()["defects"]["mof_joint"]
-    assert (told["count"], told["images"], len(told["examples"])) == (3 * MAX_EXAMPLES, 12, MAX_EXAMPLES)
-    assert len({example["image_id"] for example in told["examples"]}) == MAX_EXAMPLES
-    for example in told["examples"]:
+    reported = audit.to_dict()["defects"]["mof_joint"]
+    assert (reported["count"], reported["images"], len(reported["examples"])) == (3 * MAX_EXAMPLES, 12, MAX_EXAMPLES)
+    assert len({example["image_id"] for example in reported["examples"]}) == MAX_EXAMPLES
+    for example in reported["examples"]:
         ((start, end),) = example["spans"]
         assert example["text"][start:end] == "[MOF]" and len(example["text"]) <= MAX_TEXT_CHARS + 2
         assert example["text"][0] == example["text"][-1] == "…"
@@ -114,7 +114,7 @@ def test_rows_of_any_source_are_audited() -> None:
     }
 
 
-def test_only_what_was_looked_for_is_told_as_not_found(tmp_path: Path) -> None:
+def test_only_what_was_looked_for_is_reported_as_not_found(tmp_path: Path) -> None:
     rows = audit_rows([row("a/1.jpg", "a")])
     assert not {"bad_record", "unsafe_archive", "no_left_right", "noisy_bbox"} & set(rows.not_found())
     assert {"missing_coordinates", "no_caption", "blank_image"} <= set(rows.not_found())
@@ -135,8 +135,8 @@ def test_only_what_was_looked_for_is_told_as_not_found(tmp_path: Path) -> None:
 
 def test_percentiles_never_pass_the_longest_text() -> None:
     lengths = audit_rows([row("a/1.jpg", "a", captions=["A hall."])]).to_dict()["statistics"]["caption_chars"]
-    told = lengths["train"]["ground"]
-    assert told["p05_chars"] == told["p50_chars"] == told["p95_chars"] == 7 == told["mean_chars"]
+    reported = lengths["train"]["ground"]
+    assert reported["p05_chars"] == reported["p50_chars"] == reported["p95_chars"] == 7 == reported["mean_chars"]
 
 
 def test_only_a_root_or_json_that_cannot_be_read_stops_an_audit(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Invariant: broken, odd and blank pictures are told by kind; hashes stay when a picture is encoded anew or scaled."""
+"""Invariant: broken, odd and blank pictures are found by kind; hashes stay when a picture is re-encoded or scaled."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_cut_file_is_broken(views: list[Image.Image], share: float, form: str)
     assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a global switch of Pillow, which the audit leaves alone
 
 
-def test_a_cut_behind_the_header_is_told_from_no_picture(views: list[Image.Image]) -> None:
+def test_a_cut_behind_the_header_is_reported_from_no_picture(views: list[Image.Image]) -> None:
     assert kinds(encoded(views[0])[:-1500]) == ["truncated_image"]
     assert [kinds(data) for data in (b"", b"<html>", b"\xff\xd8\xff\xe0")] == [["undecodable_image"]] * 3
 

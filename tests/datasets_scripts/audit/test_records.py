@@ -1,4 +1,4 @@
-"""Invariant: every defect of a record or row is told by its kind, and a good record has none."""
+"""Invariant: every defect of a record or row is reported by its kind, and a good record has none."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_caption_that_is_no_text_is_empty(caption: object) -> None:
         (" It has skylights, a sundial and a reader.", []),
     ],
 )
-def test_what_is_wrong_with_a_caption_is_told(addition: str, expected: list[str]) -> None:
+def test_what_is_wrong_with_a_caption_is_reported(addition: str, expected: list[str]) -> None:
     assert kinds(record(caption=CAPTION + addition)) == expected
 
 
@@ -214,16 +214,16 @@ def test_rows(changes: dict[str, Any], expected: list[str]) -> None:
 def test_rows_of_other_sources_are_not_measured_against_the_generator_of_geotext(source: str) -> None:
     caption = "A hall stands by a road; its sign reads 19."
     regions = [{"text": caption, "bbox": [0.5, 0.5, 0.05, 0.9]}]
-    told = row(captions=[caption], regions=regions, source=source)
-    assert check_row(told) == []
-    assert {found.kind for found in check_row({**told, "source": "geotext1652"})} == {
+    reported = row(captions=[caption], regions=regions, source=source)
+    assert check_row(reported) == []
+    assert {found.kind for found in check_row({**reported, "source": "geotext1652"})} == {
         "no_left_right",
         "rejected_words",
         "noisy_bbox",
     }
 
 
-def test_missing_coordinates_are_told_of_the_place() -> None:
+def test_missing_coordinates_are_reported_of_the_place() -> None:
     nowhere = {"latitude_deg": None, "longitude_deg": None}
     assert [found.image_id for found in check_row(row(**nowhere))] == ["a"]
     assert [found.image_id for found in check_row(row(**nowhere, place_id=None))] == ["a.jpg"]

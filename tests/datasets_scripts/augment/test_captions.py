@@ -344,7 +344,7 @@ def test_the_viewer_bears_a_flip_of_left_and_right_only(text, flipped):
         (
             "A pond lies to the left of the tower.",
             QUARTER,
-        ),  # "the upper side of the tower" would be told of its height
+        ),  # "the upper side of the tower" would be reported of its height
         ("A pond left next to the hall.", ACROSS),  # "right next to" is no direction
     ],
 )
@@ -364,7 +364,7 @@ def test_lookalikes_beside_directions_stay(text, geometry, expected):
     assert transform_directions(text, geometry).text == expected
 
 
-def test_captions_lose_the_sentences_that_cannot_be_told():
+def test_captions_lose_the_sentences_that_cannot_be_reported():
     caption = "A round  pond. On the left is a road. Trees to the north. A shop to your left."
     assert (
         transform_caption(caption, Geometry())

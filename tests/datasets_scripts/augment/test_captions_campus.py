@@ -130,7 +130,7 @@ def apart_deg(first: float, second: float) -> float:
     return abs((first - second + 180) % 360 - 180)
 
 
-def told_of(kind: str, position, building) -> list[str]:
+def reported_of(kind: str, position, building) -> list[str]:
     """True sentences of every family about a thing at `position`, the building being at `building`."""
     dx, dy = position[0] - 0.5, position[1] - 0.5
     x, is_low = ("left", "right")[dx > 0], int(dy > 0)
@@ -170,10 +170,10 @@ def is_true(sentence: str, position, building, slack_deg: float = 0.0) -> bool:
         return apart_deg(angle, 45 * number) <= 22.5 + slack_deg
     dx, dy = position[0] - origin[0], position[1] - origin[1]
     signs = {"left": -dx, "right": dx, "upper": -dy, "top": -dy, "above": -dy, "lower": dy, "bottom": dy, "below": dy}
-    told = [signs[word] for word in lower if word in signs]
-    assert told, f"nothing is said of a place: {sentence}"
+    reported = [signs[word] for word in lower if word in signs]
+    assert reported, f"nothing is said of a place: {sentence}"
     is_middle = {"middle", "center"} & set(lower) and not re.search(r"\b(?:above|below|of) the center", sentence)
-    return min(told) > 0 and (not is_middle or min(abs(dx), abs(dy)) <= max(abs(dx), abs(dy)))
+    return min(reported) > 0 and (not is_middle or min(abs(dx), abs(dy)) <= max(abs(dx), abs(dy)))
 
 
 def things() -> list[tuple[int, str, str]]:
@@ -216,15 +216,15 @@ def positions(index: int, name: str, geometry: Geometry) -> list[tuple[tuple, tu
 
 
 def judged(geometries: list[Geometry], slack_deg: float) -> dict[str, int]:
-    """How many sentences were told, how many moved (each must be true then), how many of these are true unmoved."""
-    counts = {"told": 0, "moved": 0, "true unmoved": 0}
+    """How many sentences there were, how many moved (each must be true then), how many of these are true unmoved."""
+    counts = {"made": 0, "moved": 0, "true unmoved": 0}
     for number, (index, name, kind) in enumerate(things()):
         geometry = geometries[number % len(geometries)]
         for thing, building, thing_after, building_after in positions(index, name, geometry):
-            for sentence in told_of(kind, thing, building):
+            for sentence in reported_of(kind, thing, building):
                 assert is_true(sentence, thing, building), sentence
                 done = transform_directions(sentence, geometry)
-                counts["told"] += 1
+                counts["made"] += 1
                 if done.untransformable:
                     continue
                 after = is_true(done.text, thing_after, building_after, slack_deg)
@@ -237,13 +237,13 @@ def judged(geometries: list[Geometry], slack_deg: float) -> dict[str, int]:
 @pytest.mark.parametrize("first", [0, 4, 8])
 def test_flips_and_quarter_turns_keep_every_family_true(first):
     counts = judged(EXACT[first:] + EXACT[:first], slack_deg=1.0)  # a pixel's worth
-    assert counts["moved"] == counts["told"] > 2000
-    assert counts["true unmoved"] < 0.5 * counts["told"]
+    assert counts["moved"] == counts["made"] > 2000
+    assert counts["true unmoved"] < 0.5 * counts["made"]
 
 
 def test_any_angle_keeps_every_family_true():
     counts = judged(plans(97, "any"), slack_deg=16.0)  # a third of a step to the nearest of eight winds, and a pixel
-    assert counts["moved"] > 0.2 * counts["told"]
+    assert counts["moved"] > 0.2 * counts["made"]
     assert counts["true unmoved"] < 0.5 * counts["moved"]
 
 
@@ -251,8 +251,8 @@ def is_noticed(right: Geometry, wrong: Geometry) -> bool:
     """Whether some word moved by `wrong` is untrue of a picture moved by `right`."""
     for index, name, kind in things()[:6]:
         (thing, building, after, building_after), _ = positions(index, name, right)
-        told = [transform_directions(one, wrong).text for one in told_of(kind, thing, building)]
-        if not all(is_true(one, after, building_after, 1.0) for one in told):
+        reported = [transform_directions(one, wrong).text for one in reported_of(kind, thing, building)]
+        if not all(is_true(one, after, building_after, 1.0) for one in reported):
             return True
     return False
 
@@ -271,9 +271,9 @@ def region_sentences() -> list[tuple[int, str, str]]:
         scene = place_scene(0, "train", index)
         seen = draw_place_view(0, "train", index, place_views(0, "train", index)[0], SIZE_PX)
         rng = np.random.default_rng([9, index])
-        told = [one for _ in range(3) for one in text.caption_sentences(scene, seen.boxes, rng)]
-        told += [part["text"] for part in text.regions(scene, "satellite", seen.boxes, rng)]
-        for sentence in filter(find_directions, told):
+        reported = [one for _ in range(3) for one in text.caption_sentences(scene, seen.boxes, rng)]
+        reported += [part["text"] for part in text.regions(scene, "satellite", seen.boxes, rng)]
+        for sentence in filter(find_directions, reported):
             named = [one for one in scene.neighbours if re.search(rf"\b(?:{KEYWORDS[one.kind]})", sentence.lower())]
             if len(named) == 1 and named[0].name in masks(index):
                 found.append((index, named[0].name, sentence))
@@ -286,7 +286,7 @@ def claims(sentence: str) -> list[str]:
 
 
 def test_what_raw_captions_and_regions_say_of_the_neighbours_stays_true():
-    told = judged_claims = unmoved = 0
+    reported = judged_claims = unmoved = 0
     for number, (index, name, sentence) in enumerate(region_sentences()):
         geometry = EXACT[number % len(EXACT)]
         (thing, building, after, building_after), _ = positions(index, name, geometry)
@@ -294,11 +294,11 @@ def test_what_raw_captions_and_regions_say_of_the_neighbours_stays_true():
         assert done.untransformable == ()
         before_pieces, after_pieces = claims(sentence), claims(done.text)
         assert len(before_pieces) == len(after_pieces) > 0
-        told += 1
+        reported += 1
         for before_piece, after_piece in zip(before_pieces, after_pieces, strict=True):
             if is_true(before_piece, thing, building):
                 assert is_true(after_piece, after, building_after, 1.0), f"{sentence} -> {done.text}, {geometry}"
                 judged_claims += 1
                 unmoved += is_true(before_piece, after, building_after, 1.0)
-    assert told > 250 and judged_claims > 0.95 * told
+    assert reported > 250 and judged_claims > 0.95 * reported
     assert unmoved < 0.6 * judged_claims

@@ -279,7 +279,7 @@ def test_a_build_of_no_image_is_refused_and_leaves_nothing(tree, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"bare"}
 
 
-def test_an_output_that_cannot_be_made_is_told(tree, tmp_path):
+def test_an_output_that_cannot_be_made_is_reported(tree, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"use another --output"):
         build_dataset(GeoTextReader(tree), tmp_path / "file" / "built", PLAN)
@@ -291,7 +291,7 @@ def test_reports_are_as_readable_as_the_rest(tmp_path):
     assert len(modes) == 1
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -126,7 +126,7 @@ def test_a_fault_is_reported_in_the_words_of_the_reader(extracted: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"config_name": "dron"}, r"'dron' not found.*'all', 'satellite', 'drone', 'ground', 'all_refined'"),
         ({"config_name": "drone", "data_dir": None}, "root of geotext1652 is 'None'.*give the data set's directory"),
@@ -136,8 +136,8 @@ def test_a_fault_is_reported_in_the_words_of_the_reader(extracted: Path, tmp_pat
         ({"platform": "drone"}, "doesn't have a 'platform' key"),
     ],
 )
-def test_a_wrong_option_is_told_in_one_line(packed: Path, tmp_path: Path, options: dict, told: str) -> None:
-    with pytest.raises(ValueError, match=told) as error:
+def test_a_wrong_option_is_reported_in_one_line(packed: Path, tmp_path: Path, options: dict, reported: str) -> None:
+    with pytest.raises(ValueError, match=reported) as error:
         GeoText1652(**{"data_dir": str(packed), "cache_dir": str(tmp_path), **options})
     assert "\n" not in str(error.value)
 

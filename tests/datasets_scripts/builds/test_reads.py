@@ -61,8 +61,8 @@ def build(root: Path, output: Path, names: list[str], **options: Any) -> dict[st
 def test_each_archive_and_json_file_is_read_once_to_look_and_once_to_build(
     tree: Path, tmp_path: Path, opened: Counter[str]
 ) -> None:
-    told = build(tree, tmp_path / "built", COMPARING)
-    assert told["reports"]["filters"] == {name: {"dropped": 1, "changed": 0} for name in sorted(COMPARING)[::-1]}
+    reported = build(tree, tmp_path / "built", COMPARING)
+    assert reported["reports"]["filters"] == {name: {"dropped": 1, "changed": 0} for name in sorted(COMPARING)[::-1]}
     assert len(opened) == 5 + 2 and set(opened.values()) == {2}
     page = (tmp_path / "built" / "reports" / "audit.html").read_text()
     assert page.count("data:image/jpeg;base64,") > 2
@@ -73,9 +73,9 @@ def test_without_an_audit_the_comparing_filters_look_for_themselves(
 ) -> None:
     audited = build(tree, tmp_path / "audited", COMPARING)
     opened.clear()
-    told = build(tree, tmp_path / "built", COMPARING, audit=False)
+    reported = build(tree, tmp_path / "built", COMPARING, audit=False)
     assert set(opened.values()) == {2}
-    assert told["counts"] == audited["counts"] and told["reports"]["filters"] == audited["reports"]["filters"]
+    assert reported["counts"] == audited["counts"] and reported["reports"]["filters"] == audited["reports"]["filters"]
     opened.clear()
     build(tree, tmp_path / "plain", [], audit=False)
     assert set(opened.values()) == {1}
@@ -85,9 +85,9 @@ def test_without_an_audit_the_comparing_filters_look_for_themselves(
 @pytest.mark.parametrize("content", [None, "[]"])
 def test_a_tree_with_one_split_alone_is_built(tree: Path, tmp_path: Path, name: str, content: str | None) -> None:
     (tree / name).unlink() if content is None else (tree / name).write_text(content)
-    told = build(tree, tmp_path / "built", COMPARING)
+    reported = build(tree, tmp_path / "built", COMPARING)
     empty, other = ("train", "test") if name == "train.json" else ("test", "train")
-    assert told["counts"][empty] == {} and told["counts"][other]["satellite"]["images"] == (
+    assert reported["counts"][empty] == {} and reported["counts"][other]["satellite"]["images"] == (
         2 if other == "test" else 3
     )
     found = json.loads((tmp_path / "built" / "reports" / "audit.json").read_text())

@@ -59,7 +59,7 @@ def sanitized(rows: list[dict]) -> dict[str, Any]:
 def outcomes(row: dict, rng: random.Random) -> list[Refinement]:
     """One for each caption, as a model might have given it."""
     reasons = rng.choices(("chatter", "refusal", "not_json"), k=rng.randrange(3))
-    rejections = tuple(Rejection(reason, f"text {rng.random()}", "told") for reason in reasons)
+    rejections = tuple(Rejection(reason, f"text {rng.random()}", "reported") for reason in reasons)
     refiner = rng.choice(("llm", "rule_fallback"))
     return [
         Refinement([text], refiner, rejections, rng.randrange(3), rng.randrange(2), len(reasons), Tokens(9, 4))
@@ -87,8 +87,8 @@ def test_joined_reports_tell_what_one_tells(raw_rows: list[dict], rows: list[dic
 
 
 def test_the_cases_are_not_empty(raw_rows: list[dict], rows: list[dict]) -> None:
-    told = refined([(row, outcomes(row, random.Random(row["image_id"]))) for row in rows])
-    assert len(told["rejections"]) == 3 and told["prompt_tokens"] == 9 * told["captions_refined"] > 0
+    reported = refined([(row, outcomes(row, random.Random(row["image_id"]))) for row in rows])
+    assert len(reported["rejections"]) == 3 and reported["prompt_tokens"] == 9 * reported["captions_refined"] > 0
     assert sanitized(raw_rows)["sentences_removed"] > 10 and len(sanitized(raw_rows)["frames"]) > 1
 
 
@@ -110,7 +110,7 @@ def test_sums_of_counters_equal_brute_force(seed: int) -> None:
     assert joined["found"] is True
 
 
-def test_what_is_unknown_in_some_parts_is_told_from_the_others() -> None:
+def test_what_is_unknown_in_some_parts_is_reported_from_the_others() -> None:
     assert join_reports([]) is None
     assert join_reports([{}, {}]) == {}
     assert join_reports([{"cost_usd": None}, {"cost_usd": 0.25}, {"cost_usd": None}, {"cost_usd": 0.5}]) == {
@@ -139,15 +139,15 @@ def percentile(lengths: list[int], share: float) -> int:
     )
 
 
-def check_lengths(told: dict[str, Any], texts: list[str]) -> None:
+def check_lengths(reported: dict[str, Any], texts: list[str]) -> None:
     lengths = [len(text) for text in texts]
-    assert told["count"] == len(lengths) > 0
-    assert told["mean"] == pytest.approx(statistics.fmean(lengths))
+    assert reported["count"] == len(lengths) > 0
+    assert reported["mean"] == pytest.approx(statistics.fmean(lengths))
     shares = {"median": 0.5, "p10": 0.1, "p90": 0.9}
-    assert {name: told[name] for name in shares} == {
+    assert {name: reported[name] for name in shares} == {
         name: percentile(lengths, share) for name, share in shares.items()
     }
-    bins, size = told["histogram"]["counts"], told["histogram"]["bin_chars"]
+    bins, size = reported["histogram"]["counts"], reported["histogram"]["bin_chars"]
     assert bins == [sum(min(n // size, len(bins) - 1) == number for n in lengths) for number in range(len(bins))]
 
 

@@ -130,7 +130,7 @@ def test_file_names_tell_the_platform(test_places):
 
 
 def attributes(scene: Scene) -> tuple:
-    """The nameable attributes of a scene, hashable: two scenes with equal ones cannot be told apart by words."""
+    """The nameable attributes of a scene, hashable: two scenes with equal ones cannot be reported apart by words."""
     building = scene.building
     plan = (building.footprint, building.roof_colour, building.roof_feature, building.facade)
     looks = (building.floors, building.windows, building.entrance, scene.front, tuple(sorted(scene.details)))
@@ -263,7 +263,7 @@ def test_long_captions_mention_everything():
     for index in range(20):
         scene = place_scene(0, "train", index)
         boxes = draw_place_view(0, "train", index, place_views(0, "train", index)[0]).boxes
-        told = " ".join(text.caption_sentences(scene, boxes, np.random.default_rng(index)))
+        reported = " ".join(text.caption_sentences(scene, boxes, np.random.default_rng(index)))
         building = scene.building
         for table, value in (
             (words.FOOTPRINT, building.footprint),
@@ -273,10 +273,10 @@ def test_long_captions_mention_everything():
             (words.ENTRANCE, building.entrance),
             *((words.DETAIL, detail) for detail in scene.details),
         ):
-            assert any(phrase in told for phrase in table[value]), (value, told)
-        assert f"{building.roof_colour} roof" in told
-        assert kinds_named(told) >= {n.kind for n in scene.neighbours}
-        assert 5 <= told.count(".") <= 9
+            assert any(phrase in reported for phrase in table[value]), (value, reported)
+        assert f"{building.roof_colour} roof" in reported
+        assert kinds_named(reported) >= {n.kind for n in scene.neighbours}
+        assert 5 <= reported.count(".") <= 9
 
 
 def test_long_captions_have_the_length_and_the_defects_of_the_real_ones(train_places):
@@ -315,12 +315,12 @@ def test_neighbouring_places_are_200_m_apart():
         {"seed": True},
     ],
 )
-def test_bad_options_are_told_in_one_line(options):
+def test_bad_options_are_reported_in_one_line(options):
     with pytest.raises(DataError, match=r"^campus: [^\n]+$") as error:
         load_source("campus", **{"train_places": 1, "test_places": 1, **options})
     assert next(iter(options)) in str(error.value)
 
 
-def test_an_unknown_namespace_is_told_in_one_line():
+def test_an_unknown_namespace_is_reported_in_one_line():
     with pytest.raises(DataError, match="unknown namespace 'valid'"):
         campus_rows("valid", 1)

@@ -72,7 +72,7 @@ def test_queries_without_capitals_and_punctuation():
     wanted = [bool(frames) for _, frames, _ in LABELLED]
     hits = sum(map(min, wanted, found))
     assert hits / sum(wanted) >= MIN_SCORE
-    assert hits / sum(found) >= 0.9  # names can no longer be told: "at left bank cafe"
+    assert hits / sum(found) >= 0.9  # names can no longer be reported: "at left bank cafe"
 
 
 def test_enough_sentences():
@@ -234,7 +234,7 @@ def test_only_satellite_training_rows_change():
 def test_report_counts_what_happened():
     report = SanitizeReport()
     list(sanitize_rows(ROWS, "remove", report))
-    told = json.loads(json.dumps(report.to_dict()))
+    reported = json.loads(json.dumps(report.to_dict()))
     expected = {
         "mode": "remove",
         "rows_seen": 7,
@@ -250,12 +250,12 @@ def test_report_counts_what_happened():
         "raw_captions_emptied": 4,
         "frames": {"image": 5, "clock": 1, "viewer": 1},
     }
-    assert {key: told[key] for key in expected} == expected
-    assert told["reasons"]["left or right"] == 5 and sum(told["reasons"].values()) == 7
-    assert told["examples"]["clock"] == [
+    assert {key: reported[key] for key in expected} == expected
+    assert reported["reasons"]["left or right"] == 5 and sum(reported["reasons"].values()) == 7
+    assert reported["examples"]["clock"] == [
         {"image_id": "2/refined", "before": "A pond. A gate at 3 o'clock.", "after": "A pond."}
     ]
-    assert "compass" not in told["examples"]
+    assert "compass" not in reported["examples"]
 
 
 def test_report_keeps_few_examples():

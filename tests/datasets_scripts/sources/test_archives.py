@@ -138,7 +138,7 @@ def test_refuses_sparse_files(tmp_path):
     assert peak_bytes(lambda: assert_refused(path, "headers hold more bytes than allowed")) < 150 * 2**20
 
 
-def test_headers_inside_headers_are_told(tmp_path):
+def test_headers_inside_headers_are_reported(tmp_path):
     header = tarfile.TarInfo("long")
     header.type = b"L"
     assert_refused(write_bomb(tmp_path / "x.tar.gz", [header.tobuf()] * 4000), "cannot be read")

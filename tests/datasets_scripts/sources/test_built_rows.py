@@ -39,14 +39,14 @@ STREAM = """
 import hashlib, json, sys
 sys.modules["pemoe"] = None  # to import it is an error from here on
 import datasets
-told = {}
+reported = {}
 for config in ("all", "satellite", "drone", "ground"):
     for split, rows in datasets.load_dataset(sys.argv[1], config, streaming=True).items():
         rows = rows.cast_column("image", datasets.Image(decode=False))
-        told[f"{config} {split}"] = {
+        reported[f"{config} {split}"] = {
             row["image_id"]: [hashlib.sha256(row["image"]["bytes"]).hexdigest(), row["captions"]] for row in rows
         }
-print(json.dumps(told))
+print(json.dumps(reported))
 """
 
 
@@ -81,18 +81,18 @@ def records_of(root: Path) -> dict[str, list[dict]]:
     return {split: json.loads((root / name).read_text(encoding="utf-8")) for split, name in JSON_NAMES.items()}
 
 
-def platforms_told(root: Path) -> dict[str, collections.Counter]:
+def platforms_reported(root: Path) -> dict[str, collections.Counter]:
     """Images per platform, by the names in the JSON alone."""
-    told = {}
+    reported = {}
     for split, records in records_of(root).items():
         names = (
             re.fullmatch(r"(\w+)/([^.]+)\.\w+", image_id).groups() for image_id in {r["image_id"] for r in records}
         )
-        told[split] = collections.Counter(
+        reported[split] = collections.Counter(
             "satellite" if stem == place else "drone" if re.fullmatch(r"image-\d+", stem) else "ground"
             for place, stem in names
         )
-    return told
+    return reported
 
 
 def shards_of(directory: Path) -> dict[str, bytes]:
@@ -118,8 +118,8 @@ def test_archives_and_extracted_files_give_the_same_rows(layouts: tuple[Path, Pa
 
 
 def test_what_is_built_is_what_the_files_say(layouts: tuple[Path, Path], tmp_path: Path) -> None:
-    told = [build_dataset(GeoTextReader(root), tmp_path / root.name, RAW) for root in layouts]
-    assert told[0]["counts"] == told[1]["counts"]
+    reported = [build_dataset(GeoTextReader(root), tmp_path / root.name, RAW) for root in layouts]
+    assert reported[0]["counts"] == reported[1]["counts"]
     packed, extracted = (tmp_path / root.name for root in layouts)
     assert shards_of(packed) == shards_of(extracted)
     loaded = streamed(packed, tmp_path)
@@ -129,8 +129,8 @@ def test_what_is_built_is_what_the_files_say(layouts: tuple[Path, Path], tmp_pat
             digest = hashlib.sha256(row["image"]["bytes"]).hexdigest()
             expected[f"{config} {row['split']}"][row["image_id"]] = [digest, row["captions"]]
     assert loaded == expected
-    for split, counts in platforms_told(layouts[0]).items():
-        assert {name: count["images"] for name, count in told[0]["counts"][split].items()} == counts
+    for split, counts in platforms_reported(layouts[0]).items():
+        assert {name: count["images"] for name, count in reported[0]["counts"][split].items()} == counts
         assert {name: len(loaded[f"{name} {split}"]) for name in PLATFORMS} == counts
         assert len(loaded[f"all {split}"]) == counts.total()
 
@@ -145,9 +145,9 @@ def defects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, set[t
 
 def built(root: Path, output: Path, filters: list[str]) -> tuple[list[dict], dict]:
     """The rows of a build and what its filters say they did."""
-    told = build_dataset(open_reader("geotext1652", root, filters=filters), output, RAW)
-    assert json.loads((output / "build.json").read_text(encoding="utf-8")) == told
-    return rows_in(ParquetReader(output)), told["reports"]["filters"]
+    reported = build_dataset(open_reader("geotext1652", root, filters=filters), output, RAW)
+    assert json.loads((output / "build.json").read_text(encoding="utf-8")) == reported
+    return rows_in(ParquetReader(output)), reported["reports"]["filters"]
 
 
 def found_in(rows: list[dict]) -> set[tuple[str, str | None]]:

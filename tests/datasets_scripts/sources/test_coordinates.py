@@ -125,12 +125,12 @@ FILES = {  # fault -> file name, text, what the message says
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_fault_in_the_file_is_told_in_one_line(tmp_path, name):
+def test_a_fault_in_the_file_is_reported_in_one_line(tmp_path, name):
     file_name, text, message = FILES[name]
     assert message in fault(write(tmp_path / file_name, text))
 
 
-def test_absent_broken_and_oversized_archives_are_told_in_one_line(tmp_path):
+def test_absent_broken_and_oversized_archives_are_reported_in_one_line(tmp_path):
     assert "do not exist" in fault(tmp_path / "none.kml")
     with zipfile.ZipFile(tmp_path / "a.kmz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("doc.txt", "x")
@@ -150,7 +150,7 @@ def test_absent_broken_and_oversized_archives_are_told_in_one_line(tmp_path):
     assert "cannot be read" in fault(tmp_path / "d.kmz")
 
 
-def test_an_encoding_that_nobody_knows_is_told(tmp_path):
+def test_an_encoding_that_nobody_knows_is_reported(tmp_path):
     path = write(tmp_path / "a.kml", KML.replace("UTF-8", "klingon-8"))
     with pytest.raises(DataError, match="is not valid KML"):
         read_coordinates(path)
@@ -160,7 +160,7 @@ def test_an_encoding_that_nobody_knows_is_told(tmp_path):
     ("text", "message"),
     [("0001\n", "line 1 is '0001', not '<id> <name>'"), ("0001 a\n0001 b\n", "line 2: the id '0001' is there twice")],
 )
-def test_faults_of_the_name_list_are_told(tmp_path, text, message):
+def test_faults_of_the_name_list_are_reported(tmp_path, text, message):
     with pytest.raises(DataError, match=re.escape(message)):
         read_coordinates(write(tmp_path / "places.csv", "id,lat,lon\n1,2,3\n"), write(tmp_path / "names.txt", text))
 

@@ -58,8 +58,8 @@ def test_every_config_loads_with_the_schema(built, config, streaming, tmp_path):
         expected = [row for row in rows_of(split) if config in ("all", row["platform"])]
         order = sorted(encoded(expected), key=lambda row: row["platform"])
         assert dict(loaded.features) == dict(FEATURES)
-        told = raw(loaded)
-        for row, wanted in itertools.zip_longest(told, order):
+        reported = raw(loaded)
+        for row, wanted in itertools.zip_longest(reported, order):
             assert row["image"]["bytes"] == wanted["image"]["bytes"]
             assert {**row, "image": 0, "regions": 0} == {**wanted, "image": 0, "regions": 0}
             assert [region["text"] for region in row["regions"]] == [region["text"] for region in wanted["regions"]]
@@ -145,7 +145,7 @@ def test_the_reader_tells_what_was_done_before(built):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{"])
-def test_a_damaged_record_of_the_build_is_told(tmp_path, text):
+def test_a_damaged_record_of_the_build_is_reported(tmp_path, text):
     (tmp_path / "drone").mkdir()
     (tmp_path / "drone" / "train-00000-of-00001.parquet").touch()
     (tmp_path / "build.json").write_text(text)
@@ -157,11 +157,11 @@ def test_the_reader_gives_the_rows_back(built):
     reader = ParquetReader(built)
     for split in ("train", "test"):
         assert reader.place_ids(split) == READER.place_ids(split)
-        told = {row["image_id"]: row for row in reader.rows(split, reader.place_ids(split))}
-        assert {name: row["platform"] for name, row in told.items()} == {
+        reported = {row["image_id"]: row for row in reader.rows(split, reader.place_ids(split))}
+        assert {name: row["platform"] for name, row in reported.items()} == {
             row["image_id"]: row["platform"] for row in rows_of(split)
         }
-        assert all(told[row["image_id"]]["image"]["bytes"] == row["image"]["bytes"] for row in rows_of(split))
+        assert all(reported[row["image_id"]]["image"]["bytes"] == row["image"]["bytes"] for row in rows_of(split))
     some = list(reader.rows("train", ["0003"]))
     assert {row["place_id"] for row in some} == {"0003"} and len(some) == 5
 
@@ -218,7 +218,7 @@ def test_unknown_platforms_lie_in_a_folder_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("root", [None, "nowhere/at-all"])
-def test_what_is_no_data_set_is_told_in_one_line(root, tmp_path):
+def test_what_is_no_data_set_is_reported_in_one_line(root, tmp_path):
     with pytest.raises(DataError) as error:
         load_built(root, cache_dir=str(tmp_path))
     assert "\n" not in str(error.value)

@@ -72,7 +72,7 @@ def test_faults(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Track_4_Phase_I_Images", "Track_4_Phase_I_Images.zip"])
-def test_an_image_that_vanished_is_told(tmp_path, name):
+def test_an_image_that_vanished_is_reported(tmp_path, name):
     gallery = write_gallery(tmp_path, name)
     reader = RoboSenseReader(tmp_path, phase=1)
     if gallery.is_dir():
@@ -118,5 +118,5 @@ def test_unsafe_archives(tmp_path, fault):
         RoboSenseReader(tmp_path, phase=2)
     message = str(error.value)
     assert "\n" not in message and path.name in message
-    told = {"parent": "..", "absolute": "absolute", "drive": "absolute", "link": "link", "bomb": "declares"}
-    assert told.get(fault, "cannot be read") in message
+    reported = {"parent": "..", "absolute": "absolute", "drive": "absolute", "link": "link", "bomb": "declares"}
+    assert reported.get(fault, "cannot be read") in message

@@ -1,5 +1,5 @@
 """Invariant: a folder of images with any reasonable table, or none, gives exactly the pictures and texts that lie
-there; every fault is told in one line; the cache follows the files."""
+there; every fault is reported in one line; the cache follows the files."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def test_metadata_files_of_imagefolder_name_images_from_their_own_folder(tmp_pat
 def test_tables_named_for_splits_stand_side_by_side(tmp_path):
     write_pictures(tmp_path, "images/a.png", "images/b.png")
     write(tmp_path, {"train.csv": "image,caption\na.png,x\n", "test.csv": "image,caption\nimages/b.png,y\n"})
-    told = {item.image_id: (item.split, item.place_id) for item in FolderReader(tmp_path).items}
-    assert told == {"images/a.png": ("train", "a"), "images/b.png": ("test", "b")}
+    reported = {item.image_id: (item.split, item.place_id) for item in FolderReader(tmp_path).items}
+    assert reported == {"images/a.png": ("train", "a"), "images/b.png": ("test", "b")}
 
 
 def test_a_place_in_both_splits_is_refused_and_a_single_place_is_noted(tmp_path):
@@ -194,8 +194,8 @@ def test_without_a_table_names_and_folders_tell_place_platform_and_split(tmp_pat
         "test/0840/uav 12.png",
         "test/plain.png",
     )
-    told = {item.image_id: (item.place_id, item.platform, item.split) for item in FolderReader(tmp_path).items}
-    assert told == {
+    reported = {item.image_id: (item.place_id, item.platform, item.split) for item in FolderReader(tmp_path).items}
+    assert reported == {
         "train/Drone views/0839/x.png": ("0839", "drone", "train"),
         "train/street/0839/y.png": ("0839", "ground", "train"),
         "test/0840/0840.png": ("0840", "satellite", "test"),
@@ -278,7 +278,7 @@ LINES = {  # fault -> table below "image,caption,lat,lon,platform,split,place", 
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_a_fault_in_the_table_is_told_in_one_line(tmp_path, name):
+def test_a_fault_in_the_table_is_reported_in_one_line(tmp_path, name):
     lines, message = LINES[name]
     root = write_pictures(tmp_path / "in", "a.png", "b.png")
     write_pictures(tmp_path, "out.png")
@@ -318,7 +318,7 @@ FOLDERS = {  # fault -> files, what the message says
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_fault_in_the_folder_is_told_in_one_line(tmp_path, name):
+def test_a_fault_in_the_folder_is_reported_in_one_line(tmp_path, name):
     files, message = FOLDERS[name]
     assert re.search(message, fault(write(tmp_path, files)))
 
@@ -326,12 +326,14 @@ def test_a_fault_in_the_folder_is_told_in_one_line(tmp_path, name):
 @pytest.mark.parametrize(
     ("option", "value"), [("split", "val"), ("platform", "My Balloon"), ("place_id", "x"), ("table", "none.csv")]
 )
-def test_a_wrong_option_is_told_in_one_line(tmp_path, option, value):
-    told = fault(write_pictures(tmp_path, "a.png"), **{option: value})
-    assert value in told and (option != "place_id" or told == "place_id (--place-by) is 'x'; use folder or file")
+def test_a_wrong_option_is_reported_in_one_line(tmp_path, option, value):
+    reported = fault(write_pictures(tmp_path, "a.png"), **{option: value})
+    assert value in reported and (
+        option != "place_id" or reported == "place_id (--place-by) is 'x'; use folder or file"
+    )
 
 
-def test_no_folder_is_told_in_one_line(tmp_path):
+def test_no_folder_is_reported_in_one_line(tmp_path):
     assert "is not a directory" in fault(tmp_path / "absent")
     with pytest.raises(DataError, match="'None', which is not a directory"):
         FolderReader(None)

@@ -46,9 +46,9 @@ def test_broken_images_and_those_without_words_are_dropped_and_counted(tmp_path)
     names = ["undecodable_image", "truncated_image", "tiny_image", "no_caption"]
     reader = open_folder(tmp_path, platform="ground", filters=names)
     assert [row["image_id"] for row in rows_of(reader)] == ["a.png"]
-    told = reader.report()
-    assert told["folder"]["unlisted"] == 1
-    assert {name: told[name] for name in names} == {name: {"dropped": 1, "changed": 0} for name in names}
+    reported = reader.report()
+    assert reported["folder"]["unlisted"] == 1
+    assert {name: reported[name] for name in names} == {name: {"dropped": 1, "changed": 0} for name in names}
     assert reader.fingerprint() != open_folder(tmp_path, platform="ground").fingerprint()
     cache = tmp_path / ".cache"
     assert load_source("folder", tmp_path, platform="ground", filters=names, cache_dir=cache)["train"].num_rows == 1
@@ -76,7 +76,7 @@ def test_an_audit_finds_broken_images_and_lets_a_gallery_be(tmp_path):
     write(tmp_path, {"a.png": picture(1), "cut.png": picture(4)[:9000], "text.jpg": "hello"})
     reader = open_folder(tmp_path, platform="ground", image_check=False)
     found = audit_rows(rows_of(reader)).to_dict()["defects"]
-    errors = {name: told["count"] for name, told in found.items() if told["severity"] == "error"}
+    errors = {name: reported["count"] for name, reported in found.items() if reported["severity"] == "error"}
     assert errors == {"undecodable_image": 1, "truncated_image": 1}
     assert not {"empty_caption", "no_caption"} & set(found)
 
@@ -101,10 +101,10 @@ def test_a_share_of_the_places_is_for_testing(tmp_path):
         open_folder(tmp_path, test_share=1.0)
 
 
-def test_a_test_share_leaves_places_with_a_told_split_and_the_last_one_alone(tmp_path):
+def test_a_test_share_leaves_places_with_a_reported_split_and_the_last_one_alone(tmp_path):
     images = {f"p{place}/{number}.png": picture(10 * place + number) for place in range(6) for number in range(2)}
-    told = [f"{name},x,{'train' if '/0' in name and not name.startswith('p5') else ''}" for name in images]
-    write(tmp_path, {**images, "t.csv": "\n".join(["image,caption,split", *told])})
+    reported = [f"{name},x,{'train' if '/0' in name and not name.startswith('p5') else ''}" for name in images]
+    write(tmp_path, {**images, "t.csv": "\n".join(["image,caption,split", *reported])})
     reader = open_folder(tmp_path, platform="ground", test_share=0.9)
     assert reader.place_ids("test") == ["p5"] and len(reader.place_ids("train")) == 5
     (tmp_path / "t.csv").write_text("\n".join(["image,caption", *(f"{name},x" for name in images)]))
@@ -131,5 +131,7 @@ def test_filters_get_past_broken_images_and_tiles(tmp_path):
 
 def test_what_a_filter_drops_is_no_note(tmp_path):
     write(tmp_path, {"a.png": picture(1), "b.png": picture(2), "t.csv": "image,caption\na.png,x\nb.png,\n"})
-    told = open_folder(tmp_path, platform="ground").notes(), open_folder(tmp_path, filters=["no_caption"]).notes()
-    assert any("teach nothing" in note for note in told[0]) and not any("teach nothing" in note for note in told[1])
+    reported = open_folder(tmp_path, platform="ground").notes(), open_folder(tmp_path, filters=["no_caption"]).notes()
+    assert any("teach nothing" in note for note in reported[0]) and not any(
+        "teach nothing" in note for note in reported[1]
+    )

@@ -220,7 +220,7 @@ def test_invalid_pixels_are_black_and_do_not_move_the_stretch():
     assert stretch(np.full((1, 2, 2), np.nan)).max() == 0
 
 
-def test_broken_tiles_are_told_in_one_line():
+def test_broken_tiles_are_reported_in_one_line():
     data = tile(noise(4, "uint16", 3000), "EPSG:4326", 8, 50, 1)
     for broken, message in ((b"II*\0" + bytes(64), "a.tif is not a TIFF"), (data[:900], "a.tif cannot be decoded")):
         with pytest.raises(DataError, match=f"^{message}[^\n]*$"):

@@ -1,4 +1,4 @@
-"""Invariant: every layout gives identical rows, place by place; every fault is told in one line; no row is stale."""
+"""Invariant: every layout gives identical rows, place by place; every fault is one line; no row is stale."""
 
 from __future__ import annotations
 
@@ -373,12 +373,14 @@ class TestRealTiles:
         loaded = load_source("geotext1652", REAL)
         assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 255, "test": 132}
         for split, name in (("train", "train.json"), ("test", "test_951_version.json")):
-            told = collections.Counter()
+            reported = collections.Counter()
             for record in json.loads((Path(REAL) / name).read_text(encoding="utf-8")):
                 building, stem = re.fullmatch(r"(\w+)/([^.]+)\.\w+", record["image_id"]).groups()
-                told["satellite" if stem == building else "drone" if re.match(r"image-\d+$", stem) else "ground"] += 1
+                reported[
+                    "satellite" if stem == building else "drone" if re.match(r"image-\d+$", stem) else "ground"
+                ] += 1
             counted = collections.Counter(FEATURES["platform"].int2str(loaded[split]["platform"]))
-            assert counted == told
+            assert counted == reported
             assert counted["ground"] == {"train": 55, "test": 52}[split] and counted["drone"] == counted["satellite"]
 
     def test_archives_equal_extracted(self, tmp_path):
@@ -392,7 +394,7 @@ class TestRealTiles:
         assert rows_of(load_source("geotext1652", tmp_path / "real")) == rows_of(load_source("geotext1652", REAL))
 
 
-def test_coordinates_that_fit_no_place_are_refused_and_few_are_told(extracted, tmp_path):
+def test_coordinates_that_fit_no_place_are_refused_and_few_are_reported(extracted, tmp_path):
     table = tmp_path / "places.csv"
     table.write_text("place_id,lat,lon\n9999,40.0,-88.0\n")
     with pytest.raises(DataError, match=r"none of \d+ places is in .*places.csv: it has '9999'"):
