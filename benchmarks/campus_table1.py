@@ -61,7 +61,7 @@ def run_seed(recipe: Recipe, output: Path, show_progress: bool, seed: int) -> Ou
     """All rows of one seed without their models, the place of each test query, and facts about the run."""
     data = replace(recipe.data, options={**recipe.data.options, "seed": seed})
     recipe = replace(recipe, seed=seed, data=data)
-    splits = load_rows(recipe.data, show_progress)
+    splits = load_rows(recipe.data, show_progress=show_progress)
     directory = output / f"seed{seed}"
     table = Table1(
         *build_model(recipe), splits, recipe, directory, show_progress, on_row=partial(print_row, f"seed {seed}")

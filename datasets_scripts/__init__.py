@@ -1,4 +1,4 @@
-"""The data: row schema, sources, audit, refinement, sanitizing, builds. Imports nothing else of ours."""
+"""The data: row schema, sources, audit, refinement, sanitizing, builds. Rests on `common` alone."""
 
 from pemoe.datasets_scripts.builds.geotext_builder import GeoText1652
 from pemoe.datasets_scripts.builds.rows import load_source, open_reader

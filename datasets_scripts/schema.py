@@ -47,6 +47,11 @@ def check_platform(name: str) -> str:
     return name
 
 
+def looks_down(platform: str | None) -> bool:
+    """Whether a platform's pictures look down; an unknown platform's may."""
+    return platform is None or PLATFORM_TRAITS.get(platform, Platform()).from_above
+
+
 def order_platforms(names: Iterable[str]) -> tuple[str, ...]:
     """Names of platforms in the one order they have everywhere: `PLATFORMS`, others by the alphabet, "unknown".
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from pemoe.datasets_scripts.builds.shards import configs_of
 from pemoe.datasets_scripts.schema import SPLITS, DataError, order_platforms
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
-from pemoe.datasets_scripts.sources.registry import source_of
+from pemoe.datasets_scripts.sources.registry import SOURCES
 from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.report_sections import ENVIRONMENT, report_sections
 
@@ -63,7 +63,11 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
     counts, configs = build["counts"], configs_of(Path(built_dir))
     if not configs:
         raise DataError(f"{built_dir}: build.json is there and no Parquet; run `pemoe data build` again")
-    title = options.pretty_name or source_of(build["source"]).title or repo_id.partition("/")[2]
+    title = (
+        options.pretty_name
+        or (SOURCES[build["source"]].title if build["source"] in SOURCES else "")
+        or repo_id.partition("/")[2]
+    )
     total_images = sum(numbers["images"] for platforms in counts.values() for numbers in platforms.values())
     card_data = DatasetCardData(
         **_license(build["source"], options.license_id),
@@ -179,8 +183,12 @@ def _check_repo_id(repo_id: str) -> None:
         raise DataError(f"{repo_id!r} is no repository id: write it as owner/name")
 
 
+def _title(source: str) -> str:
+    return SOURCES[source].title if source in SOURCES else ""
+
+
 def _license(source: str, license_id: str | None) -> dict[str, str]:
-    known = source_of(source).license
+    known = SOURCES[source].license if source in SOURCES else {}  # a reader of one's own is in no registry
     if known and license_id:
         raise DataError(f"the licence of {source} is its authors' to give: leave --license out")
     if not known and not license_id:

@@ -249,8 +249,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     def share_trunks(self, platforms: list[str] | None = None) -> PeMoEPreTrainedModel:
         """A second model on the same frozen trunks (the modules themselves, no copies), with experts of its own.
 
-        Moving or casting the trunks of one model moves or casts those of the other. Device, dtypes and training mode
-        are this one's.
+        Moving, casting or unfreezing the trunks of one model does so to those of the other. Device, dtypes and
+        training mode are this one's.
 
         Args:
             platforms: None for copies of this model's experts, gate and temperatures; else the new model's platforms:
@@ -263,8 +263,9 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         # what deepcopy finds in `memo` it takes as copied; the text layers read the text trunk's configuration object
         memo = {id(part): part for part in (self.text_trunk, self.text_trunk.config, self.vision_trunk)}
         if platforms is not None:
+            platforms = list(platforms)
             with torch.random.fork_rng(devices=[]):
-                config, gate = self._changed({"platforms": list(platforms), "masked_platforms": []})
+                config, gate = self._changed({"platforms": platforms, "masked_platforms": []})
             first = next(iter(self.experts.values()))
             experts = nn.ModuleDict({name: copy.deepcopy(first, dict(memo)) for name in platforms})
             memo |= {id(self.config): config, id(self.experts): experts.train(self.training), id(self.gate): gate}

@@ -12,8 +12,9 @@ CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 _PAIR_OPTIONS = {"text_pair", "text_target", "text_pair_target", "is_split_into_words"}  # not of a single sentence
 _CHAT_OPTIONS = {"return_mm_token_type_ids", "return_text_replacement_offsets", "sanitize_control_tokens"}
+_LEFT_OUT = {"padding_side"}  # the experts read the first token, which must be CLS, no padding
 _OPTIONS = {
-    "text_kwargs": set(TextKwargs.__annotations__) - _PAIR_OPTIONS - _CHAT_OPTIONS,
+    "text_kwargs": set(TextKwargs.__annotations__) - _PAIR_OPTIONS - _CHAT_OPTIONS - _LEFT_OUT,
     "images_kwargs": set(ImagesKwargs.__annotations__),
 }
 

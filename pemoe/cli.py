@@ -50,6 +50,7 @@ def quickstart(
     from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
 
     started_s = time.monotonic()
+    _quiet_transformers()
     directory = check_output(output or Path("runs/quickstart"), overwrite)
     recipe = quickstart_recipe(data, seed)
     splits = load_rows(recipe.data, show_progress=True)
@@ -149,6 +150,7 @@ def mine(
     from pemoe.trainers.hard_negatives import mine_split, save_negatives
 
     started_s = time.monotonic()
+    _quiet_transformers()
     directory = check_output(output or Path("runs/mine"), overwrite)
     model, processor = load_checkpoint(checkpoint)
     rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("train",))["train"]
@@ -179,6 +181,7 @@ def evaluate(
     from pemoe.trainers.distributed import device_name
 
     started_s = time.monotonic()
+    _quiet_transformers()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
     model, processor = load_checkpoint(checkpoint)
     rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("test",))["test"]
@@ -190,9 +193,7 @@ def evaluate(
 
 def main() -> None:
     """Entry point: exit code 0, 2 with one line on bad input, 1 on a failure of ours."""
-    # where a command imports transformers later, it reads these then; a user's own settings stay
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read where a command imports transformers later
     try:
         code = app(prog_name="pemoe", standalone_mode=False)
     except typer.Exit as done:
@@ -201,11 +202,21 @@ def main() -> None:
         code = INTERRUPTED
     except USAGE_ERROR as error:
         fail(error.format_message())
-    except (InputError, OSError) as error:  # anything else is a failure of ours: traceback and exit code 1
+    except InputError as error:
         fail(str(error))
+    except OSError as error:  # a disk, a network; anything else is a failure of ours: traceback and exit code 1
+        fail(str(error), of_one_process=True)
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _quiet_transformers() -> None:
+    """No bars and warnings of transformers in a command that has imported it; bars of our own stay."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _report(metrics: dict, as_json: bool, where: str) -> None:
@@ -228,3 +239,7 @@ def _print_example(example: dict) -> None:
     for rank, hit in enumerate(example["hits"], 1):
         verdict = "right place" if hit["is_right"] else ""
         typer.echo(f"  {rank}. {hit['score']:.3f}  place {hit['place_id']}  {hit['platform']:9}  {verdict}".rstrip())
+
+
+if __name__ == "__main__":
+    main()

@@ -49,10 +49,12 @@ def note(message: str) -> None:
         typer.echo(message, err=True)
 
 
-def fail(message: str) -> NoReturn:
-    """One line on stderr, exit code 2."""
-    if message:
-        note(f"pemoe: {' '.join(message.split())}")
+def fail(message: str, of_one_process: bool = False) -> NoReturn:
+    """One line on stderr, exit code 2; what all processes of a machine meet alike, the first one says."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    if message and (rank == "0" or of_one_process):
+        process = "" if rank == "0" else f" (process {rank})"
+        typer.echo(f"pemoe{process}: {' '.join(message.split())}", err=True)
     sys.exit(2)
 
 

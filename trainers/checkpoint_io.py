@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
 from pemoe.trainers.distributed import local_device
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.recipes import DataRecipe, data_recipe, load_recipe
+from pemoe.trainers.recipes import DataRecipe, build, data_recipe, load_recipe
 
 
 def read_config_of(checkpoint: str) -> PeMoEConfig:
@@ -44,5 +44,8 @@ def data_of(checkpoint: str, data: str | None = None) -> DataRecipe:
     if data is not None:
         return data_recipe(data)
     if run.is_file():
-        return DataRecipe(**json.loads(run.read_text(encoding="utf-8"))["data"])
+        try:
+            return build(DataRecipe, json.loads(run.read_text(encoding="utf-8"))["data"], str(run))
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{run} does not say what the model was trained on; give --data") from error
     return load_recipe("quickstart").data

@@ -48,7 +48,7 @@ class DataRecipe:
 
 
 def load_rows(
-    data: DataRecipe, needed: Sequence[str] = SPLITS, optional: Sequence[str] = (), show_progress: bool = False
+    data: DataRecipe, *, needed: Sequence[str] = SPLITS, optional: Sequence[str] = (), show_progress: bool = False
 ) -> datasets.DatasetDict:
     """The splits of a recipe's source, prepared as a build prepares them; see `prepare_splits`."""
     return prepare_splits(**asdict(data), needed=needed, optional=optional, show_progress=show_progress)

@@ -20,6 +20,8 @@ def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
 
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
     """Raise TrainingError, naming the field, unless `value` is a finite number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TrainingError(f"{name}: {value!r} is no number")
     if not (math.isfinite(value) and low <= value <= high):
         bounds = f"from {low} to {high}" if math.isfinite(high) else f"of at least {low}"
         raise TrainingError(f"{name}: {value} is out of range, use a number {bounds}")

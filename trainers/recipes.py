@@ -119,6 +119,9 @@ class Recipe:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:
             raise TrainingError("contrastive.steps: give the number of steps of the first stage, at least 1")
+        has_gate = len(self.model.platforms) > 1 and self.model.options.get("gate") != "uniform"
+        if self.gate.steps and self.gate.gate_loss == "platform" and not has_gate:
+            raise TrainingError("gate.steps: one platform or the uniform gate leaves nothing to learn; set it to 0")
         _check_ranges(self)
         unknown = sorted(set(self.model.options) - set(PeMoEConfig.__annotations__))
         if unknown:
@@ -137,7 +140,7 @@ class Recipe:
 
 def _check_ranges(recipe: Recipe) -> None:
     """Refuse numbers that would only fail hours later, after the first stage."""
-    check_range("seed", recipe.seed, 0)
+    check_range("seed", recipe.seed, 0, 2**32 - 1)
     check_range("num_workers", recipe.num_workers, 0)
     check_range("mine.k", recipe.mine.k, 1)
     if recipe.mine.positive_ratio is not None:
@@ -175,10 +178,12 @@ def load_recipe(name: str | Path) -> Recipe:
         raise TrainingError(f"recipe {path}: not valid YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path}: expected keys and values, got {type(content).__name__}")
+    if "unified_steps" in content and "unified" in content:
+        raise TrainingError(f"recipe {path}: unified_steps and unified say the same; keep unified")
     if "unified_steps" in content:  # of earlier versions: stage `unified` with the settings of `contrastive`
         settings, steps = content.get("contrastive"), content.pop("unified_steps")
         unified = {**(settings if isinstance(settings, dict) else {}), "steps": steps}
-        content = {"unified": unified, **content}
+        content = {**content, "unified": unified}
     return build(Recipe, content, str(path))
 
 

@@ -223,7 +223,7 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
 
     A gate stage takes the masks of the platforms it sees away. Raises TrainingError when data and model share none.
     """
-    platforms = list(model.config.platforms)
+    platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
         platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from pemoe.datasets_scripts.text.refusals import refusal_words
 from pemoe.datasets_scripts.text.sentences import complete_sentences, split_sentences
 
-_JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)
-_WRITING = re.compile(r"\b(?:letters|words|reads|reading)\b", re.IGNORECASE)
-_WRITING_OR_SKY = re.compile(r"\b(?:letters|words|reads|reading|sky|skies|sun)\b", re.IGNORECASE)
-_SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)
+_JOINT = re.compile(r"\[\s*MOF\s*\]", re.IGNORECASE)  # "[MOF]"
+_WRITING = re.compile(r"\b(?:letters|words|reads|reading)\b", re.IGNORECASE)  # "a sign reads 19"
+_WRITING_OR_SKY = re.compile(r"\b(?:letters|words|reads|reading|sky|skies|sun)\b", re.IGNORECASE)  # "under a blue sky"
+_SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)  # "on the left"
 
 
 class Found(NamedTuple):

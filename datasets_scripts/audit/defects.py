@@ -17,6 +17,7 @@ ImageCheck = Callable[[Image.Image, "str | None"], "str | None"]
 Action = Literal[
     "drop_record",  # the JSON's record
     "drop_image",  # all that is known of it
+    "drop_missing",  # the record of an image that is not there
     "drop_caption",
     "keep_complete",  # of a training caption: the sentences that were not cut off
     "blank_words",  # of a training caption: what the check found becomes a blank
@@ -26,7 +27,7 @@ Action = Literal[
     "to_rgb",
     "crop",  # above the band of text
 ]
-_TREE_ACTIONS = ("drop_record", "drop_region", "null_box")
+_TREE_ACTIONS = ("drop_record", "drop_missing", "drop_region", "null_box")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ _ALL = (
         "the filter sets the box to null", filter="null_box", generator=True),
     Defect("missing_image", "error", "image",
         "The JSON names an image that is neither in the folder nor in the archive of its place.",
-        "fetch the archive again; the filter drops the image", filter="drop_image"),
+        "fetch the archive again; the filter drops the image", filter="drop_missing"),
     Defect("undecodable_image", "error", "image",
         "The bytes are no image that can be opened.",
         "fetch it again; the filter drops the image (a black stand-in could win a search)", filter="drop_image"),

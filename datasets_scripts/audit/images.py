@@ -9,13 +9,13 @@ import imagehash
 from PIL import Image, ImageStat
 
 from pemoe.datasets_scripts.audit.attribution import find_text_band
+from pemoe.datasets_scripts.schema import looks_down
 
 MIN_SIDE_PX = 64
 MAX_ASPECT = 2.0
 BLANK_SPREAD = 2.0  # standard deviation of luma, of 255
 HASHED_PX = 128  # larger pictures are averaged down to about this before hashing
 THUMBNAIL_PX = 300
-FROM_ABOVE = ("satellite", "drone", None)  # platforms whose pictures may carry an attribution
 
 
 class Hashes(NamedTuple):
@@ -69,7 +69,7 @@ def find_blank(image: Image.Image, platform: str | None) -> str | None:
 
 def find_attribution(image: Image.Image, platform: str | None) -> str | None:
     """Find a line of text over the bottom of pictures from above."""
-    band = find_text_band(image) if platform in FROM_ABOVE else None
+    band = find_text_band(image) if looks_down(platform) else None
     if band is None:
         return None
     top, bottom, left, right = band

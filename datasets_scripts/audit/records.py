@@ -21,7 +21,7 @@ from pemoe.datasets_scripts.sources.geotext.rows import (
     regions_of,
     structure_fault,
 )
-from pemoe.datasets_scripts.sources.images import ImageError, decode_image
+from pemoe.datasets_scripts.sources.images import ImageError, decode_sound
 
 
 def by_image(records: Iterable[Any], split: str) -> Iterator[tuple[list[Any], list[Any], dict[str, Any]]]:
@@ -148,7 +148,7 @@ def check_image(data: bytes, platform: str | None) -> tuple[Image.Image | None, 
         'undecodable_image'
     """
     try:
-        image = decode_image(data)
+        image = decode_sound(data)
     except ImageError as error:
         return None, [Finding(error.kind, None, None, str(error)[:160])]
     details = {kind: check(image, platform) for kind, check in checks_of("image").items()}

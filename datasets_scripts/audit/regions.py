@@ -17,14 +17,14 @@ MAIN_CENTRE = (0.3, 0.7)
 LITTLE = 0.3  # with less in common, a sentence that the image before has too is taken for left over
 SAME_STATEMENT = 0.65  # share of content words from which two sentences are taken for versions of one
 
-_SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)
-_MEANT_SIDE = re.compile(
+_SIDE_LETTERS = re.compile(r"left|right", re.IGNORECASE)  # "bright"
+_MEANT_SIDE = re.compile(  # "the left", "upper right"
     r"\b(?:the|its|upper|lower|far|extreme|top|bottom|middle|cent(?:er|re)|and|or|to)[ -](?:left|right)\b"
     r"(?! (?:over|behind))",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(r",\s+(?:and|while|but|with|which)\s+|;\s+")
-_SIDE = re.compile(r"left|right|middle|cent(?:er|re)", re.IGNORECASE)
+_CLAUSE = re.compile(r",\s+(?:and|while|but|with|which)\s+|;\s+")  # ", while ", "; "
+_SIDE = re.compile(r"left|right|middle|cent(?:er|re)", re.IGNORECASE)  # "centre"
 
 
 def side_words(text: str) -> frozenset[str]:

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from pemoe.datasets_scripts.audit.attribution import OverlayWatch
 from pemoe.datasets_scripts.audit.defects import Finding
 from pemoe.datasets_scripts.audit.duplicates import Looks
-from pemoe.datasets_scripts.audit.images import FROM_ABOVE, hash_image, thumbnail
+from pemoe.datasets_scripts.audit.images import hash_image, thumbnail
 from pemoe.datasets_scripts.audit.records import by_image, check_image, check_record, check_row
 from pemoe.datasets_scripts.audit.statistics import Statistics
-from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError
+from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN, DataError, looks_down
 from pemoe.datasets_scripts.sources.archives import UnsafeArchiveError
 from pemoe.datasets_scripts.sources.coordinates import Coordinates, count_covered
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
@@ -160,7 +160,7 @@ class Survey:
         for kind, other in {self._near_kind(other, number): other for other in alike}.items():
             self._keep_alike(kind, other, number, image)
         self._looks.add(number, hashes)
-        if platform in FROM_ABOVE and place_id is not None:
+        if looks_down(platform) and place_id is not None:
             size = (platform or UNKNOWN, *image.size)
             self.overlay.add(size[0], place_id, image)
             if size in self.overlay.sums and self._first_of_size.setdefault(size, number) == number:

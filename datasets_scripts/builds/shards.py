@@ -91,7 +91,11 @@ def number_shards(directory: Path) -> None:
 
 
 def configs_of(directory: Path) -> list[dict[str, Any]]:
-    """The `configs:` of the README for the shards that are there; `all` lists every platform's files."""
+    """The `configs:` of the README for the shards that are there; `all` lists every platform's files.
+
+    `load_dataset` names its cache by the folder's name and these configs alone, so a hash of the shards stands among
+    them: without it, a data set of the same folder name, or the one that lay there before, would be given out instead.
+    """
     there = folders_of(directory)
     configs = []
     for name, folders in {"all": there, **{folder: (folder,) for folder in there if folder != UNKNOWN}}.items():
@@ -101,20 +105,18 @@ def configs_of(directory: Path) -> list[dict[str, Any]]:
             if found := [pattern for pattern in patterns if any(directory.glob(pattern))]:
                 files.append({"split": split, "path": found})
         if files:
-            default = {"default": True} if name == "all" else {}
-            configs.append({"config_name": name, **default, "data_files": files})
+            first = {"default": True, "description": f"shards {_hash_shards(directory)}"} if name == "all" else {}
+            configs.append({"config_name": name, **first, "data_files": files})
     return configs
 
 
-def write_readme(directory: Path, title: str, text: str) -> None:
-    """A README with the configs in its head; `pemoe data publish` renders the full card.
+def _hash_shards(directory: Path) -> str:
+    """16 hexadecimal digits for the names and bytes of all shards."""
+    paths = sorted(directory.glob("*/*.parquet"))
+    return hash_lines(f"{path.relative_to(directory).as_posix()} {hash_file(path)}" for path in paths)[:16]
 
-    `load_dataset` names its cache by the folder's name and these configs alone, so a hash of the shards stands among
-    them: without it, a data set of the same folder name, or the one that lay there before, would be given out instead.
-    """
-    configs = configs_of(directory)
-    shards = sorted(directory.glob("*/*.parquet"))
-    names = (f"{path.relative_to(directory).as_posix()} {hash_file(path)}" for path in shards)
-    configs[0] = {**configs[0], "description": f"shards {hash_lines(names)[:16]}"}
-    head = yaml.safe_dump({"configs": configs}, sort_keys=False, allow_unicode=True)
+
+def write_readme(directory: Path, title: str, text: str) -> None:
+    """A README with the configs in its head; `pemoe data publish` renders the full card."""
+    head = yaml.safe_dump({"configs": configs_of(directory)}, sort_keys=False, allow_unicode=True)
     (directory / "README.md").write_text(f"---\n{head}---\n\n# {title}\n\n{text}\n", encoding="utf-8")

@@ -59,7 +59,7 @@ class Filters:
         self._report = {name: {"dropped": 0, "changed": 0} for name in self.names}
         self._marked: dict[str, set[Any]] = {name: set() for name, one in self._named.items() if one.compares}
         self._prepared = not self._marked
-        alone = [defect for defect in self._named.values() if not defect.compares and defect.name != "missing_image"]
+        alone = [defect for defect in self._named.values() if not defect.compares and defect.filter != "drop_missing"]
         self._judges_texts = any(defect.scope in ("record", "caption", "region") for defect in alone)
         self._looks = any(defect.scope == "image" for defect in alone)
         self._bands: dict[tuple[str, int, int], Band] = {}

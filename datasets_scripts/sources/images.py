@@ -35,6 +35,16 @@ def decode_image(data: bytes) -> Image.Image:
         raise ImageError(one_line(error), "undecodable_image" if is_bomb else kind) from error
 
 
+def decode_sound(data: bytes) -> Image.Image:
+    """As `decode_image`; `ImageError` also for a picture that cannot be turned as its EXIF orientation says."""
+    image = decode_image(data)
+    try:
+        ImageOps.exif_transpose(image)
+    except Exception as error:  # a broken directory raises struct, Syntax, Key, Type and other errors
+        raise ImageError(f"its EXIF data are broken: {one_line(error)}") from error
+    return image
+
+
 def check_decodes(data: bytes, path: str) -> None:
     """Refuse bytes that cannot be decoded, or not be turned as their EXIF orientation says; names `path`.
 
@@ -44,10 +54,6 @@ def check_decodes(data: bytes, path: str) -> None:
         pemoe.datasets_scripts.sources.images.ImageError: image 0006/0006.jpg cannot be decoded (...
     """
     try:
-        image = decode_image(data)
-        try:
-            ImageOps.exif_transpose(image)
-        except Exception as error:  # a broken directory raises struct, Syntax, Key, Type and other errors
-            raise ImageError(f"its EXIF data are broken: {one_line(error)}") from error
+        decode_sound(data)
     except ImageError as error:
         raise ImageError(f"image {path} cannot be decoded ({error}); replace or remove it", error.kind) from error

@@ -127,9 +127,8 @@ def load_built(
     if root is None:
         raise DataError("the source parquet needs a root: a directory written by pemoe data build, or a Hub id")
     if Path(root).is_dir():  # `datasets` names its cache by the folder's name, whatever lies in it
-        cache_dir = (
-            Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "pemoe" / hash_lines(file_states(Path(root)))
-        )
+        states = (line for line in file_states(Path(root)) if ".parquet " in line or line.startswith("README.md "))
+        cache_dir = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "pemoe" / hash_lines(states)
     try:
         with progress_bars(show_progress):
             splits = datasets.load_dataset(str(root), config, cache_dir=cache_dir)

@@ -8,10 +8,10 @@ import re
 REFUSALS = (
     r"sorry|apologi[sz]e|as an ai|language model|i (?:cannot|can't|am unable)|unable to (?:see|describe|provide)"
 )
-WEB_ADDRESS = r"\bwww\.|https?://"
+WEB_ADDRESS = r"\bwww\.|https?://"  # "www.example.org"
 
-_REFUSAL = re.compile(rf"\b(?:{REFUSALS})\b|{WEB_ADDRESS}", re.IGNORECASE)
-_OR_QUESTION = re.compile(rf"{_REFUSAL.pattern}|\?", re.IGNORECASE)
+_REFUSAL = re.compile(rf"\b(?:{REFUSALS})\b|{WEB_ADDRESS}", re.IGNORECASE)  # "Sorry, I cannot see it"
+_OR_QUESTION = re.compile(rf"{_REFUSAL.pattern}|\?", re.IGNORECASE)  # "Where is it?"
 
 
 def refusal_words(split: str | None) -> re.Pattern[str]:

@@ -3,8 +3,10 @@ has its keys."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pemoe import __version__
+from pemoe.common import runs
 from pemoe.common.files import write_atomically, write_json
 from pemoe.common.runs import RunError, prepare_output, write_metrics
 
@@ -141,3 +144,29 @@ def test_peak_memory_is_in_megabytes(tmp_path) -> None:
     peak_mb = write_metrics(tmp_path, "x", None, time.monotonic(), {})["peak_rss_mb"]
     total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
     assert held.nbytes / 1e6 < peak_mb < total_mb
+
+
+def git(directory: Path, *words: str) -> str:
+    command = ["git", "-C", str(directory), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("place", [".", "vendor/pemoe"])
+def test_the_commit_is_that_of_the_repository_whose_root_holds_the_package(tmp_path: Path, place: str) -> None:
+    """A copy inside another project is that project's, and says nothing of ours."""
+    copy = tmp_path / "project" / place / "common"
+    shutil.copytree(Path(runs.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    git(tmp_path / "project", "init", "-q")
+    untracked = commit_recorded_by(copy / "runs.py")
+    git(tmp_path / "project", "add", "-A")
+    git(tmp_path / "project", "commit", "-qm", "all")
+    head = git(tmp_path / "project", "rev-parse", "HEAD")
+    assert untracked is None
+    assert commit_recorded_by(copy / "runs.py") == (head if place == "." else None)
+
+
+def commit_recorded_by(path: Path) -> str | None:
+    spec = importlib.util.spec_from_file_location("copied_runs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module._commit()

@@ -169,3 +169,21 @@ def test_a_platform_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str
 def test_the_columns_of_the_usual_platforms_are_one_schema() -> None:
     assert features_of(PLATFORMS) == FEATURES and features_of(()) == FEATURES
     assert features_of(PLATFORMS).arrow_schema.metadata == FEATURES.arrow_schema.metadata
+
+
+@pytest.mark.parametrize("name", ["cam1", "drone_2", "t"])
+def test_a_platform_of_ones_own_is_taken_to_the_letter(tmp_path: Path, name: str) -> None:
+    for folder in (name, "t1", "t2"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.effect_noise((80, 80), 60).convert("RGB").save(tmp_path / "photos" / folder / "a.jpg")
+    reader = open_reader("folder", tmp_path / "photos", platform=name)
+    rows = list(reader.rows("test", reader.place_ids("test")))  # without captions they are a gallery
+    assert {row["platform"] for row in rows} == {name}
+    assert {"t1", "t2"} <= {row["place_id"] for row in rows}
+
+
+@pytest.mark.parametrize("name", ["test", "val", "Cam", "a b"])
+def test_a_name_that_means_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (80, 80)).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=name):
+        open_reader("folder", tmp_path, platform=name)

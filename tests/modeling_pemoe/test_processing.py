@@ -77,7 +77,6 @@ def test_outputs_are_those_of_the_parts_called_alone() -> None:
         ({"max_length": 3}, "text_kwargs", "input_ids"),
         ({"padding": "max_length"}, "text_kwargs", "input_ids"),
         ({"add_special_tokens": False}, "text_kwargs", "input_ids"),
-        ({"padding_side": "left"}, "text_kwargs", "input_ids"),
         ({"do_rescale": False}, "images_kwargs", "pixel_values"),
         ({"do_normalize": False}, "images_kwargs", "pixel_values"),
     ],
@@ -112,6 +111,7 @@ def test_numpy_device_and_further_outputs() -> None:
         ({"videos": []}, "videos"),
         ({"text_pair": ["roof"]}, "text_pair"),
         ({"max_length": 3, "text_kwargs": {"max_length": 3}}, "max_length was passed two times"),
+        ({"padding_side": "left"}, "padding_side"),
     ],
 )
 def test_unknown_options_are_refused_by_name(options: dict, message: str) -> None:

@@ -30,8 +30,8 @@ def test_geometry_only_under_a_text_without_directions():
     moved = {"A round pond.": 0, "A pond on the left side.": 0}
     for text in moved:
         for draw in range(40):
-            _, reported, plan = augmentation.pair(PICTURE, text, draw, row=1)
-            assert reported == text
+            _, drawn, plan = augmentation.pair(PICTURE, text, draw, row=1)
+            assert drawn == text
             moved[text] += not plan.geometry.is_identity
     assert moved["A round pond."] > 30 and moved["A pond on the left side."] == 0
 
@@ -46,11 +46,11 @@ def test_words_move_with_the_picture():
     augmentation = PairAugmentation("transform", seed=0)
     flipped = 0
     for draw in range(200):
-        _, reported, plan = augmentation.pair(PICTURE, "A pond on the left side.", draw, row=1)
+        _, drawn, plan = augmentation.pair(PICTURE, "A pond on the left side.", draw, row=1)
         if plan.geometry.is_identity:
-            assert reported == "A pond on the left side."
+            assert drawn == "A pond on the left side."
             continue
-        assert find_directions(reported)  # the direction was rewritten, not dropped, or the picture would have stayed
+        assert find_directions(drawn)  # the direction was rewritten, not dropped, or the picture would have stayed
         flipped += 1
     assert flipped > 0
 
@@ -86,12 +86,12 @@ def test_workers_give_the_same_pairs(kind):
         augment=kind,
     )
     visits = [Visit(row, draw) for draw in range(2) for row in range(len(pairs))]
-    reported = []
+    drawn = []
     for workers in (0, 2):
         loader = DataLoader(pairs, sampler=visits, batch_size=None, collate_fn=_plain, num_workers=workers)
-        reported.append(list(loader))
-    assert reported[0] == reported[1]
-    assert len({pixels for pixels, _ in reported[0]}) > len(pairs)  # the visits of a satellite picture differ
+        drawn.append(list(loader))
+    assert drawn[0] == drawn[1]
+    assert len({pixels for pixels, _ in drawn[0]}) > len(pairs)  # the visits of a satellite picture differ
 
 
 def _plain(pair: dict) -> tuple[bytes, str]:

@@ -189,3 +189,19 @@ def test_the_campus_by_name_is_the_campus_without_a_name(tmp_path) -> None:
 def test_shipped_backbones_have_short_names() -> None:
     assert resolve_repo("BAAI/bge-m3") == "BAAI/bge-m3"
     assert Path(resolve_repo("tiny:text")).parts[-2:] == ("tiny_backbones", "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("unified_steps: 5\nunified: {steps: 2}\ncontrastive: {steps: 3}\n", "unified_steps"),
+        ("gate: {steps: 2}\nmodel: {platforms: [all]}\ncontrastive: {steps: 3}\n", "gate.steps"),
+        ("gate: {steps: 2}\nmodel: {options: {gate: uniform}}\ncontrastive: {steps: 3}\n", "gate.steps"),
+        ("seed: 4294967296\ncontrastive: {steps: 3}\n", "seed"),
+    ],
+)
+def test_what_would_fail_after_the_first_stages_is_refused_at_once(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=named):
+        load_recipe(path)

@@ -204,3 +204,11 @@ def test_row_without_refined_captions_is_named(tmp_path) -> None:
         PeMoETrainer(
             build_tiny_model(), arguments, train_dataset=build_split(split="test"), processing_class=build_processor()
         )
+
+
+def test_a_gate_trainer_without_training_rows_moves_no_score(tmp_path) -> None:
+    model = build_tiny_model()
+    model.add_platform("infrared", "drone")
+    arguments = PeMoETrainingArguments(output_dir=str(tmp_path), stage="gate", max_steps=1, use_cpu=True)
+    PeMoETrainer(model, arguments, processing_class=build_processor())
+    assert model.config.masked_platforms == ["infrared"]

@@ -99,8 +99,11 @@ def _answer_examples(
     Raises:
         RuntimeError: the fresh process failed, or its vectors differ by more than 1e-4.
     """
-    platform = np.asarray(rows["platform"][:])
-    asked = [rows[int(np.flatnonzero(platform == k)[0])] for k in range(len(PLATFORMS)) if (platform == k).any()]
+    first: dict[int, int] = {}
+    for number, one in enumerate(rows.select_columns(["platform", "captions"])):
+        if one["captions"] and one["platform"] is not None:
+            first.setdefault(one["platform"], number)
+    asked = [rows[first[platform]] for platform in sorted(first)]
     texts = [query["captions"][-1] for query in asked]
     fresh = _embed_afresh(checkpoint, texts, rows)
     own = {"query": row.model.encode_text(texts, processor), "gallery": row.gallery}
@@ -108,14 +111,16 @@ def _answer_examples(
     if not difference <= 1e-4:
         raise RuntimeError(f"{checkpoint}: reloaded in a fresh process, its vectors differ by {difference:.2g}")
     scores, found = search(fresh["query"], fresh["gallery"], min(HITS_SHOWN, len(rows)))
-    names = row.model.config.platforms
+    names, names_of = row.model.config.platforms, rows.features["platform"].names
     examples = [
         {
             "query": texts[k],
-            "platform": PLATFORMS[query["platform"]],
+            "platform": names_of[query["platform"]],
             "place_id": query["place_id"],
             "gate_weights": dict(zip(names, map(float, fresh["gate_weights"][k]), strict=True)),
-            "hits": [_hit(rows[int(n)], s, query["place_id"]) for n, s in zip(found[k], scores[k], strict=True)],
+            "hits": [
+                _hit(rows[int(n)], s, query["place_id"], names_of) for n, s in zip(found[k], scores[k], strict=True)
+            ],
         }
         for k, query in enumerate(asked)
     ]
@@ -153,9 +158,10 @@ def format_table(rows: list[Row]) -> list[list[str]]:
     return [HEADER, *body]
 
 
-def _hit(row: dict, score: float, place_id: str) -> dict:
+def _hit(row: dict, score: float, place_id: str, platforms: list[str]) -> dict:
     """The answer that a row is, right where it is of the query's place."""
-    answer = {"platform": PLATFORMS[row["platform"]], "score": float(score), "is_right": row["place_id"] == place_id}
+    platform = "unknown" if row["platform"] is None else platforms[row["platform"]]
+    answer = {"platform": platform, "score": float(score), "is_right": row["place_id"] == place_id}
     return {name: row[name] for name in ("image", "place_id", "latitude_deg", "longitude_deg")} | answer
 
 

@@ -18,16 +18,16 @@ MIN_CAPTION_SHARE = 0.25  # of a statement's content words, found in the caption
 MIN_FUNCTION_SHARE, MIN_LATIN_SHARE = 0.08, 0.9
 
 _ANY_CASE = re.IGNORECASE
-_FENCE = re.compile(r"^```(?:json)?\s*\n(?P<inside>.*)\n```$", re.DOTALL | _ANY_CASE)
-_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"^```(?:json)?\s*\n(?P<inside>.*)\n```$", re.DOTALL | _ANY_CASE)  # three backticks, answer, three
+_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)  # "<think>Well.</think>"
 # what refuses in any text ("unable to see"), and what only a model says that was asked ("I must decline")
-_REFUSAL = re.compile(
+_REFUSAL = re.compile(  # "I must decline", "no image was provided"
     rf"\b(?:{REFUSALS}|as an? (?:artificial|assistant)|i(?:['’]m| am) (?:unable|not able|an? ai)|"
     r"i (?:can[’]?t|can not|could not|couldn['’]t|won['’]t|must decline)|apologies|unable to (?:assist|help|view)|"
     r"(?:no|any) image (?:was |is )?(?:provided|attached|given))\b",
     _ANY_CASE,
 )
-_CHATTER = re.compile(
+_CHATTER = re.compile(  # "Sure, here it is", "Here are the statements", "let me know"
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok|great)[,!.]|"
     r"here(?:['’]s| is| are)\b|below (?:is|are)\b|the following\b|note\b)"
     r"|\b(?:let me know|hope this helps|feel free|as requested|i have (?:rewritten|written)|i (?:rewrote|wrote)|"
@@ -35,12 +35,14 @@ _CHATTER = re.compile(
     r"rewritten (?:statement|description|caption)s?|(?:the|this) (?:caption|description|prompt|instruction)s?)\b",
     _ANY_CASE,
 )
-_MARKUP = re.compile(
+_MARKUP = re.compile(  # "**A hall**", "1. A hall", "[MOF]"
     r"[*_#`~|<>{}\[\]\\]|^\s*(?:[-•+]|\d+[.)])\s|\w+\"\s*:|https?:|www\.|\.\.\.|…|\bMOF\b|\n|\ufffd", re.MULTILINE
 )
 _HALF_PAIR = re.compile("[\ud800-\udfff]")  # of a surrogate pair; JSON can spell it, UTF-8 cannot
-_PICTURE = re.compile(r"\b(?:the|this|an?) (?:\w+ )?(?:image|picture|photo|photograph|frame|screen)\b", _ANY_CASE)
-_ELSEWHERE = re.compile(
+_PICTURE = re.compile(
+    r"\b(?:the|this|an?) (?:\w+ )?(?:image|picture|photo|photograph|frame|screen)\b", _ANY_CASE
+)  # "the left image"
+_ELSEWHERE = re.compile(  # "next to", "north", "there is"
     r"(?:to|at|on|in|near|next to|beside|alongside|along|behind|around|across|opposite|between|before|beyond|among|by|"
     r"from|surrounded|surrounding|nearby|adjacent|there (?:is|are)|north|south|east|west|it|they|its|their)\b",
     _ANY_CASE,

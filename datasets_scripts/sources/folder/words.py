@@ -24,8 +24,11 @@ def platform_words(own: str | None = None) -> PlatformWords:
         ('drone', 'infrared')
     """
     words = {word: name for name, traits in PLATFORM_TRAITS.items() for word in traits.words}
-    if own is not None and find_platform(own, words) is None:
-        words[_letters(check_platform(own))] = own
+    has_digits = own is not None and re.search(r"\d", own) is not None
+    if own is not None and (has_digits or find_platform(own, words) is None):
+        if own in (*SPLIT_WORDS, *VALIDATION_WORDS):
+            raise DataError(f"{own!r} names a split, so no platform can be called so; use another name")
+        words[check_platform(own)] = own
     return words
 
 
@@ -38,13 +41,12 @@ def find_platform(text: str, words: PlatformWords) -> str | None:
         >>> [find_platform(text, platform_words()) for text in ("Drones", "street_view", "photos")]
         ['drone', 'ground', None]
     """
-    letters = _letters(text)
+    if text.strip().lower() in words:
+        return words[text.strip().lower()]
+    letters = re.sub(r"[\W_\d]+", "", text).lower()
     short = letters.removesuffix("s").removesuffix("view").removesuffix("image")
-    return words.get(letters, words.get(short))
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[\W_\d]+", "", text).lower()
+    found = words.get(letters, words.get(short))
+    return found if found in PLATFORM_TRAITS else None  # a user's own name is taken to the letter
 
 
 def parse_platform(text: str, where: str, words: PlatformWords) -> str:

@@ -106,12 +106,15 @@ class GeoTextReader(Reader):
         return self.filters.report()
 
     def notes(self) -> list[str]:
-        """What a user should hear that is no error: how many places have a position, if a table of them is given."""
+        """What a user should hear that is no error: a split without records, how many places have a position."""
+        empty = [
+            f"{self.root} holds no records of the split {one}" for one in SPLITS if not self._stores[one].place_ids
+        ]
         if self._coordinates is None:
-            return []
+            return empty
         place_ids = [place_id for store in self._stores.values() for place_id in store.place_ids]
         covered = count_covered(place_ids, self._coordinates, self._joined[0])
-        return [f"{covered} of {len(place_ids)} places have coordinates in {self._joined[0]}"]
+        return [*empty, f"{covered} of {len(place_ids)} places have coordinates in {self._joined[0]}"]
 
     @cached_property
     def _stores(self) -> dict[str, RecordStore]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from pemoe.datasets_scripts.audit.images import hash_image
 from pemoe.datasets_scripts.audit.records import check_image
@@ -55,7 +56,7 @@ def test_a_cut_file_is_broken(views: list[Image.Image], share: float, form: str)
     assert not ImageFile.LOAD_TRUNCATED_IMAGES  # a global switch of Pillow, which the audit leaves alone
 
 
-def test_a_cut_behind_the_header_is_reported_from_no_picture(views: list[Image.Image]) -> None:
+def test_a_cut_behind_the_header_is_not_taken_for_no_picture(views: list[Image.Image]) -> None:
     assert kinds(encoded(views[0])[:-1500]) == ["truncated_image"]
     assert [kinds(data) for data in (b"", b"<html>", b"\xff\xd8\xff\xe0")] == [["undecodable_image"]] * 3
 
@@ -71,3 +72,13 @@ def test_hashes_outlast_encoding_and_scaling(views: list[Image.Image]) -> None:
             second = hash_image(other)
             assert apart(first.frequency, second.frequency) <= 6
             assert apart(first.gradient, second.gradient) <= 8
+
+
+def test_a_picture_that_cannot_be_turned_upright_is_found(views: list[Image.Image]) -> None:
+    """Orientation 6 beside a tag whose value has the wrong type: decoding works, turning raises."""
+    entries = struct.pack(">HHIIHHIHH", 0x010F, 12, 1, 8, 0x0112, 3, 1, 6, 0)  # the maker as a number
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + entries + bytes(4)
+    data = encoded(views[0], exif=exif)
+    with pytest.raises(Exception):  # noqa: B017 - which error Pillow's writer raises is its own affair
+        ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert kinds(data) == ["undecodable_image"]

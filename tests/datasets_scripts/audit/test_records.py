@@ -223,7 +223,7 @@ def test_rows_of_other_sources_are_not_measured_against_the_generator_of_geotext
     }
 
 
-def test_missing_coordinates_are_reported_of_the_place() -> None:
+def test_missing_coordinates_belong_to_the_place() -> None:
     nowhere = {"latitude_deg": None, "longitude_deg": None}
     assert [found.image_id for found in check_row(row(**nowhere))] == ["a"]
     assert [found.image_id for found in check_row(row(**nowhere, place_id=None))] == ["a.jpg"]

@@ -364,7 +364,7 @@ def test_lookalikes_beside_directions_stay(text, geometry, expected):
     assert transform_directions(text, geometry).text == expected
 
 
-def test_captions_lose_the_sentences_that_cannot_be_reported():
+def test_captions_lose_the_sentences_that_cannot_be_moved():
     caption = "A round  pond. On the left is a road. Trees to the north. A shop to your left."
     assert (
         transform_caption(caption, Geometry())

@@ -142,7 +142,7 @@ def test_draws_keep_to_the_options():
     assert (np.histogram(angles, bins=4, range=(0, 360))[0] > 15).all()
 
 
-def test_light_changes_as_reported_and_before_the_geometry():
+def test_light_changes_as_planned_and_before_the_geometry():
     image = noise(40, 40)
     mean = np.asarray(image, dtype=float).mean()
     darker = SatelliteAugmentation.apply(image, AugmentationPlan(brightness=0.5))

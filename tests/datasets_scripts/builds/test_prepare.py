@@ -4,6 +4,7 @@ processes, and on the packaged campus the rows of every earlier figure."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,16 @@ def test_only_what_is_asked_for_is_read(monkeypatch) -> None:
     )
     assert list(prepare_splits("campus", None, CAMPUS, **AS_RENDERED, needed=("test",))) == ["test"]
     assert rendered == ["test"]
+
+
+@pytest.mark.parametrize("train", [None, "[]"])
+def test_who_has_the_test_split_alone_can_measure(tree: Path, tmp_path: Path, train: str | None) -> None:
+    root = tmp_path / "tree"
+    shutil.copytree(tree, root)
+    (root / "train.json").unlink()
+    if train is not None:
+        (root / "train.json").write_text(train)
+    whole = prepare_splits("geotext1652", tree, needed=("test",))["test"]
+    assert bytes_of(prepare_splits("geotext1652", root, needed=("test",))["test"]) == bytes_of(whole)
+    with pytest.raises(DataError, match="no training picture"):
+        prepare_splits("geotext1652", root)

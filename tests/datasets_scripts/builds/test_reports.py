@@ -110,7 +110,7 @@ def test_sums_of_counters_equal_brute_force(seed: int) -> None:
     assert joined["found"] is True
 
 
-def test_what_is_unknown_in_some_parts_is_reported_from_the_others() -> None:
+def test_what_is_unknown_in_some_parts_comes_from_the_others() -> None:
     assert join_reports([]) is None
     assert join_reports([{}, {}]) == {}
     assert join_reports([{"cost_usd": None}, {"cost_usd": 0.25}, {"cost_usd": None}, {"cost_usd": 0.5}]) == {

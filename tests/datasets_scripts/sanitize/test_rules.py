@@ -22,6 +22,9 @@ MODULES = (
     "augment.circle",
     "augment.captions",
     "refine.rules",
+    "audit.captions",
+    "audit.regions",
+    "text.refusals",
 )
 ONE_PATTERN = ("compile", "_rule", "_frame", "_any_case")  # calls that make one pattern
 MANY_PATTERNS = ("_protect",)  # a family, then patterns

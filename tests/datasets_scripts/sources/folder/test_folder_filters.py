@@ -101,7 +101,7 @@ def test_a_share_of_the_places_is_for_testing(tmp_path):
         open_folder(tmp_path, test_share=1.0)
 
 
-def test_a_test_share_leaves_places_with_a_reported_split_and_the_last_one_alone(tmp_path):
+def test_a_test_share_leaves_places_with_a_given_split_and_the_last_one_alone(tmp_path):
     images = {f"p{place}/{number}.png": picture(10 * place + number) for place in range(6) for number in range(2)}
     reported = [f"{name},x,{'train' if '/0' in name and not name.startswith('p5') else ''}" for name in images]
     write(tmp_path, {**images, "t.csv": "\n".join(["image,caption,split", *reported])})
