@@ -69,3 +69,30 @@ def test_a_used_directory_is_refused_in_one_line(tmp_path: Path) -> None:
     assert process.returncode == 2
     assert process.stderr.strip().splitlines()[-1].startswith(f"{tmp_path}: is not empty")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+RECIPE = """
+data: {source: campus, options: {train_places: 4, test_places: 2, size_px: 32}, audit: false, sanitize: keep}
+model: {text_repo: "tiny:text", vision_repo: "tiny:vision", options: {image_size: 56, vision_expert_layers: 2}}
+global_batch_size: 4
+cache_image_states: true
+unified: {steps: 1}
+contrastive: {steps: 1}
+hard_negative: {steps: 1}
+gate: {steps: 1}
+"""
+
+
+def test_table_1_of_a_seed_with_its_intervals(tmp_path: Path) -> None:
+    recipe, output = tmp_path / "tiny.yaml", tmp_path / "table"
+    recipe.write_text(RECIPE)
+    command = ["benchmarks/campus_table1.py", "--recipe", str(recipe), "--seeds", "5", "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, check=True)
+    results = json.loads((output / "metrics.json").read_text())["results"]
+    rows = {row["name"]: row for row in results["seeds"]["5"]}
+    assert list(rows)[:4] == ["unified", "unified+refined", "experts_uniform", "experts_gated"]
+    assert results["means"]["unified"]["recall_at_1"] == rows["unified"]["recall_at_1"]
+    gain = results["differences"]["experts_gated - unified: score"]
+    assert gain["low"] <= gain["mean"] <= gain["high"]
+    assert gain["mean"] == pytest.approx(rows["experts_gated"]["score"] - rows["unified"]["score"])
