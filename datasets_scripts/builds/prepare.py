@@ -14,6 +14,7 @@ from filelock import FileLock
 from pemoe.common.files import write_json
 from pemoe.common.fingerprints import hash_lines
 from pemoe.common.progress import progress_bars
+from pemoe.common.version import __version__
 from pemoe.datasets_scripts.audit.defects import DEFECTS
 from pemoe.datasets_scripts.builds.audited import audit_source, describe_errors, undecoded
 from pemoe.datasets_scripts.builds.plan import BuildPlan, make_plan, prepare_rows
@@ -21,7 +22,8 @@ from pemoe.datasets_scripts.builds.rows import filters_of, load_source, open_rea
 from pemoe.datasets_scripts.refine.rows import train_rows
 from pemoe.datasets_scripts.refine.rules import RULES_VERSION
 from pemoe.datasets_scripts.schema import FEATURES, SPLITS, DataError
-from pemoe.datasets_scripts.sources.registry import options_of
+from pemoe.datasets_scripts.sources.readers import Reader
+from pemoe.datasets_scripts.sources.registry import source_of
 
 BUILT = "parquet"  # the source of what `pemoe data build` wrote: it was audited then
 TEXTS = datasets.Features({"refined_captions": FEATURES["refined_captions"]})
@@ -69,12 +71,15 @@ def prepare_splits(  # noqa: PLR0913 - options are keyword-only and documented o
         {'train': 12}
     """
     plan, options = make_plan(refine, sanitize), dict(options or {})
-    if audit and source != BUILT:
-        _audit_once(source, root, options, show_progress)
-        options |= undecoded(source)
     wanted = [split for split in SPLITS if split in (*needed, *optional)]
-    options |= {"show_progress": show_progress} | ({} if source == BUILT else {"splits": wanted})
-    loaded = load_source(source, root, **options)
+    if source == BUILT:
+        loaded = load_source(source, root, show_progress=show_progress, **options)
+    else:
+        loading = {"cache_dir": options.pop("cache_dir")} if "cache_dir" in options else {}
+        reader = open_reader(source, root, **options | (undecoded(source) if audit else {}))
+        if audit:
+            _audit_once(reader, source, root, options, show_progress)
+        loaded = reader.load(show_progress=show_progress, splits=wanted, **loading)
     splits = datasets.DatasetDict({split: loaded[split] for split in wanted})
     if "train" in splits:
         splits["train"] = _prepare_train(splits["train"], plan, show_progress)
@@ -83,20 +88,19 @@ def prepare_splits(  # noqa: PLR0913 - options are keyword-only and documented o
     return splits
 
 
-def _audit_once(source: str, root: str | Path | None, options: dict[str, Any], show_progress: bool) -> None:
+def _audit_once(
+    reader: Reader, source: str, root: str | Path | None, options: dict[str, Any], show_progress: bool
+) -> None:
     """Audit a source unless its files passed before; one process does, the others wait for it."""
-    options = {name: value for name, value in options.items() if name in options_of(source)}
-    state = [
-        open_reader(source, root, **options).fingerprint(),
-        *(f"{one.name} {one.severity}" for one in DEFECTS.values()),
-        repr(options),
-    ]
+    checks = [f"{one.name} {one.severity}" for one in DEFECTS.values()]
+    state = [reader.fingerprint(), __version__, *checks, repr(options)]
     passed = Path(datasets.config.HF_DATASETS_CACHE) / "pemoe_audits" / f"{hash_lines(iter(state))}.json"
     passed.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(passed.with_suffix(".lock")):
         if passed.is_file():
             return
-        found = audit_source(source, root, options, show_progress=show_progress)
+        watcher = reader.filters if source_of(source).audit == "tree" else None
+        found = audit_source(source, root, options, watcher=watcher, show_progress=show_progress)
         if errors := describe_errors(found, filters_of(source), options.get("filters", ())):
             raise DataError(f"{root or source} has errors: {errors}See pemoe data audit and pemoe data build")
         write_json(passed, found.to_dict())

@@ -17,6 +17,7 @@ from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.audit import survey
 from pemoe.datasets_scripts.builds.audited import audited_build
 from pemoe.datasets_scripts.builds.dataset import BuildPlan
+from pemoe.datasets_scripts.builds.prepare import prepare_splits
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.geotext import files, reader
 
@@ -66,6 +67,14 @@ def test_each_archive_and_json_file_is_read_once_to_look_and_once_to_build(
     assert len(opened) == 5 + 2 and set(opened.values()) == {2}
     page = (tmp_path / "built" / "reports" / "audit.html").read_text()
     assert page.count("data:image/jpeg;base64,") > 2
+
+
+def test_what_is_read_to_learn_from_is_read_no_oftener(tree: Path, opened: Counter[str]) -> None:
+    prepare_splits("geotext1652", tree, {"filters": COMPARING})
+    assert len(opened) == 5 + 2 and set(opened.values()) == {2}
+    opened.clear()
+    prepare_splits("geotext1652", tree)  # other options, so it is audited again
+    assert set(opened.values()) == {2}
 
 
 def test_without_an_audit_the_comparing_filters_look_for_themselves(
