@@ -39,6 +39,8 @@ def choose_source(root: str, kind: str | None = None, **given: Any) -> tuple[str
         ('campus', None, {'seed': 3, 'train_places': 8, 'test_places': 3})
     """
     name = kind or detect_source(root)
+    if (name == "campus") != (str(root) == "campus"):
+        raise DataError(f"{root} cannot be read as a source of the kind {name}; a campus is named by: campus")
     options = {key: value for key, value in given.items() if value is not None and value != []}
     known = options_of(name)
     if "seed" not in known:

@@ -115,8 +115,11 @@ class Filters:
         if split == "test":
             self._seen.clear()
         for same_image, _, known in by_image(records, split):
-            left = (self.record(record, split, **known) for record in same_image)
-            yield from (record for record in left if record is not None)
+            for record in same_image:
+                left = self.record(record, split, **known)
+                is_null = record is None and "bad_record" not in self._named  # for the reader to refuse
+                if left is not None or is_null:
+                    yield left
 
     def record(
         self, record: Any, split: str, *, image_captions: Sequence[str] = (), previous: dict[str, Any] | None = None

@@ -249,3 +249,11 @@ def test_what_is_not_ours_is_never_overwritten(monkeypatch, capsys, tmp_path: Pa
         for flags in ([], ["--overwrite"]):
             assert_refused(monkeypatch, capsys, ["data", *command, "--output", str(tmp_path), *flags], str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(("root", "kind"), [("photos", "campus"), ("campus", "folder")])
+def test_a_root_that_its_kind_would_not_read_is_refused(monkeypatch, capsys, tmp_path, root: str, kind: str) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "data", "build", root, "--source", kind) == 2
+    assert f"{root} cannot be read as a source of the kind {kind}" in capsys.readouterr().err

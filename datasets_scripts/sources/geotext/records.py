@@ -27,9 +27,7 @@ def find_root(root: str | Path | None, names: Iterable[str] = ALL_JSON_NAMES) ->
         DataError: not a directory.
     """
     if root is None or not Path(root).is_dir():
-        raise DataError(
-            f"the root of geotext1652 is {str(root)!r}, which is not a directory; give the data set's directory"
-        )
+        raise DataError(f"{root} is not a directory; give the one that holds the data set")
     inner = (Path(root) / folder for folder in INNER_FOLDERS)
     return next((path for path in inner if any((path / name).exists() for name in names)), Path(root))
 

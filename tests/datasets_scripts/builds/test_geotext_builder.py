@@ -129,8 +129,8 @@ def test_a_fault_is_reported_in_the_words_of_the_reader(extracted: Path, tmp_pat
     ("options", "reported"),
     [
         ({"config_name": "dron"}, r"'dron' not found.*'all', 'satellite', 'drone', 'ground', 'all_refined'"),
-        ({"config_name": "drone", "data_dir": None}, "root of geotext1652 is 'None'.*give the data set's directory"),
-        ({"data_dir": "nowhere"}, "root of geotext1652 is 'nowhere', which is not a directory"),
+        ({"config_name": "drone", "data_dir": None}, "None is not a directory; give the one"),
+        ({"data_dir": "nowhere"}, "nowhere is not a directory"),
         ({"filters": ["mof"]}, "there is no filter 'mof'; the filters are bad_record,"),
         ({"coordinates": "nowhere.kml"}, "nowhere.kml"),
         ({"platform": "drone"}, "doesn't have a 'platform' key"),

@@ -231,3 +231,8 @@ def test_unknown_and_unprepared_filters_are_refused() -> None:
     filters = Filters(["place_in_two_splits"])
     with pytest.raises(DataError, match="prepare"):
         filters.record({}, "train")
+
+
+@pytest.mark.parametrize(("names", "left"), [((), [None]), (("mof_joint",), [None]), (("bad_record",), [])])
+def test_a_bare_null_is_dropped_by_its_filter_alone(names: tuple[str, ...], left: list) -> None:
+    assert list(Filters(names).records([None], "train")) == left
