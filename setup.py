@@ -25,6 +25,7 @@ PACKAGES = {
     "pemoe.trainers": "trainers",
     "pemoe.trainers.experiments": "trainers/experiments",
     "pemoe.retrieval": "retrieval",
+    "pemoe.export": "export",
     "pemoe.common": "common",
 }
 
@@ -38,6 +39,8 @@ INSTALL_REQUIRES = [
     "accelerate>=1.10,<2",  # what Trainer runs on
     "huggingface_hub>=1.0,<3",  # downloads of pinned revisions
     "safetensors>=0.5,<1",  # the only weight format we write
+    "peft>=0.19,<1",  # LoRA experts: adapters that its own tools read, merge and switch; Apache-2.0
+    "evaluate>=0.4.6,<1",  # loads our metric modules, as any other of the Hub; Apache-2.0
     "typer>=0.16,<1",  # command line: types give options and --help; MIT
     "pyyaml>=6,<7",  # recipes; the format accelerate's own configs use; MIT
     "pillow>=10,<13",  # draws the campus, decodes images
@@ -48,19 +51,32 @@ INSTALL_REQUIRES = [
     "ImageHash>=4.3,<5",  # perceptual hashes that find near-duplicate pictures; BSD-2
     "scipy>=1.11,<2",  # connected patches of text burnt into pictures; comes with ImageHash; BSD-3
     "jinja2>=3.1,<4",  # audit report and cards, escaped; in torch already; BSD-3
-    "filelock>=3.13,<4",  # one process audits while the others wait; datasets locks its cache by it; Unlicense
+    "filelock>=3.13,<5",  # one process audits while the others wait; datasets locks its cache by it; Unlicense
     "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
     "tenacity>=9,<10",  # tries of a language model again after a fault: waits, stops, Retry-After; Apache-2.0
 ]
 
 RASTERIO = "rasterio>=1.4,<2"  # GeoTIFF tiles with their georeference, GDAL in the wheel; BSD-3
+EXPORT = [
+    "onnx>=1.17,<2",  # the graph's own checker and format; Apache-2.0
+    "onnxscript>=0.5,<1",  # what torch.onnx writes graphs with; MIT
+    "onnxruntime>=1.20,<2",  # runs them without torch, and quantizes to int8; MIT
+]
+SENTENCE_TRANSFORMERS = "sentence-transformers>=6,<7"  # its module interface is of version 6; Apache-2.0
+GRADIO = "gradio>=6,<7"  # the Space's page, by keyboard and on a phone; Apache-2.0
 EXTRAS_REQUIRE = {
     "geo": [RASTERIO],
+    "export": EXPORT,
+    "sentence-transformers": [SENTENCE_TRANSFORMERS],
+    "space": [GRADIO],
     "test": [
         "pytest>=8,<10",
         "pytest-xdist>=3.6,<4",  # the default tests on two cores at once; MIT
         "ruff>=0.15,<1",
         RASTERIO,
+        *EXPORT,
+        SENTENCE_TRANSFORMERS,
+        GRADIO,
         "transformers[serving]",  # a real endpoint to refine at
     ],
 }

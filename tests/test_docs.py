@@ -20,7 +20,7 @@ from pemoe.datasets_scripts.audit.defects import DEFECTS
 from pemoe.datasets_scripts.filters.filters import filter_names
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("common", "modeling_pemoe", "datasets_scripts", "trainers", "retrieval", "hub_cards")
+FOLDERS = ("common", "modeling_pemoe", "datasets_scripts", "trainers", "retrieval", "export", "hub_cards")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = {"common", "modeling_pemoe", "datasets_scripts", "retrieval", "hub_cards", "trainers", "pemoe"}
+FOLDERS = {"common", "modeling_pemoe", "datasets_scripts", "retrieval", "export", "hub_cards", "trainers", "pemoe"}
 
 
 class Source(NamedTuple):

@@ -1,0 +1,1 @@
+"""Exported models: graphs that run without this package, and what they lose."""
