@@ -63,6 +63,15 @@ def test_training_step_counts_the_frozen_trunk_once(tmp_path: Path) -> None:
     check_ratios(results["step"], {"expert/full_fine_tuning": 5 / 9, "expert_cached/full_fine_tuning": cached})
 
 
+@pytest.mark.slow
+def test_a_cold_start_reads_the_same_backbones_and_the_experts_besides(tmp_path: Path) -> None:
+    results = results_of("cold_start", tmp_path / "cold_start")
+    weight_mb = results["weight_mb"]
+    assert weight_mb["pemoe"] > weight_mb["by_hand"] > 0
+    floor = weight_mb["pemoe"] / weight_mb["by_hand"]
+    assert results["process"]["ratios"]["pemoe/by_hand"]["floor"] == pytest.approx(floor, rel=0.01)
+
+
 def test_a_used_directory_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     process = run_smoke("encoding", tmp_path)
