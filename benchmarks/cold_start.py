@@ -2,8 +2,8 @@
 
     python benchmarks/cold_start.py --output runs/bench_cold_start
 
-`pemoe` runs the three lines of the README on a full checkpoint: `AutoModel`, `AutoProcessor`, remote code, this package
-not importable. `by_hand` loads the two backbones that the checkpoint was made of with transformers and open_clip. Both
+`pemoe` runs the README's lines on a full checkpoint: `AutoModel`, `AutoProcessor`, remote code, this package not
+importable. `by_hand` loads the two backbones that the checkpoint was made of with transformers and open_clip. Both
 embed one sentence and one picture; what is timed is the whole process, imports and all. Bytes are those of the weights
 each reads: three experts and a gate more on one side, open_clip's text tower on the other. The floor of the ratio is
 theirs where reading is all there is; imports, the same on both sides, pull it to 1.
@@ -65,7 +65,8 @@ def write_backbones(folder: Path, smoke: bool, seed: int) -> tuple[Path, Path]:
     # through a preset name that timm builds without arguments of ours: open_clip passes none on
     vision = {"image_size": 224, "timm_model_name": "eva02_tiny_patch14_224" if smoke else "eva02_base_patch14_224"}
     tower = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
-    model_cfg = {"embed_dim": 384, "vision_cfg": {**vision, "timm_pool": "token", "timm_proj": None}, "text_cfg": tower}
+    vision |= {"timm_pool": "token", "timm_proj": None}
+    model_cfg = {"embed_dim": 384, "vision_cfg": vision, "text_cfg": tower}
     clip = open_clip.model.CustomTextCLIP(**model_cfg)
     (folder / "clip").mkdir()
     description = {"model_cfg": {**model_cfg, "custom_text": True}, "preprocess_cfg": {}}
