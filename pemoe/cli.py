@@ -80,8 +80,8 @@ def info(
     """
     if (preset is None) == (model is None):
         raise typer.BadParameter("give --preset or --model")
+    from pemoe.hub_cards.sizes import describe_sizes
     from pemoe.modeling_pemoe import PeMoEConfig
-    from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
     from pemoe.trainers.checkpoint_io import read_config_of
 
     try:
