@@ -83,9 +83,10 @@ def weight_files(root: Path, config: PeMoEConfig, limit_bytes: int, has_own_code
             larger than the limit.
     """
     paths = _stored_weights(root)
-    tensors = [tensor for path in paths for tensor in read_tensors(path)]
+    stored = [read_tensors(path) for path in paths]
+    tensors = [tensor for one in stored for tensor in one]
     _check_weights(root, config, tensors, has_own_code)
-    if all(path.stat().st_size <= limit_bytes for path in paths):
+    if all(sum(tensor.size_bytes for tensor in one) <= limit_bytes for one in stored):
         names = [path.name for path in paths] + ([INDEX] if paths[0].name != WEIGHTS else [])
         yield from (PlannedFile(name, root / name) for name in names)
         return
@@ -121,7 +122,7 @@ def code_files(root: Path, config: dict[str, Any]) -> list[str]:
     if (root / "modules.json").is_file():
         modules = _read_json(root / "modules.json")
         classes += [one["type"] for one in modules if not one["type"].startswith("sentence_transformers.")]
-    named = {f"{one.partition('.')[0]}.py" for one in classes if "--" not in one}  # with it: code of another repository
+    named = {f"{one.partition('.')[0]}.py" for one in classes if "--" not in one}  # "--": of another repository
     try:
         reached = {Path(path).name for name in named for path in get_relative_import_files(root / name)}
     except FileNotFoundError as error:

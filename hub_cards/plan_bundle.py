@@ -10,9 +10,7 @@ from pemoe.hub_cards.push import PlannedFile, PushPlan, visibility_note
 OURS = re.compile(r"[a-z_]+\.py|requirements\.txt")
 
 
-def plan_space(
-    repo_id: str, model_repo: str, gallery_repo: str | None = None, *, private: bool = True
-) -> PushPlan:
+def plan_space(repo_id: str, model_repo: str, gallery_repo: str | None = None, *, private: bool = True) -> PushPlan:
     """List the files of a Space that shows a published model; reaches no server.
 
     Args:

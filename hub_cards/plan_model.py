@@ -137,7 +137,7 @@ def _render_card(
 
 
 def _find_adapters(root: Path) -> list[str]:
-    """"" where the directory is a LoRA platform's folder, else the folders in it that are, each with a slash."""
+    """ "" where the directory is a LoRA platform's folder, else the folders in it that are, each with a slash."""
     if (root / ADAPTER[0]).is_file():
         return [""]
     return sorted(f"{path.parent.name}/" for path in root.glob(f"*/{ADAPTER[0]}"))

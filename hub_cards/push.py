@@ -1,8 +1,8 @@
 """Pushing a plan to the Hub: refused before a byte is sent, or sent in one commit, resumed by running it again.
 
 Large files go up one by one and the commit that names them comes last, then the tag: a reader sees either what was
-there or the whole new content. A killed push leaves its uploaded files on the server; the next one sends only the rest.
-What is in a plan is decided by `plan_dataset`, `plan_model`, `plan_space` and `plan_metric`.
+there or the whole new content. A killed push leaves its uploaded files on the server; the next one sends only
+the rest. What is in a plan is decided by `plan_dataset`, `plan_model`, `plan_space` and `plan_metric`.
 """
 
 from __future__ import annotations

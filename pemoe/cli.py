@@ -26,6 +26,7 @@ from pemoe.console import (
     typed_command,
 )
 from pemoe.data_cli import data_app
+from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Find a place from a sentence."
 )
 app.add_typer(data_app, name="data")
+app.add_typer(publish_app, name="publish")
 
 
 @app.command()

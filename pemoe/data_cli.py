@@ -21,10 +21,10 @@ from pemoe.console import (
     print_json,
     typed_command,
 )
+from pemoe.publish_cli import DryRun, Public, Repo, Revision, Tag, carry_out
 
 if TYPE_CHECKING:
     from pemoe.datasets_scripts.builds.plan import BuildPlan
-    from pemoe.hub_cards.push import PushPlan
 
 data_app = typer.Typer(no_args_is_help=True, help="Build, audit, refine, sanitize and publish data sets.")
 
@@ -255,33 +255,26 @@ def sanitize(
 @data_app.command()
 def publish(  # noqa: PLR0913 - options of a command
     directory: Annotated[Path, typer.Argument(help="A data set that pemoe data build wrote.")],
-    repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and what would be sent.")] = False,
+    repo: Repo,
+    public: Public = False,
+    dry_run: DryRun = False,
     license_id: Annotated[str | None, typer.Option("--license", help="Of your own data, e.g. cc-by-4.0.")] = None,
     license_note: Annotated[str | None, typer.Option(help="A sentence below it.")] = None,
     language: Annotated[str, typer.Option(help="Of the captions, ISO 639-1.")] = "en",
     title: Annotated[str | None, typer.Option(help="Of the card.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, made when it does not exist.")] = None,
+    revision: Revision = None,
+    tag: Tag = None,
     as_json: AsJson = False,
 ) -> None:
     """Render the data set's card and push card, Parquet and reports in one commit; run again to go on.
 
     Example: pemoe data publish runs/data_build --repo me/geotext-refined --dry-run
     """
-    from dataclasses import asdict
-
-    from pemoe.hub_cards import CardOptions, plan_push, push_dataset
+    from pemoe.hub_cards import CardOptions, plan_dataset
 
     options = CardOptions(license_id, license_note, language, title)
-    if dry_run:
-        _print_push(plan_push(directory, repo, options=options, private=not public), as_json)
-        return
-    result = push_dataset(directory, repo, options=options, private=not public, revision=revision, show_progress=True)
-    if as_json:
-        print_json(asdict(result))
-        return
-    typer.echo(f"{result.url} ({'private' if result.private else 'public'}), commit {result.commit}")
+    plan = plan_dataset(directory, repo, options=options, private=not public)
+    carry_out(plan, dry_run, as_json, revision=revision, tag=tag)
 
 
 def _build(
@@ -323,17 +316,3 @@ def _print_estimate(figures: dict[str, Any], as_json: bool) -> None:
     typer.echo(f"Nothing was asked{prices}.", err=True)
     if not figures["requests"]:
         typer.echo("There is no training caption of a known platform: see pemoe data build --help.", err=True)
-
-
-def _print_push(plan: PushPlan, as_json: bool) -> None:
-    """What a push would send, and the card it would write."""
-    if as_json:
-        sent = {"repo": plan.repo_id, "private": plan.private, "total_bytes": plan.total_bytes, "notes": plan.notes}
-        print_json({**sent, "files": [file.path for file in plan.files], "card": plan.card})
-        return
-    typer.echo(plan.card)
-    files = [[file.path, f"{file.size_bytes:,}"] for file in plan.files]
-    typer.echo(format_columns([["file", "bytes"], *files]), err=True)
-    for note in plan.notes:
-        typer.echo(note, err=True)
-    typer.echo(f"{plan.total_bytes:,} bytes would go to {plan.repo_id}; nothing was sent", err=True)
