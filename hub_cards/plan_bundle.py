@@ -7,7 +7,7 @@ import re
 from pemoe.hub_cards.hub_client import PublishError, check_repo_id
 from pemoe.hub_cards.push import PlannedFile, PushPlan, visibility_note
 
-OURS = re.compile(r"[a-z_]+\.py|requirements\.txt")
+OURS = re.compile(r"[a-z_]+\.py|requirements\.txt|index\.html")
 
 
 def plan_space(repo_id: str, model_repo: str, gallery_repo: str | None = None, *, private: bool = True) -> PushPlan:
@@ -20,13 +20,17 @@ def plan_space(repo_id: str, model_repo: str, gallery_repo: str | None = None, *
 
     Raises:
         PublishError: an id that the Hub would refuse.
+
+    Example:
+        >>> plan_space("me/demo", "me/pemoe").repo_type  # doctest: +SKIP
+        'space'
     """
     from pemoe.hub_cards.space_bundle import bundle_space
 
-    for name in (model_repo, gallery_repo):
+    for name in (repo_id, model_repo, gallery_repo):
         if name is not None:
             check_repo_id(name)
-    return plan_bundle(bundle_space(model_repo, gallery_repo), repo_id, private=private)
+    return plan_bundle(bundle_space(model_repo, gallery_repo), repo_id, "app.py", private=private)
 
 
 def plan_metric(name: str, repo_id: str, *, private: bool = True) -> PushPlan:
@@ -37,25 +41,28 @@ def plan_metric(name: str, repo_id: str, *, private: bool = True) -> PushPlan:
         repo_id: `owner/name` of its repository.
 
     Raises:
-        PublishError: an unknown metric, or an id that the Hub would refuse.
+        InputError: an unknown metric, or an id that the Hub or `evaluate` would refuse.
+
+    Example:
+        >>> plan_metric("geo_recall", "me/geo_recall").repo_type  # doctest: +SKIP
+        'space'
     """
     from pemoe.hub_cards.metrics_bundle import bundle_metric
 
-    try:
-        files = bundle_metric(name)
-    except (KeyError, ValueError) as error:
-        raise PublishError(f"{name!r} is no metric of this package: use geo_recall or challenge_score") from error
-    return plan_bundle(files, repo_id, private=private)
-
-
-def plan_bundle(files: dict[str, bytes], repo_id: str, *, private: bool = True) -> PushPlan:
-    """A plan of a Space repository that holds these files; its README is the card.
-
-    A repository without the bundle's first module (in the order of their names) is somebody else's.
-    """
     check_repo_id(repo_id)
+    return plan_bundle(bundle_metric(name, repo_id), repo_id, f"{name}.py", private=private)
+
+
+def plan_bundle(files: dict[str, bytes], repo_id: str, marker: str, *, private: bool = True) -> PushPlan:
+    """A plan of a Space that holds these files (path -> content); a Space without `marker` is somebody else's.
+
+    Raises:
+        PublishError: the README names no `sdk`, so the Hub would not know what the Space is.
+    """
     card = files["README.md"].decode()
-    modules = sorted(path for path in files if path.endswith(".py"))
+    sdk = re.search(r"^sdk: (\w+)$", card.split("---")[1], re.MULTILINE) if card.startswith("---") else None
+    if sdk is None:
+        raise PublishError(f"{repo_id}: the README of a Space names its sdk, this one does not")
     planned = tuple(PlannedFile(path, content) for path, content in sorted(files.items()))
-    marker = re.compile(re.escape(modules[0]))
-    return PushPlan(repo_id, "space", private, planned, card, marker, OURS, (visibility_note(private),))
+    notes, pattern = (visibility_note(private),), re.compile(re.escape(marker))
+    return PushPlan(repo_id, "space", private, planned, card, pattern, OURS, notes, space_sdk=sdk[1])

@@ -66,6 +66,7 @@ class PushPlan:
         replaces: paths of an earlier push; those that this one lacks are deleted.
         notes: sentences that the user should read first.
         left_out: what the directory holds and the push does not send.
+        space_sdk: of a Space, what runs it, as its card says.
     """
 
     repo_id: str
@@ -77,6 +78,7 @@ class PushPlan:
     replaces: re.Pattern[str]
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    space_sdk: str | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -148,8 +150,7 @@ def push(
 def _prepare_repo(api: HfApi, plan: PushPlan, revision: str | None) -> tuple[str, bool]:
     """Make the repository and the branch where they are missing; their address, and whether it is private."""
     kind = {"repo_type": plan.repo_type}
-    sdk = {"space_sdk": "gradio"} if plan.repo_type == "space" else {}
-    url = api.create_repo(plan.repo_id, private=plan.private, exist_ok=True, **kind, **sdk)
+    url = api.create_repo(plan.repo_id, private=plan.private, exist_ok=True, space_sdk=plan.space_sdk, **kind)
     is_private = bool(api.repo_info(plan.repo_id, **kind).private)
     if plan.private and not is_private:
         raise PublishError(

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pemoe.common.errors import InputError
+from pemoe.common.version import __version__
 from pemoe.console import (
     AsJson,
     Checkpoint,
@@ -31,11 +32,24 @@ from pemoe.publish_cli import publish_app
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
 
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Find a place from a sentence."
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pemoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find a place from a sentence."""
 
 
 @app.command()

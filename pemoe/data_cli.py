@@ -1,8 +1,10 @@
-"""The commands `pemoe data build | audit | refine | sanitize | publish`: parse, call, print; no logic."""
+"""The commands `pemoe data fetch | build | audit | refine | sanitize | publish`: parse, call, print; no logic."""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pemoe.common.errors import InputError
 from pemoe.console import (
     AsJson,
     Output,
@@ -25,8 +28,9 @@ from pemoe.publish_cli import DryRun, Public, Repo, Revision, Tag, carry_out
 
 if TYPE_CHECKING:
     from pemoe.datasets_scripts.builds.plan import BuildPlan
+    from pemoe.datasets_scripts.sources.download import FetchPlan
 
-data_app = typer.Typer(no_args_is_help=True, help="Build, audit, refine, sanitize and publish data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, build, audit, refine, sanitize and publish data sets.")
 
 
 def _words(name: str, *words: str) -> type[Enum]:
@@ -64,6 +68,49 @@ SanitizeMode = Annotated[
     typer.Option(help="Directions in satellite texts; by default remove where texts are refined, keep where not."),
 ]
 Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first; errors stop the build.")]
+
+
+@data_app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="Published source: geotext1652.")],
+    output: Output = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch (default: the one begun with, else main as it is now).")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only paths that match, e.g. '*.json', 'images/train/*'; may be repeated."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show licence, files and sizes; fetch nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download a public data set at one commit, every file checked; run again to go on where it stopped.
+
+    Example: pemoe data fetch geotext1652 --output runs/geotext
+    """
+    from pemoe.datasets_scripts.sources.download import fetch_files, plan_fetch
+    from pemoe.datasets_scripts.sources.registry import public_source
+
+    entry, repo = public_source(source)
+    output = output or Path("runs/data_fetch")
+    plan = plan_fetch(repo, output, revision=revision, include=include or ())
+    _print_fetch(plan, entry.license, entry.title)
+    if dry_run:
+        if as_json:
+            print_json({"license": dict(entry.license), **plan.record(complete=False)})
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError("nothing was fetched: there is no terminal to ask at, so give --yes")
+        if not typer.confirm("Fetch them?", err=True):
+            typer.echo("Nothing was fetched.", err=True)
+            return
+    record = fetch_files(plan, entry.license, show_progress=True)
+    if as_json:
+        print_json({"directory": str(output), **record})
+        return
+    typer.echo(f"{len(record['files']):,} files are in {output}, every one checked. Next: pemoe data audit {output}")
 
 
 @data_app.command()
@@ -316,3 +363,19 @@ def _print_estimate(figures: dict[str, Any], as_json: bool) -> None:
     typer.echo(f"Nothing was asked{prices}.", err=True)
     if not figures["requests"]:
         typer.echo("There is no training caption of a known platform: see pemoe data build --help.", err=True)
+
+
+def _print_fetch(plan: FetchPlan, license: Mapping[str, str], title: str) -> None:
+    """What a fetch is about to do, and under which licence."""
+    from pemoe.datasets_scripts.sources.download import format_bytes
+
+    name = license.get("license_name") or license.get("license", "not stated")
+    lines = [
+        f"{title.split(',')[0]}: {plan.repo.repo_id} at commit {plan.commit}",
+        f"licence: {name} {license.get('license_link', '')}".rstrip(),
+        *(f"note: {note}" for note in plan.notes),
+        f"{len(plan.files):,} files, {format_bytes(plan.total_bytes)} ({plan.total_bytes:,} bytes); "
+        f"{format_bytes(plan.missing_bytes)} to fetch into {plan.directory}",
+    ]
+    for line in lines:
+        typer.echo(line, err=True)
