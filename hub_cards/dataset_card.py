@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from pemoe.datasets_scripts.builds.shards import configs_of
 from pemoe.datasets_scripts.schema import SPLITS, DataError, order_platforms
 from pemoe.datasets_scripts.sources.parquet import ParquetReader
 from pemoe.datasets_scripts.sources.registry import SOURCES
+from pemoe.hub_cards.hub_client import check_license_id, check_repo_id
 from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.report_sections import ENVIRONMENT, report_sections
 
@@ -55,10 +54,11 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
         Markdown. The same input gives the same text, and no path of this machine is in it.
 
     Raises:
-        DataError: not a built directory, a number is missing, a bad repository id, or no licence where one is needed.
+        DataError: not a built directory, a number is missing, or no licence where one is needed.
+        PublishError: a bad repository id.
     """
     options = options or CardOptions()
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     build = _with_earlier(read_build(built_dir))
     counts, configs = build["counts"], configs_of(Path(built_dir))
     if not configs:
@@ -173,16 +173,6 @@ def _of_kind(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def _check_repo_id(repo_id: str) -> None:
-    """Refuse what the Hub would refuse, and names without an owner."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise DataError(f"{repo_id!r} is no repository id ({error}): write it as owner/name") from error
-    if repo_id.count("/") != 1:
-        raise DataError(f"{repo_id!r} is no repository id: write it as owner/name")
-
-
 def _title(source: str) -> str:
     return SOURCES[source].title if source in SOURCES else ""
 
@@ -193,9 +183,7 @@ def _license(source: str, license_id: str | None) -> dict[str, str]:
         raise DataError(f"the licence of {source} is its authors' to give: leave --license out")
     if not known and not license_id:
         raise DataError(f"only you know the licence of this data ({source}): give it with --license, e.g. cc-by-4.0")
-    if license_id and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_id):
-        raise DataError(f"{license_id!r} is no licence as the Hub spells them: use e.g. cc-by-4.0, mit or other")
-    return dict(known) or {"license": str(license_id)}
+    return dict(known) or {"license": check_license_id(str(license_id))}
 
 
 def _named_values(options: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub import get_session, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 
 from pemoe.common.errors import InputError
+
+ANSWER_TIMEOUT_S = 120.0  # the client's own is none at all: a Hub that fell silent would hold a push for ever
 
 
 class PublishError(InputError):
@@ -29,6 +33,51 @@ def require_token(token: str | None) -> str:
     if not found:
         raise PublishError("no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write")
     return found
+
+
+def check_repo_id(repo_id: str) -> str:
+    """The id as it is.
+
+    Raises:
+        PublishError: the Hub would refuse it, or it names no owner.
+
+    Example:
+        >>> check_repo_id("me/pemoe")
+        'me/pemoe'
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise PublishError(f"{repo_id!r} is no repository id ({error}): write it as owner/name") from error
+    if repo_id.count("/") != 1:
+        raise PublishError(f"{repo_id!r} is no repository id: write it as owner/name")
+    return repo_id
+
+
+def check_license_id(license_id: str) -> str:
+    """The id as it is.
+
+    Raises:
+        PublishError: the Hub does not spell licences so.
+
+    Example:
+        >>> check_license_id("cc-by-4.0")
+        'cc-by-4.0'
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license_id):
+        raise PublishError(f"{license_id!r} is no licence as the Hub spells them: use e.g. cc-by-4.0, mit or other")
+    return license_id
+
+
+@contextmanager
+def bounded_waits() -> Iterator[None]:
+    """Let no request wait longer than `ANSWER_TIMEOUT_S` for the server, while the context lasts."""
+    session = get_session()
+    before, session.timeout = session.timeout, ANSWER_TIMEOUT_S
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 @contextmanager

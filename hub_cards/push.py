@@ -1,57 +1,84 @@
-"""Pushing a built data set to the Hub: checked first, sent in one commit, resumed by running it again.
+"""Pushing a plan to the Hub: refused before a byte is sent, or sent in one commit, resumed by running it again.
 
-Large files go up one by one and the commit that names them comes last, with the card: a reader sees either the data as
-it was or the whole new set. A killed push leaves its uploaded files on the server; the next one sends only the rest.
+Large files go up one by one and the commit that names them comes last, then the tag: a reader sees either what was
+there or the whole new content. A killed push leaves its uploaded files on the server; the next one sends only
+the rest. What is in a plan is decided by `plan_dataset`, `plan_model`, `plan_space` and `plan_metric`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash
 
 from pemoe.common.progress import progress_bars
-from pemoe.hub_cards.dataset_card import CardOptions, read_build, read_json, render_dataset_card
-from pemoe.hub_cards.hub_client import PublishError, one_line_errors, require_token
-from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
-from pemoe.hub_cards.parquet_check import check_parquet
+from pemoe.hub_cards.hub_client import PublishError, bounded_waits, one_line_errors, require_token
 
-# files of an earlier build: those of them that the new build lacks are deleted
-OURS = re.compile(r"[a-z][a-z0-9_]*/(train|test)-\d{5}-of-\d{5}\.parquet|reports/.+")
-NO_DATA = {".gitattributes", "README.md", "LICENSE", "LICENSE.md"}  # may be there before the first push
-TEXT_SUFFIXES = (".html", ".csv", ".txt", ".md")
-COMMIT_MESSAGE = "Upload the data set with pemoe data publish"
+NEUTRAL = {".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.md"}  # may be there before the first push
+
+
+class Generated(Protocol):
+    """A file that is written only when it is pushed, for example one shard of larger weights."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that `write` will write."""
+
+    def write(self, path: Path) -> None:
+        """Write the file; the same bytes every time, so that an interrupted push finds them on the server."""
 
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """One file of a push: its path in the repository, and where its bytes are (a file, or the bytes themselves)."""
+    """One file of a push: its path in the repository, and where its bytes are or who writes them."""
 
     path: str
-    content: Path | bytes
+    content: Path | bytes | Generated
 
     @property
     def size_bytes(self) -> int:
         """Bytes that a first push sends."""
-        return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
+        if isinstance(self.content, Path):
+            return self.content.stat().st_size
+        return len(self.content) if isinstance(self.content, bytes) else self.content.size_bytes
 
 
 @dataclass(frozen=True)
 class PushPlan:
     """What a push would send: the files with their sizes, the text of the card, and who could read it.
 
-    `notes` are sentences that the user should read first.
+    Args:
+        repo_id: `owner/name` on the Hub; made when it does not exist.
+        repo_type: "model", "dataset" or "space".
+        private: whether only the owner shall see it; a repository that is public already is then refused.
+        files: what the repository will hold, the card among them.
+        card: text of README.md.
+        marker: one path that it fully matches is in every repository of this kind; one that holds files and no such
+            path is somebody else's and is refused.
+        replaces: paths of an earlier push; those that this one lacks are deleted.
+        notes: sentences that the user should read first.
+        left_out: what the directory holds and the push does not send.
+        space_sdk: of a Space, what runs it, as its card says.
     """
 
     repo_id: str
+    repo_type: str
     private: bool
     files: tuple[PlannedFile, ...]
     card: str
-    notes: tuple[str, ...]
+    marker: re.Pattern[str]
+    replaces: re.Pattern[str]
+    notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    space_sdk: str | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -66,50 +93,35 @@ class PushResult:
     url: str
     commit: str
     private: bool
+    tag: str | None = None
 
 
-def plan_push(
-    built_dir: str | Path, repo_id: str, *, options: CardOptions | None = None, private: bool = True
-) -> PushPlan:
-    """Check a built directory and list what a push would send; reaches no server and writes nothing.
-
-    The files of the plan are the card, `build.json`, the Parquet files and `reports/`, in that order.
-
-    Raises:
-        DataError: no built directory, Parquet that disagrees with `build.json`, or a card that cannot be rendered.
-    """
-    root = Path(built_dir)
-    build = read_build(root)
-    card = render_dataset_card(root, repo_id, options)
-    shards = check_parquet(root, build["counts"])
-    files = [
-        PlannedFile("README.md", card.encode()),
-        PlannedFile("build.json", _as_json(build)),
-        *(PlannedFile(shard.relative_to(root).as_posix(), shard) for shard in shards),
-        *_reports(root),
-    ]
-    return PushPlan(repo_id, private, tuple(files), card, tuple(_notes(build["source"], private)))
+def visibility_note(private: bool) -> str:
+    """The first note of every plan: who will see it."""
+    if private:
+        return "private: only you, or your organisation, will see it; change that with --public"
+    return "public: everybody will see it"
 
 
-def push_dataset(
-    built_dir: str | Path,
-    repo_id: str,
-    *,
-    options: CardOptions | None = None,
-    private: bool = True,
+def as_json(value: object) -> bytes:
+    """A JSON value as the bytes of a file."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def push(
+    plan: PushPlan,
     token: str | None = None,
     revision: str | None = None,
+    tag: str | None = None,
     endpoint: str | None = None,
     show_progress: bool = False,
 ) -> PushResult:
-    """Check a built directory and push it as a data set; run it again after an interruption and it goes on.
+    """Send a plan to the Hub; run it again after an interruption and it goes on.
 
     Args:
-        built_dir, options: see `render_dataset_card`.
-        repo_id: `owner/name` on the Hub; made when it does not exist.
-        private: whether only the owner shall see it; a repository that is public already is then refused.
         token: None: that of `hf auth login`, or HF_TOKEN.
         revision: branch, made when it does not exist; None: main.
+        tag: name for the commit, for example "v1.0".
         endpoint: address of the Hub; None: HF_ENDPOINT or huggingface.co.
         show_progress: draw the upload's bars on stderr.
 
@@ -117,72 +129,76 @@ def push_dataset(
         `PushResult`; when nothing changed, its commit is the one that was there.
 
     Raises:
-        DataError: whatever `plan_push` raises.
         PublishError: no or a wrong token, no right to write, a public repository in place of a private one, one that
-            holds other data, or a Hub that cannot be reached or fails.
+            holds something else, a tag that names another commit, or a Hub that cannot be reached or fails.
+
+    Example:
+        >>> push(plan_model("runs/train/model", "me/pemoe"), tag="v1.0").url  # doctest: +SKIP
+        'https://huggingface.co/me/pemoe'
     """
-    plan = plan_push(built_dir, repo_id, options=options, private=private)
     token = require_token(token)
     api = HfApi(endpoint=endpoint, token=token)
-    with progress_bars(show_progress), one_line_errors(repo_id, api.endpoint, token):
+    with progress_bars(show_progress), one_line_errors(plan.repo_id, api.endpoint, token), bounded_waits():
         url, is_private = _prepare_repo(api, plan, revision)
-        commit = api.create_commit(
-            repo_id,
-            _operations(api, plan, revision),
-            commit_message=COMMIT_MESSAGE,
-            repo_type="dataset",
-            revision=revision,
-        )
-    return PushResult(url, commit.oid, is_private)
+        with tempfile.TemporaryDirectory() as folder:
+            commit = _commit(api, plan, revision, tag, Path(folder))
+        if tag:  # in place already where nothing changed since
+            api.create_tag(plan.repo_id, tag=tag, revision=commit, repo_type=plan.repo_type, exist_ok=True)
+    return PushResult(url, commit, is_private, tag)
 
 
 def _prepare_repo(api: HfApi, plan: PushPlan, revision: str | None) -> tuple[str, bool]:
     """Make the repository and the branch where they are missing; their address, and whether it is private."""
-    url = api.create_repo(plan.repo_id, repo_type="dataset", private=plan.private, exist_ok=True)
-    is_private = bool(api.dataset_info(plan.repo_id).private)
+    kind = {"repo_type": plan.repo_type}
+    url = api.create_repo(plan.repo_id, private=plan.private, exist_ok=True, space_sdk=plan.space_sdk, **kind)
+    is_private = bool(api.repo_info(plan.repo_id, **kind).private)
     if plan.private and not is_private:
         raise PublishError(
             f"{plan.repo_id} exists and is public, nothing was sent: give --public or choose another name"
         )
     if revision:
-        api.create_branch(plan.repo_id, branch=revision, repo_type="dataset", exist_ok=True)
+        api.create_branch(plan.repo_id, branch=revision, exist_ok=True, **kind)
     return str(url), is_private
 
 
-def _operations(api: HfApi, plan: PushPlan, revision: str | None) -> list[CommitOperationAdd | CommitOperationDelete]:
-    """The files of the plan, and the deletion of shards and reports that only an earlier build had."""
-    there = set(api.list_repo_files(plan.repo_id, repo_type="dataset", revision=revision))
-    if there - NO_DATA and "build.json" not in there:
-        raise PublishError(
-            f"{plan.repo_id} holds other data ({min(there - NO_DATA)}), nothing was sent: choose another name"
-        )
-    stale = {path for path in there if OURS.fullmatch(path)} - {file.path for file in plan.files}
-    additions = [CommitOperationAdd(file.path, file.content) for file in plan.files]
-    return [*additions, *(CommitOperationDelete(path) for path in sorted(stale))]
+def _commit(api: HfApi, plan: PushPlan, revision: str | None, tag: str | None, folder: Path) -> str:
+    """Send the files and name them in one commit; `folder` takes those that are written for the push."""
+    kind = {"repo_type": plan.repo_type, "revision": revision}
+    entries = api.list_repo_tree(plan.repo_id, recursive=True, **kind)
+    there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    others = there.keys() - NEUTRAL
+    if others and not any(plan.marker.fullmatch(path) for path in others):
+        raise PublishError(f"{plan.repo_id} holds other data ({min(others)}), nothing was sent: choose another name")
+    stale = {path for path in there if plan.replaces.fullmatch(path)} - {file.path for file in plan.files}
+    additions = [CommitOperationAdd(file.path, _content(file, folder)) for file in plan.files]
+    if tag:
+        changes = bool(stale) or any(not _is_there(addition, there) for addition in additions)
+        _check_tag(api, plan, tag, api.repo_info(plan.repo_id, **kind).sha, changes)
+    deletions = [CommitOperationDelete(path) for path in sorted(stale)]
+    message = f"Upload the {plan.repo_type} with pemoe"
+    return api.create_commit(plan.repo_id, [*additions, *deletions], commit_message=message, **kind).oid
 
 
-def _reports(root: Path) -> Iterator[PlannedFile]:
-    """Files below `reports/`; in those that are text, absolute paths of this machine are cut to their last name."""
-    paths = sorted(path for path in (root / "reports").rglob("*") if path.is_file() and not path.name.startswith("."))
-    reports = {path: read_json(path) for path in [root / "build.json", *paths] if path.suffix == ".json"}
-    known = find_machine_paths(list(reports.values())) | {str(root.resolve())}
-    for path in paths:
-        content: Path | bytes = path
-        if path in reports:
-            content = _as_json(without_machine_paths(reports[path]))
-        elif path.suffix in TEXT_SUFFIXES:
-            content = cut_machine_paths(path.read_text(encoding="utf-8"), known).encode()
-        yield PlannedFile(path.relative_to(root).as_posix(), content)
+def _content(file: PlannedFile, folder: Path) -> Path | bytes:
+    if isinstance(file.content, (Path, bytes)):
+        return file.content
+    written = folder / file.path.replace("/", "--")
+    file.content.write(written)
+    return written
 
 
-def _as_json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+def _is_there(addition: CommitOperationAdd, there: Mapping[str, RepoFile]) -> bool:
+    """Whether the repository holds this very file."""
+    entry = there.get(addition.path_in_repo)
+    if entry is None or entry.lfs:
+        return entry is not None and entry.lfs.sha256 == addition.upload_info.sha256.hex()
+    with addition.as_file() as content:
+        return entry.blob_id == git_hash(content.read())
 
 
-def _notes(source: str, private: bool) -> Iterator[str]:
-    if private:
-        yield "private: only you, or your organisation, will see it; change that with --public"
-        return
-    yield "public: everybody will see it"
-    if source in ("geotext1652", "robosense"):
-        yield "University-1652 is given out on the promise not to pass its pictures on: ask its authors first"
+def _check_tag(api: HfApi, plan: PushPlan, tag: str, head: str | None, changes: bool) -> None:
+    """Refuse a tag that names another commit than this push will end at."""
+    tags = {one.name: one.target_commit for one in api.list_repo_refs(plan.repo_id, repo_type=plan.repo_type).tags}
+    if tag in tags and (changes or tags[tag] != head):
+        named = f"the tag {tag} of {plan.repo_id} names another commit ({tags[tag][:7]})"
+        raise PublishError(f"{named}, nothing was sent: choose another tag")

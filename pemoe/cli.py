@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pemoe.common.errors import InputError
+from pemoe.common.version import __version__
 from pemoe.console import (
     AsJson,
     Checkpoint,
@@ -26,14 +27,29 @@ from pemoe.console import (
     typed_command,
 )
 from pemoe.data_cli import data_app
+from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
 
-app = typer.Typer(
-    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Find a place from a sentence."
-)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(publish_app, name="publish")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pemoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Find a place from a sentence."""
 
 
 @app.command()
@@ -80,8 +96,8 @@ def info(
     """
     if (preset is None) == (model is None):
         raise typer.BadParameter("give --preset or --model")
+    from pemoe.hub_cards.sizes import describe_sizes
     from pemoe.modeling_pemoe import PeMoEConfig
-    from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
     from pemoe.trainers.checkpoint_io import read_config_of
 
     try:
@@ -152,8 +168,9 @@ def mine(
     started_s = time.monotonic()
     _quiet_transformers()
     directory = check_output(output or Path("runs/mine"), overwrite)
+    recipe = data_of(checkpoint, data)
     model, processor = load_checkpoint(checkpoint)
-    rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("train",))["train"]
+    rows = load_rows(recipe, show_progress=True, needed=("train",))["train"]
     prepare_output(directory, overwrite)
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
@@ -176,18 +193,20 @@ def evaluate(
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
-    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
+    from pemoe.trainers.checkpoint_io import data_of, describe_data, load_checkpoint
     from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
 
     started_s = time.monotonic()
     _quiet_transformers()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
+    recipe = data_of(checkpoint, data)
     model, processor = load_checkpoint(checkpoint)
-    rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("test",))["test"]
+    rows = load_rows(recipe, show_progress=True, needed=("test",))["test"]
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
-    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name())
+    measured_on = describe_data(recipe, "test", rows)
+    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name(), measured_on)
     _report(metrics, as_json, f"{directory / 'metrics.json'}")
 
 

@@ -1,8 +1,10 @@
-"""The commands `pemoe data build | audit | refine | sanitize | publish`: parse, call, print; no logic."""
+"""The commands `pemoe data fetch | build | audit | refine | sanitize | publish`: parse, call, print; no logic."""
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Mapping
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pemoe.common.errors import InputError
 from pemoe.console import (
     AsJson,
     Output,
@@ -21,12 +24,13 @@ from pemoe.console import (
     print_json,
     typed_command,
 )
+from pemoe.publish_cli import DryRun, Public, Repo, Revision, Tag, carry_out
 
 if TYPE_CHECKING:
     from pemoe.datasets_scripts.builds.plan import BuildPlan
-    from pemoe.hub_cards.push import PushPlan
+    from pemoe.datasets_scripts.sources.download import FetchPlan
 
-data_app = typer.Typer(no_args_is_help=True, help="Build, audit, refine, sanitize and publish data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="Fetch, build, audit, refine, sanitize and publish data sets.")
 
 
 def _words(name: str, *words: str) -> type[Enum]:
@@ -64,6 +68,49 @@ SanitizeMode = Annotated[
     typer.Option(help="Directions in satellite texts; by default remove where texts are refined, keep where not."),
 ]
 Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for defects first; errors stop the build.")]
+
+
+@data_app.command()
+def fetch(
+    source: Annotated[str, typer.Argument(help="Published source: geotext1652.")],
+    output: Output = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Commit, tag or branch (default: the one begun with, else main as it is now).")
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only paths that match, e.g. '*.json', 'images/train/*'; may be repeated."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show licence, files and sizes; fetch nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download a public data set at one commit, every file checked; run again to go on where it stopped.
+
+    Example: pemoe data fetch geotext1652 --output runs/geotext
+    """
+    from pemoe.datasets_scripts.sources.download import fetch_files, plan_fetch
+    from pemoe.datasets_scripts.sources.registry import public_source
+
+    entry, repo = public_source(source)
+    output = output or Path("runs/data_fetch")
+    plan = plan_fetch(repo, output, revision=revision, include=include or ())
+    _print_fetch(plan, entry.license, entry.title)
+    if dry_run:
+        if as_json:
+            print_json({"license": dict(entry.license), **plan.record(complete=False)})
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError("nothing was fetched: there is no terminal to ask at, so give --yes")
+        if not typer.confirm("Fetch them?", err=True):
+            typer.echo("Nothing was fetched.", err=True)
+            return
+    record = fetch_files(plan, entry.license, show_progress=True)
+    if as_json:
+        print_json({"directory": str(output), **record})
+        return
+    typer.echo(f"{len(record['files']):,} files are in {output}, every one checked. Next: pemoe data audit {output}")
 
 
 @data_app.command()
@@ -255,33 +302,26 @@ def sanitize(
 @data_app.command()
 def publish(  # noqa: PLR0913 - options of a command
     directory: Annotated[Path, typer.Argument(help="A data set that pemoe data build wrote.")],
-    repo: Annotated[str, typer.Option(help="owner/name on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the card and what would be sent.")] = False,
+    repo: Repo,
+    public: Public = False,
+    dry_run: DryRun = False,
     license_id: Annotated[str | None, typer.Option("--license", help="Of your own data, e.g. cc-by-4.0.")] = None,
     license_note: Annotated[str | None, typer.Option(help="A sentence below it.")] = None,
     language: Annotated[str, typer.Option(help="Of the captions, ISO 639-1.")] = "en",
     title: Annotated[str | None, typer.Option(help="Of the card.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, made when it does not exist.")] = None,
+    revision: Revision = None,
+    tag: Tag = None,
     as_json: AsJson = False,
 ) -> None:
     """Render the data set's card and push card, Parquet and reports in one commit; run again to go on.
 
     Example: pemoe data publish runs/data_build --repo me/geotext-refined --dry-run
     """
-    from dataclasses import asdict
-
-    from pemoe.hub_cards import CardOptions, plan_push, push_dataset
+    from pemoe.hub_cards import CardOptions, plan_dataset
 
     options = CardOptions(license_id, license_note, language, title)
-    if dry_run:
-        _print_push(plan_push(directory, repo, options=options, private=not public), as_json)
-        return
-    result = push_dataset(directory, repo, options=options, private=not public, revision=revision, show_progress=True)
-    if as_json:
-        print_json(asdict(result))
-        return
-    typer.echo(f"{result.url} ({'private' if result.private else 'public'}), commit {result.commit}")
+    plan = plan_dataset(directory, repo, options=options, private=not public)
+    carry_out(plan, dry_run, as_json, revision=revision, tag=tag)
 
 
 def _build(
@@ -325,15 +365,17 @@ def _print_estimate(figures: dict[str, Any], as_json: bool) -> None:
         typer.echo("There is no training caption of a known platform: see pemoe data build --help.", err=True)
 
 
-def _print_push(plan: PushPlan, as_json: bool) -> None:
-    """What a push would send, and the card it would write."""
-    if as_json:
-        sent = {"repo": plan.repo_id, "private": plan.private, "total_bytes": plan.total_bytes, "notes": plan.notes}
-        print_json({**sent, "files": [file.path for file in plan.files], "card": plan.card})
-        return
-    typer.echo(plan.card)
-    files = [[file.path, f"{file.size_bytes:,}"] for file in plan.files]
-    typer.echo(format_columns([["file", "bytes"], *files]), err=True)
-    for note in plan.notes:
-        typer.echo(note, err=True)
-    typer.echo(f"{plan.total_bytes:,} bytes would go to {plan.repo_id}; nothing was sent", err=True)
+def _print_fetch(plan: FetchPlan, license: Mapping[str, str], title: str) -> None:
+    """What a fetch is about to do, and under which licence."""
+    from pemoe.datasets_scripts.sources.download import format_bytes
+
+    name = license.get("license_name") or license.get("license", "not stated")
+    lines = [
+        f"{title.split(',')[0]}: {plan.repo.repo_id} at commit {plan.commit}",
+        f"licence: {name} {license.get('license_link', '')}".rstrip(),
+        *(f"note: {note}" for note in plan.notes),
+        f"{len(plan.files):,} files, {format_bytes(plan.total_bytes)} ({plan.total_bytes:,} bytes); "
+        f"{format_bytes(plan.missing_bytes)} to fetch into {plan.directory}",
+    ]
+    for line in lines:
+        typer.echo(line, err=True)

@@ -13,6 +13,7 @@ import datasets
 from pemoe.common.files import may_hold_data
 from pemoe.datasets_scripts.campus.reader import CampusReader
 from pemoe.datasets_scripts.schema import DataError
+from pemoe.datasets_scripts.sources.download import PublicRepo
 from pemoe.datasets_scripts.sources.folder.reader import FolderReader
 from pemoe.datasets_scripts.sources.geotext.reader import GeoTextReader
 from pemoe.datasets_scripts.sources.geotext.records import ALL_JSON_NAMES, find_root
@@ -38,6 +39,7 @@ class Source:
     audit: Literal["tree", "rows"] = "rows"  # what the audit looks at: the files as they lie, or the reader's rows
     title: str = ""  # of the data set's card; "" where the owner gives one
     license: Mapping[str, str] = field(default_factory=dict)  # in the Hub's words; {} where the owner names one
+    public: PublicRepo | None = None  # where its files can be fetched; None where they cannot
 
 
 def _is_geotext(root: str) -> bool:
@@ -60,6 +62,11 @@ SOURCES: dict[str, Source] = {
         audit="tree",
         title="GeoText-1652, one row per image",
         license=_GEOTEXT_LICENSE,
+        public=PublicRepo(
+            "truemanv5666/GeoText1652_Dataset",
+            terms="its pictures are University-1652's, given out on the promise not to pass them on: "
+            "its authors' agreement may be needed (https://github.com/layumi/University1652-Baseline)",
+        ),
     ),
     "parquet": Source(
         ParquetReader,
@@ -95,6 +102,20 @@ def source_of(name: str) -> Source:
     if name not in SOURCES:
         raise DataError(f"unknown data source {name!r}: use one of {', '.join(sorted(SOURCES))}")
     return SOURCES[name]
+
+
+def public_source(name: str) -> tuple[Source, PublicRepo]:
+    """The entry of a source and where its files are published; `DataError` where they are not.
+
+    Example:
+        >>> public_source("geotext1652")[1].repo_id
+        'truemanv5666/GeoText1652_Dataset'
+    """
+    source = SOURCES.get(name)
+    if source is None or source.public is None:
+        known = ", ".join(sorted(one for one, entry in SOURCES.items() if entry.public))
+        raise DataError(f"{name!r} is no source that can be fetched: use {known}")
+    return source, source.public
 
 
 def options_of(name: str) -> list[str]:

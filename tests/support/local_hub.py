@@ -26,6 +26,7 @@ class Request(NamedTuple):
     path: str
     body_bytes: int
     status: int
+    range: str = ""  # the header Range
 
 
 class LocalHub:
@@ -38,6 +39,8 @@ class LocalHub:
         lfs_suffixes: files whose content goes up by itself, not inside the commit.
         fault: called for every request before it is served, with (method, path, count of requests so far); a status to
             answer with instead, `CLOSE`, or None. A test may as well kill the client in it.
+        on_body: called with (path, bytes sent of this answer) before every MiB of an answer's body; what it raises
+            breaks the connection.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class LocalHub:
         orgs: tuple[str, ...] = (),
         lfs_suffixes: tuple[str, ...] = (".parquet", ".safetensors", ".bin"),
         fault: Callable[[str, str, int], int | None] | None = None,
+        on_body: Callable[[str, int], None] | None = None,
     ) -> None:
         self.root, self.user, self.token, self.orgs = root, user, token, orgs
-        self.lfs_suffixes, self.fault = lfs_suffixes, fault
+        self.lfs_suffixes, self.fault, self.on_body = lfs_suffixes, fault, on_body
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[Request] = []
         self.lock = threading.RLock()
@@ -120,7 +124,8 @@ class _Handler(Routes, BaseHTTPRequestHandler):
         path = unquote(self.url.path)
         fault = self.hub.fault(self.command, path, len(self.hub.requests)) if self.hub.fault else None
         answer = Answer(fault, {"error": "injected"}) if fault else self._route(path)
-        self.hub.requests.append(Request(self.command, path, len(self.body), answer.status))
+        asked = self.headers.get("Range") or ""
+        self.hub.requests.append(Request(self.command, path, len(self.body), answer.status, asked))
         if fault == CLOSE:
             self.close_connection = True
             return
@@ -148,8 +153,10 @@ class _Handler(Routes, BaseHTTPRequestHandler):
             for name, value in {**defaults, **answer.headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            for sent in range(0, len(body) if self.command != "HEAD" else 0, 2**20):
+                if self.hub.on_body:
+                    self.hub.on_body(unquote(self.url.path), sent)
+                self.wfile.write(body[sent : sent + 2**20])
         except ConnectionError:  # the client was killed
             self.close_connection = True
 

@@ -141,7 +141,7 @@ class Routes:
             "tags": [],
             "downloads": 0,
         }
-        return Answer(200, {**payload, "siblings": [{"rfilename": path} for path in sorted(found[1])]})
+        return Answer(200, {**payload, "siblings": [_sibling(path, blob) for path, blob in sorted(found[1].items())]})
 
     def refs(self, kind: str, name: str) -> Answer:
         repo = self._repo(kind, name)
@@ -271,6 +271,12 @@ class Routes:
             for name in gone:
                 del files[name]
         return None
+
+
+def _sibling(path: str, blob: Blob) -> dict:
+    """A file as the info of a repository tells it; of a large one, git's oid is that of a pointer."""
+    lfs = {"lfs": {"sha256": blob.oid, "size": blob.size, "pointerSize": 132}} if blob.lfs else {}
+    return {"rfilename": path, "size": blob.size, "blobId": blob.oid[:40], **lfs}
 
 
 def _entries(files: dict[str, Blob]) -> Iterator[dict]:

@@ -1,0 +1,142 @@
+"""Safetensors files before a push: opened, compared with the model they belong to, cut into shards where too large."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from pemoe.hub_cards.hub_client import PublishError
+
+SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # as transformers counts them
+COPIED_BYTES = 1 << 24  # at a time
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a safetensors file: `size_bytes` of `file`, from `start_byte` on."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start_byte: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class WeightShard:
+    """A safetensors file that holds some tensors of others; written when it is pushed."""
+
+    tensors: tuple[StoredTensor, ...]
+
+    @cached_property
+    def header(self) -> bytes:
+        """Length and JSON that come before the tensors, filled up to a multiple of eight bytes."""
+        entries, end = {"__metadata__": {"format": "pt"}}, 0
+        for tensor in self.tensors:
+            place = {"data_offsets": [end, end := end + tensor.size_bytes]}
+            entries[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), **place}
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that `write` will write."""
+        return len(self.header) + sum(tensor.size_bytes for tensor in self.tensors)
+
+    def write(self, path: Path) -> None:
+        """Write header and tensors, a part at a time."""
+        with path.open("wb") as target:
+            target.write(self.header)
+            for tensor in self.tensors:
+                with tensor.file.open("rb") as source:
+                    source.seek(tensor.start_byte)
+                    for done in range(0, tensor.size_bytes, COPIED_BYTES):
+                        target.write(source.read(min(COPIED_BYTES, tensor.size_bytes - done)))
+
+
+def read_tensors(path: Path) -> list[StoredTensor]:
+    """What a safetensors file holds, in the order of its bytes; no tensor is read.
+
+    Raises:
+        PublishError: the file is cut, or is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="np"):  # compares header and size of the file
+            pass
+    except (SafetensorError, OSError) as error:
+        raise PublishError(f"{path}: cannot be read as safetensors ({error}); save the model again") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    tensors = []
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            tensors.append(
+                StoredTensor(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + start, end - start)
+            )
+    return sorted(tensors, key=lambda tensor: tensor.start_byte)
+
+
+def check_fit(tensors: Iterable[StoredTensor], expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
+    """Refuse (PublishError, the first one named) tensors that are not the expected ones, by name or by shape."""
+    found = {tensor.name: tensor.shape for tensor in tensors}
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is none of them" for name in found if name not in expected]
+    faults += [
+        f"{name} has the shape {found[name]}, not {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if faults:
+        raise PublishError(f"{where}: {len(faults)} weights do not fit config.json, first: {faults[0]}; save it again")
+
+
+def split_tensors(tensors: Iterable[StoredTensor], max_bytes: int) -> dict[str, WeightShard]:
+    """Shards in the order given, each at most `max_bytes` of tensors (a larger tensor is a shard of its own), by name.
+
+    Returns:
+        `{"model-00001-of-00002.safetensors": shard, ...}`, the same for the same input.
+    """
+    groups: list[list[StoredTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if groups[-1] and filled + tensor.size_bytes > max_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += tensor.size_bytes
+    name = "model-{:05d}-of-{:05d}.safetensors"
+    return {name.format(k, len(groups)): WeightShard(tuple(group)) for k, group in enumerate(groups, 1)}
+
+
+def index_of(shards: Mapping[str, WeightShard]) -> dict:
+    """Content of `model.safetensors.index.json`."""
+    total = sum(tensor.size_bytes for shard in shards.values() for tensor in shard.tensors)
+    places = {tensor.name: name for name, shard in shards.items() for tensor in shard.tensors}
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size as transformers writes it.
+
+    Raises:
+        PublishError: it is none, or nothing.
+
+    Example:
+        >>> parse_size("5GB"), parse_size("200KB")
+        (5000000000, 200000)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|TB)", text.strip().upper())
+    size = int(float(found[1]) * SIZE_UNITS[found[2]]) if found else 0
+    if not size:
+        raise PublishError(f"{text!r} is no size: write it as 5GB or 500MB")
+    return size
