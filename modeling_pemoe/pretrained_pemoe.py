@@ -16,6 +16,7 @@ from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
+from .repository_pemoe import write_repository_files
 from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -163,6 +164,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         try:
             config.backbone_weights = "external" if experts_only else "included"
             config.text_repo, config.vision_repo = (_portable(r, save_directory, experts_only) for r in kept[1:])
+            write_repository_files(self, save_directory)
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept

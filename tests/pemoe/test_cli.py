@@ -130,7 +130,7 @@ def test_failure_of_ours_is_not_called_bad_input(monkeypatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("pemoe.modeling_pemoe.sizes_pemoe.describe_sizes", broken)
+    monkeypatch.setattr("pemoe.hub_cards.sizes.describe_sizes", broken)
     monkeypatch.setattr(sys, "argv", ["pemoe", "info", "--preset", "tiny"])
     with pytest.raises(KeyError):
         cli.main()
@@ -140,6 +140,6 @@ def test_an_interrupt_has_its_own_code(monkeypatch, capsys) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pemoe.modeling_pemoe.sizes_pemoe.describe_sizes", interrupted)
+    monkeypatch.setattr("pemoe.hub_cards.sizes.describe_sizes", interrupted)
     assert run(monkeypatch, "info", "--preset", "tiny") == cli.INTERRUPTED
     assert "--resume" in capsys.readouterr().err

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from tiny_models import build_tiny_model
 
+from pemoe.hub_cards.sizes import describe_sizes
 from pemoe.modeling_pemoe import PeMoEConfig
-from pemoe.modeling_pemoe.sizes_pemoe import describe_sizes
 
 XLMR_LAYER = 12 * 1024**2 + 13 * 1024  # attention 4 d^2 + 4 d, MLP 8 d^2 + 5 d, two norms 4 d
 XLMR_EMBEDDINGS = (250002 + 8194 + 1 + 2) * 1024

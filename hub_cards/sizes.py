@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .configuration_pemoe import PeMoEConfig
-from .modeling_pemoe import PeMoEModel
+from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
 
 
 def describe_sizes(config: PeMoEConfig) -> dict:
