@@ -80,6 +80,7 @@ class GeoLocalizationPipeline(Pipeline):
 
     def __call__(self, inputs: object, gallery: object = None, **options: object) -> list:
         """The places of one description or of several; see the class."""
+        _check_count("batch_size", options.get("batch_size"))
         if gallery is not None:
             options["gallery"] = self.encode_gallery(gallery, options.get("batch_size"))
         elif "gallery" not in self._postprocess_params:
@@ -98,9 +99,8 @@ class GeoLocalizationPipeline(Pipeline):
         """
         if hasattr(gallery, "vectors"):  # by its attribute: another checkpoint's code has a class of its own
             return gallery
-        size = batch_size or self._batch_size or GALLERY_BATCH
-        if size < 1:
-            raise ValueError(f"geo-localization: batch_size is {size}, it must be at least 1")
+        size = next(size for size in (batch_size, self._batch_size, GALLERY_BATCH) if size is not None)
+        _check_count("batch_size", size)
         numbers, place, rows, vectors = {}, [], [], []
         sources = enumerate(_read_rows(gallery))
         while batch := list(islice(sources, size)):
@@ -126,8 +126,7 @@ class GeoLocalizationPipeline(Pipeline):
         if unknown:
             known = "it takes gallery, top_k, batch_size and num_workers"
             raise ValueError(f"geo-localization: no parameter {', '.join(sorted(unknown))}; {known}")
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"geo-localization: top_k is {top_k!r}, it must be an integer from 1 on")
+        _check_count("top_k", top_k)
         given = {} if gallery is None else {"gallery": self.encode_gallery(gallery)}
         return {}, {}, given if top_k is None else given | {"top_k": top_k}
 
@@ -157,6 +156,11 @@ class GeoLocalizationPipeline(Pipeline):
             {"place_id": None, "score": float(scores[k]), **gallery.rows[k], "gate_weights": dict(gate)}
             for k in order[np.sort(first)[:top_k]]
         ]
+
+
+def _check_count(name: str, count: int | None) -> None:
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise ValueError(f"geo-localization: {name} is {count!r}, it must be an integer from 1 on")
 
 
 def _read_rows(gallery: object) -> Iterator[dict]:
