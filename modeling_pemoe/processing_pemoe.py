@@ -8,14 +8,17 @@ from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokeniz
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, TextKwargs
 
+from .pictures_pemoe import Picture, holds_floats, read_pictures
+
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 _PAIR_OPTIONS = {"text_pair", "text_target", "text_pair_target", "is_split_into_words"}  # not of a single sentence
 _CHAT_OPTIONS = {"return_mm_token_type_ids", "return_text_replacement_offsets", "sanitize_control_tokens"}
 _LEFT_OUT = {"padding_side"}  # the experts read the first token, which must be CLS, no padding
+_ALWAYS_DONE = {"do_convert_rgb"}  # whatever form a picture has, it is read as RGB
 _OPTIONS = {
     "text_kwargs": set(TextKwargs.__annotations__) - _PAIR_OPTIONS - _CHAT_OPTIONS - _LEFT_OUT,
-    "images_kwargs": set(ImagesKwargs.__annotations__),
+    "images_kwargs": set(ImagesKwargs.__annotations__) - _ALWAYS_DONE,
 }
 
 
@@ -62,11 +65,16 @@ class PeMoEProcessor(ProcessorMixin):
         )
         return cls(image_processor, tokenizer)
 
-    def __call__(self, images: object = None, text: str | list[str] | None = None, **options: object) -> BatchFeature:
+    def __call__(
+        self, images: Picture | list[Picture] | None = None, text: str | list[str] | None = None, **options: object
+    ) -> BatchFeature:
         """Model inputs, PyTorch tensors unless `return_tensors` names another kind.
 
         Args:
-            images: a PIL picture or a list of them, of any size and mode.
+            images: one picture or a list of them, of any size: PIL pictures of any mode, paths, encoded bytes,
+                `{"bytes", "path"}` as `datasets` keeps them, numpy arrays or torch tensors (a 4-d one is a list).
+                Each is read upright, as EXIF says, with 8 bits per channel, as RGB on white; `pictures_pemoe` has
+                the table. `input_data_format` says where an array's channels stand, where its shape leaves it open.
             text: a sentence or a list of sentences, none empty.
             options: as in every `ProcessorMixin`: options of the tokenizer (`max_length`, `add_special_tokens`, ...)
                 and of the image processor (`do_rescale`, `device`, ...), given flat or in `text_kwargs` and
@@ -76,8 +84,10 @@ class PeMoEProcessor(ProcessorMixin):
             `input_ids` and `attention_mask`, `pixel_values`, and what else the options ask the tokenizer for.
 
         Raises:
-            ValueError: nothing given, an unknown option (it is named), one given twice, or an empty sentence (its
-                position is named).
+            ValueError: nothing given, an unknown option (it is named), one given twice, an empty sentence, or
+                something that is no picture (its position is named); `do_rescale=False` or `rescale_factor` for
+                floats, which are taken to 0..255 here.
+            OSError: a missing file, or one that cannot be decoded (its position is named).
         """
         if text is None and images is None:
             raise ValueError("processor: give text, images or both")
@@ -97,5 +107,13 @@ class PeMoEProcessor(ProcessorMixin):
                     raise ValueError(f"processor: text {position} is empty: {what}")
             inputs.update(self.tokenizer(texts, **merged["text_kwargs"]))
         if images is not None:
-            inputs.update(self.image_processor(images, **merged["images_kwargs"]))
+            inputs.update(self._process_images(images, **merged["images_kwargs"]))
         return BatchFeature(inputs)
+
+    def _process_images(
+        self, images: Picture | list[Picture], input_data_format: str | None = None, **options: object
+    ) -> BatchFeature:
+        rescaling = [f"{name}={options[name]}" for name in ("do_rescale", "rescale_factor") if name in options]
+        if rescaling and holds_floats(images):
+            raise ValueError(f"{', '.join(rescaling)}: floats are taken to 0..255 before; give 8-bit pictures")
+        return self.image_processor(read_pictures(images, input_data_format), **options)

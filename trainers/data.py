@@ -19,6 +19,7 @@ from pemoe.datasets_scripts.builds.prepare import prepare_splits
 from pemoe.datasets_scripts.sanitize import MODES, find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS
 from pemoe.modeling_pemoe import PeMoEProcessor
+from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 from pemoe.trainers.errors import TrainingError, check_choice
 from pemoe.trainers.samplers import Visit
 
@@ -159,7 +160,9 @@ class PairDataset(Dataset):
         return pair
 
     def _image(self, row: int) -> Image.Image | Tensor:
-        return self.images[row]["image"] if self.image_states is None else self.image_states[row]
+        if self.image_states is not None:
+            return self.image_states[row]
+        return read_picture(self.images[row]["image"], row)  # augmentation must see what the processor would
 
 
 class PairCollator:
