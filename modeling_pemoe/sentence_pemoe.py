@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -81,7 +82,11 @@ class PeMoESentenceModule(InputModule):
         """
         if not safe_serialization:
             raise ValueError("safe_serialization: False would write a pickle; this model is saved as safetensors only")
+        settings = Path(output_path) / "config_sentence_transformers.json"
+        kept = settings.read_bytes() if settings.is_file() else None  # of this `SentenceTransformer`, just written
         self.model.save_pretrained(output_path)
+        if kept is not None:
+            settings.write_bytes(kept)
         self.processor.save_pretrained(output_path)
 
     def on_model_ready(self, model: torch.nn.Module) -> None:
