@@ -198,7 +198,8 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             OSError: checkpoint or backbone not found.
             ValueError: a backbone's weights are not those the experts were trained on, or trunk weights are missing.
         """
-        name, adapter = resolve_adapter(pretrained_model_name_or_path, kwargs)
+        base, adapter = resolve_adapter(pretrained_model_name_or_path, kwargs)
+        name = base
         wants_info = kwargs.pop("output_loading_info", False)
         if name is not None:
             hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
@@ -219,6 +220,8 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             what = f"{len(missing)} weights are missing, first {missing[0]}"
             raise ValueError(f"{pretrained_model_name_or_path}: {what}")
         model.freeze_trunks()  # loading makes every parameter trainable again
+        if base is not None:
+            model.name_or_path = model.config.name_or_path = str(base)  # what a LoRA platform's folder names
         if adapter is not None:
             model.load_adapter(**adapter)
         return (model, info) if wants_info else model
