@@ -16,6 +16,7 @@ from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
+from .lora_pemoe import LoraPlatforms, add_lora, is_lora, resolve_adapter
 from .repository_pemoe import write_repository_files
 from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
@@ -25,7 +26,7 @@ HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
-class PeMoEPreTrainedModel(PreTrainedModel):
+class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
     """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute."""
 
     config_class = PeMoEConfig
@@ -149,12 +150,13 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         """Write the checkpoint, self-contained or without the frozen trunks; more arguments as in `PreTrainedModel`.
 
         An experts-only checkpoint names its backbones (a directory relative to the checkpoint, a Hub id with its
-        commit) and their hash; `from_pretrained` reads and checks them.
+        commit) and their hash; `from_pretrained` reads and checks them. LoRA platforms are written merged, as ordinary
+        experts; `save_platform` writes one by itself.
 
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
         """
-        state_dict = self.state_dict() if state_dict is None else state_dict
+        state_dict = self.merged_state_dict(self.state_dict() if state_dict is None else state_dict)
         if experts_only:
             self.check_trunks_are_external()
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
@@ -190,13 +192,16 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         state_dict: dict[str, Tensor] | None = None,
         **kwargs: object,
     ) -> PeMoEPreTrainedModel:
-        """Load a full or an experts-only checkpoint; arguments as in `PreTrainedModel.from_pretrained`.
+        """Load a full or an experts-only checkpoint, or a LoRA platform's folder with the base that it names.
+
+        Arguments are those of `PreTrainedModel.from_pretrained`.
 
         Raises:
             OSError: checkpoint or backbone not found.
             ValueError: a backbone's weights are not those the experts were trained on, or trunk weights are missing.
         """
-        name = pretrained_model_name_or_path
+        base, adapter = resolve_adapter(pretrained_model_name_or_path, kwargs)
+        name = base
         wants_info = kwargs.pop("output_loading_info", False)
         if name is not None:
             hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
@@ -217,25 +222,46 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             what = f"{len(missing)} weights are missing, first {missing[0]}"
             raise ValueError(f"{pretrained_model_name_or_path}: {what}")
         model.freeze_trunks()  # loading makes every parameter trainable again
+        if base is not None:
+            model.name_or_path = model.config.name_or_path = str(base)  # what a LoRA platform's folder names
+        if adapter is not None:
+            model.load_adapter(**adapter)
         return (model, info) if wants_info else model
 
     @torch.no_grad()
-    def add_platform(self, name: str, init_from: str) -> None:
+    def add_platform(self, name: str, init_from: str, lora_rank: int | None = None) -> None:
         """Add one expert, started as a copy of `init_from`'s; the other experts and the scores do not move.
 
         The new platform is masked in the config (gate weight 0) until a gate stage includes it. Build optimizers
         after this call: the gate's last layer is a new, longer parameter.
 
+        Args:
+            name: of the platform: lower-case letters, digits and `_`.
+            init_from: the platform whose expert is copied.
+            lora_rank: None for an expert that trains in full; else its copied weights stay frozen, and LoRA matrices
+                of this rank beside its linear layers learn, with its temperature (needs peft; see `save_platform`).
+
         Raises:
-            ValueError: a name that cannot be used, or an unknown `init_from`.
+            ValueError: a name that cannot be used, an unknown `init_from` or one that is a LoRA platform.
+            ImportError: `lora_rank` without peft.
         """
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
+        expert = self.experts[init_from]
+        if is_lora(expert):
+            raise ValueError(f"init_from: {init_from!r} is a LoRA platform; merge_platform it first")
+        self._changed({"platforms": [*self.config.platforms, name]})  # refuses a name before anything is built
+        lora = lora_rank is not None
+        self.attach_platform(name, add_lora(expert, name, init_from, lora_rank) if lora else copy.deepcopy(expert))
+
+    @torch.no_grad()
+    def attach_platform(self, name: str, expert: nn.Module) -> None:
+        """Take a ready expert in as the last platform, masked; ValueError for a name that cannot be used."""
         platforms, masked = [*self.config.platforms, name], [*self.config.masked_platforms, name]
         fields = {"platforms": platforms, "masked_platforms": masked}
         _, gate = self._changed(fields)
         gate.take_over(self.gate)
-        self.experts[name] = copy.deepcopy(self.experts[init_from])
+        self.experts[name] = expert
         self.gate = gate
         self.config.update(fields)
 

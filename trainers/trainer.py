@@ -11,13 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import EvalPrediction, Trainer
 from transformers.utils import logging
 
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
+from pemoe.modeling_pemoe.lora_pemoe import base_of, load_adapter_file
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
-from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
+from pemoe.retrieval.evaluation import score_split
+from pemoe.retrieval.metrics import CUTOFFS
+from pemoe.retrieval.scoring import search
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
 from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
@@ -35,13 +39,18 @@ class PeMoETrainer(Trainer):
     own shares of platforms. The unified model (`platforms=["all"]`) trains on all platforms mixed, in stage "unified"
     by InfoNCE. Batches are joined over processes with gradient, so that N processes equal one.
 
+    A LoRA platform (`add_platform(..., lora_rank=8)`) is trained alone, on rows of that platform: its adapter learns,
+    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`.
+
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
         train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
         image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
-        kwargs: passed to `transformers.Trainer`.
+        kwargs: passed to `transformers.Trainer`. `compute_metrics` is called by `evaluate` with an `EvalPrediction`:
+            `predictions` are the place ids of each query's first 10 pictures, best first, `(n_queries, 10)` strings
+            (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`.
 
     Raises:
         TrainingError: a stage without what it needs, or platforms that data and model do not share.
@@ -72,7 +81,7 @@ class PeMoETrainer(Trainer):
             negatives = hard_negatives if stage.needs_negatives else None
             pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
         self.loss, self.platform_names = stage.loss, list(PLATFORMS) if pairs is None else pairs.platform_names
-        prepare_for_stage(model, args.stage, args.gate_loss, pairs)
+        self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
         self.info_nce = InfoNCELoss(same_place=args.same_place)
         self.triplet = TripletLoss(margin=args.margin)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
@@ -165,9 +174,11 @@ class PeMoETrainer(Trainer):
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
         if rows is None:
             raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
-        batch_size = self.args.per_device_eval_batch_size
-        results = evaluate_split(self.model, self.processing_class, rows, batch_size, n_resamples=0)
+        split = self._embed(rows)
+        results = score_split(split, n_resamples=0)
         platforms, _ = results.pop("per_platform"), results.pop("gate")
+        if self.compute_metrics is not None:
+            results |= self.compute_metrics(rank_places(split))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
         for platform, figures in platforms.items():
             metrics.update({f"{metric_key_prefix}_{platform}_{name}": value for name, value in figures.items()})
@@ -175,13 +186,41 @@ class PeMoETrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _embed(self, rows: datasets.Dataset) -> EmbeddedSplit:
+        """A split as vectors; of a LoRA platform in training those of its expert alone, which the gate leaves out."""
+        config, masked = self.model.config, self.model.config.masked_platforms
+        if self.lora_platform is not None:
+            config.masked_platforms = [name for name in config.platforms if name != self.lora_platform]
+        try:
+            return embed_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
+        finally:
+            config.masked_platforms = masked
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Read a checkpoint of this run: a LoRA platform's into its adapter, all others as the Trainer does."""
+        if self.lora_platform is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_adapter_file(self.model.experts[self.lora_platform], self.lora_platform, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """Go back to the best checkpoint, as `_load_from_checkpoint` reads it."""
+        if self.lora_platform is None:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the experts, or the whole model when its trunks cannot be read again from their repositories."""
+        """Write what was trained: a LoRA platform's folder; the experts; or the whole model when its trunks cannot be
+        read again from their repositories."""
         if not self.args.should_save:
             return
         directory = output_dir if output_dir is not None else self.args.output_dir
         os.makedirs(directory, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
+        if self.lora_platform is not None:  # the processor is the base's
+            model.save_platform(self.lora_platform, directory)
+            return
         model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
         self.processing_class.save_pretrained(directory)
 
@@ -220,14 +259,25 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
     return shared
 
 
-def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> None:
+def rank_places(split: EmbeddedSplit) -> EvalPrediction:
+    """Place ids of each query's first 10 pictures, best first, `(Q, 10)`, beside the true ones, `(Q,)`."""
+    k = min(max(CUTOFFS), len(split.gallery))
+    _, pictures = search(split.query, split.gallery, k)
+    return EvalPrediction(predictions=split.place_id[np.asarray(pictures)], label_ids=split.query_place_id)
+
+
+def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
-    A gate stage takes the masks of the platforms it sees away. Raises TrainingError when data and model share none.
+    A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, one of them is
+    trained alone; its name is returned. Raises TrainingError when data and model share no platform, or when a LoRA
+    platform would be trained together with anything else.
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
         platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
+    trains_gate = STAGES[stage].trains == "gate"
+    lora_platform = None if pairs is None else _lora_platform(model, platforms, trains_gate)
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
         logger.warning(f"{len(upcast)} trainable tensors are upcast to fp32: AdamW loses small updates in bf16")
@@ -235,9 +285,25 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     model.gate.float()
     model.logit_scale.data = model.logit_scale.data.float()
     model.freeze_trunks()
-    trains_gate = STAGES[stage].trains == "gate"
-    model.experts.requires_grad_(not trains_gate)
+    chosen = list(model.experts) if lora_platform is None else [lora_platform]
+    model.train_experts([] if trains_gate else chosen)
     model.gate.requires_grad_(trains_gate)
     model.logit_scale.requires_grad_(trains_gate and gate_loss != "platform")
     if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
+    return lora_platform
+
+
+def _lora_platform(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> str | None:
+    """The LoRA platform that the rows train, or None in a model without; TrainingError: it would not be alone."""
+    lora = model.lora_platforms
+    if not lora:
+        return None
+    if trains_gate or len(platforms) != 1 or platforms[0] not in lora:
+        what = f"{lora[-1]!r} is a LoRA platform, which trains alone, on rows of its own and before the gate"
+        raise TrainingError(f"{what}: give such rows, or model.merge_platform({lora[-1]!r}) first")
+    try:
+        base_of(model)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+    return platforms[0]

@@ -1,0 +1,323 @@
+"""LoRA platforms: an expert that is a frozen copy of another one with small trained matrices (peft), a folder each."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import json
+import os
+import re
+from types import ModuleType
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME, cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+
+ADAPTER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+PEFT_ROOT = "base_model.model."  # what peft puts before a model's own names
+_TRAINED = re.compile(r"\.lora_[AB]\.|^logit_scale$")
+
+
+class LoraPlatforms:
+    """The part of a PE-MoE model that adds, trains, saves, loads and merges LoRA platforms."""
+
+    @property
+    def lora_platforms(self) -> list[str]:
+        """Names of the platforms that are LoRA adapters, not yet merged."""
+        return [name for name, expert in self.experts.items() if is_lora(expert)]
+
+    def train_experts(self, names: list[str]) -> None:
+        """Let these experts learn and no other; of a LoRA platform its adapter alone."""
+        for platform, expert in self.experts.items():
+            for name, parameter in expert.named_parameters():
+                learns = platform in names and (not is_lora(expert) or _TRAINED.search(name) is not None)
+                parameter.requires_grad_(learns)
+
+    def save_platform(self, name: str, directory: str | os.PathLike, base: str | None = None) -> None:
+        """Write a LoRA platform alone, a few MB: `adapter_config.json`, `adapter_model.safetensors` and a README.
+
+        `AutoModel.from_pretrained(directory, trust_remote_code=True)` then loads the base and adds the platform. The
+        processor is the base's.
+
+        Args:
+            base: Hub id or directory of the model that the platform was added to; None where this model came from.
+
+        Raises:
+            ValueError: not a LoRA platform of this model, or nothing says what the base is.
+        """
+        _check_is_lora(self, name)
+        config = copy.deepcopy(self.experts[name].peft_config[name])
+        config.base_model_name_or_path = base_of(self, base)
+        config.inference_mode = True
+        root = f"{PEFT_ROOT}experts.{name}."
+        tensors = {root + key: tensor for key, tensor in adapter_state(self.experts[name], name).items()}
+        os.makedirs(directory, exist_ok=True)
+        save_file(tensors, os.path.join(directory, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+        with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
+            file.write(_card(name, config))
+        config.save_pretrained(str(directory))
+
+    def load_platform(self, repo: str | os.PathLike, **hub: object) -> str:
+        """Add the LoRA platform of a folder that `save_platform` wrote; the model is unchanged where this fails.
+
+        Args:
+            repo: Hub id or directory.
+            hub: `revision`, `subfolder`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Returns:
+            The platform's name.
+
+        Raises:
+            OSError: no such folder, or its weights are missing or cut short.
+            ValueError: another base than this model, a name that is taken, or weights that do not fit.
+            ImportError: peft is not installed.
+        """
+        fields = read_adapter_config(repo, hub)
+        facts = platform_facts(fields)
+        if facts is None:
+            what = f"its {ADAPTER_CONFIG_NAME} is no PE-MoE platform's"
+            raise ValueError(f"{repo}: {what}; use load_adapter or peft")
+        name, init_from = facts["platform"], facts["init_from"]
+        base = f"base {fields['base_model_name_or_path']}"
+        if name in self.experts:
+            raise ValueError(f"{repo}: the model has a platform {name!r} already")
+        if init_from not in self.experts or is_lora(self.experts[init_from]):
+            what = f"starts from a plain expert {init_from!r}, the model has {list(self.experts)}"
+            raise ValueError(f"{repo}: platform {name!r} {what}; load its {base}")
+        expected, dtype = facts["init_sha256"], hashed_dtype(self.experts[init_from])
+        if hash_expert(self.experts[init_from], dtype) != expected[str(dtype).removeprefix("torch.")]:
+            raise ValueError(f"{repo}: was trained on another {init_from!r} expert than this model's; load its {base}")
+        expert = build_lora_expert(self.experts[init_from], name, import_peft().PeftConfig.from_peft_type(**fields))
+        _load_adapter_state(expert, name, _read_weights(repo, hub), str(repo))
+        self.attach_platform(name, expert)
+        return name
+
+    def load_adapter(self, peft_model_id: str | None = None, *args: object, **kwargs: object) -> object:
+        """transformers' own way to adapters: a folder of `save_platform` adds its platform, any other goes to peft."""
+        given = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
+        hub = {option: given[option] for option in ADAPTER_OPTIONS if option in given}
+        if peft_model_id is None or platform_facts(read_adapter_config(peft_model_id, hub)) is None:
+            return super().load_adapter(peft_model_id, *args, **kwargs)
+        return self.load_platform(peft_model_id, **hub)
+
+    def merge_platform(self, name: str) -> None:
+        """Turn a LoRA platform into an ordinary expert, its matrices added to the copied weights.
+
+        Build optimizers after this call. Raises ValueError when it is no LoRA platform of this model.
+        """
+        _check_is_lora(self, name)
+        lora = self.experts[name]
+        expert = copy.deepcopy(self.experts[lora.peft_config[name].auto_mapping["init_from"]])
+        expert.load_state_dict(merge_state(lora.state_dict(), name, _scaling(lora, name)))
+        self.experts[name] = expert.requires_grad_(True).train(lora.training)
+
+    def merged_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`state_dict` with the LoRA platforms as ordinary experts, the model as it is."""
+        for name in self.lora_platforms:
+            state_dict = merge_state(state_dict, name, _scaling(self.experts[name], name))
+        return state_dict
+
+
+def add_lora(expert: nn.Module, name: str, init_from: str, rank: int) -> nn.Module:
+    """A copy of an expert with LoRA matrices of this rank on its linear layers: platform `name`, its output unmoved.
+
+    Raises:
+        ValueError: a rank below 1, or an expert that is itself a LoRA platform.
+        ImportError: peft is not installed.
+    """
+    if rank < 1:
+        raise ValueError(f"lora_rank: {rank} must be at least 1")
+    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    hashes = {dtype_name: hash_expert(expert, dtype) for dtype_name, dtype in dtypes.items()}
+    facts = {"platform": name, "init_from": init_from, "init_sha256": hashes}
+    loader = {"base_model_class": "AutoModel", "parent_library": "transformers"}  # what peft itself keeps there
+    config = import_peft().LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=_target_pattern(expert, name), auto_mapping={**loader, **facts}
+    )
+    return build_lora_expert(expert, name, config)
+
+
+def build_lora_expert(expert: nn.Module, name: str, config: object) -> nn.Module:
+    """A frozen copy of an expert with fresh LoRA layers of a `peft.LoraConfig`; the temperature learns too."""
+    config.inference_mode = False
+    lora = copy.deepcopy(expert)
+    import_peft().inject_adapter_in_model(config, lora, adapter_name=name)
+    lora.logit_scale.requires_grad_(True)
+    return lora
+
+
+def _target_pattern(expert: nn.Module, name: str) -> str:
+    """Regular expression of an expert's linear layers, by their names in the model or in the expert.
+
+    A fused qkv whose biases are apart is left out: timm multiplies by its weight without calling it.
+    """
+    fused = {
+        f"{path}.qkv"
+        for path, module in expert.named_modules()
+        if getattr(module, "q_bias", None) is not None and not getattr(module, "qkv_bias_separate", False)
+    }
+    linear = {path for path, module in expert.named_modules() if isinstance(module, nn.Linear)} - fused
+    paths = sorted({re.sub(r"(?<=\\\.)\d+(?=\\\.)", r"\\d+", re.escape(path)) for path in linear})
+    return rf"(experts\.{name}\.)?({'|'.join(paths)})"
+
+
+def merge_state(state_dict: dict[str, Tensor], name: str, scaling: float) -> dict[str, Tensor]:
+    """`state_dict` with the matrices of adapter `name` added to the weights beside them, W + scaling * B A."""
+    merged = {}
+    for key, tensor in state_dict.items():
+        layer, is_base, rest = key.partition(".base_layer.")
+        down, up = (f"{layer}.lora_{side}.{name}.weight" for side in "AB")
+        if is_base and down in state_dict:
+            if rest == "weight":
+                delta = state_dict[up].float() @ state_dict[down].float()  # (out, r) @ (r, in)
+                tensor = (tensor.float() + scaling * delta).to(tensor.dtype)
+            merged[f"{layer}.{rest}"] = tensor
+        elif not key.endswith((f".lora_A.{name}.weight", f".lora_B.{name}.weight")):
+            merged[key] = tensor
+    return merged
+
+
+def is_lora(expert: nn.Module) -> bool:
+    """Whether an expert carries LoRA layers."""
+    return bool(getattr(expert, "peft_config", None))
+
+
+def adapter_state(expert: nn.Module, name: str) -> dict[str, Tensor]:
+    """What a LoRA platform trains, named as peft names it in its files."""
+    tensors = {key: tensor for key, tensor in expert.state_dict().items() if _TRAINED.search(key)}
+    return {key.replace(f".{name}.weight", ".weight"): tensor.contiguous() for key, tensor in tensors.items()}
+
+
+def load_adapter_file(expert: nn.Module, name: str, path: str | os.PathLike) -> None:
+    """Read what `save_platform` wrote in a directory into the LoRA expert `name`, in place."""
+    _load_adapter_state(expert, name, _read_weights(path, {}), str(path))
+
+
+def _load_adapter_state(expert: nn.Module, name: str, tensors: dict[str, Tensor], source: str) -> None:
+    root = PEFT_ROOT + f"experts.{name}."
+    expected = adapter_state(expert, name)
+    found = {key.removeprefix(root): tensor for key, tensor in tensors.items()}
+    wrong = sorted(set(found) ^ set(expected)) or [key for key in found if found[key].shape != expected[key].shape]
+    if wrong:
+        raise ValueError(f"{source}: {len(wrong)} adapter weights do not fit platform {name!r}, first {wrong[0]}")
+    full = {re.sub(r"(\.lora_[AB])\.weight$", rf"\1.{name}.weight", key): tensor for key, tensor in found.items()}
+    expert.load_state_dict(full, strict=False)
+
+
+def hashed_dtype(expert: nn.Module) -> torch.dtype:
+    """The dtype an expert is compared in: bf16 is the same whether a model was read in bf16 or fp32."""
+    return torch.float16 if expert.logit_scale.dtype == torch.float16 else torch.bfloat16
+
+
+def hash_expert(expert: nn.Module, dtype: torch.dtype) -> str:
+    """SHA-256 over an expert's names and values, as they are in `dtype`; ValueError for a LoRA platform."""
+    if is_lora(expert):
+        raise ValueError(f"init_from: {next(iter(expert.peft_config))!r} is a LoRA platform; merge_platform it first")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(expert.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().to("cpu", dtype).contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def base_of(model: nn.Module, base: str | None = None) -> str:
+    """Hub id, or absolute directory, of the model that platforms were added to; ValueError where none is known."""
+    base = str(base or model.name_or_path or "")
+    if not base:
+        raise ValueError("a LoRA platform's folder names its base: save or publish the model, load it, or give base=")
+    return os.path.abspath(base) if os.path.isdir(base) else base
+
+
+def resolve_adapter(name: str | os.PathLike | None, kwargs: dict) -> tuple[str | os.PathLike | None, dict | None]:
+    """What `from_pretrained` was given, as base and arguments for `load_adapter` (None: no adapter).
+
+    Takes out of `kwargs` what belongs to the adapter; AutoModel has put the base in the place of the name already.
+    """
+    options = dict(kwargs.pop("adapter_kwargs", None) or {})
+    path = options.pop("_adapter_model_path", None)
+    if path is not None:
+        return name, {"peft_model_id": path, "adapter_kwargs": options}
+    hub = {option: kwargs[option] for option in ADAPTER_OPTIONS if option in kwargs}
+    is_searched = name is None or bool(options)
+    if is_searched or os.path.isfile(os.path.join(name, CONFIG_NAME)) or find_adapter_config_file(name, **hub) is None:
+        return name, None
+    base = read_adapter_config(name, hub)["base_model_name_or_path"]
+    for option in ("revision", "subfolder"):  # the adapter's own
+        kwargs.pop(option, None)
+    return base, {"peft_model_id": str(name), "adapter_kwargs": hub}
+
+
+def read_adapter_config(repo: str | os.PathLike, hub: dict) -> dict:
+    """Fields of a folder's `adapter_config.json`; OSError where there is none."""
+    path = find_adapter_config_file(str(repo), **hub)
+    if path is None:
+        raise OSError(f"{repo}: holds no {ADAPTER_CONFIG_NAME}, so it is no LoRA platform")
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def platform_facts(fields: dict) -> dict | None:
+    """Platform, the expert it starts from and that one's hashes; None for an adapter that is no platform."""
+    facts = fields.get("auto_mapping") or {}
+    return facts if {"platform", "init_from", "init_sha256"} <= set(facts) else None
+
+
+def import_peft() -> ModuleType:
+    """peft, imported where it is used."""
+    try:
+        return importlib.import_module("peft")
+    except ImportError as error:
+        raise ImportError("LoRA platforms are peft adapters: run `pip install peft`") from error
+
+
+def _read_weights(repo: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
+    name = ADAPTER_SAFE_WEIGHTS_NAME
+    path = cached_file(str(repo), name, _raise_exceptions_for_missing_entries=False, **hub)
+    if path is None:
+        raise OSError(f"{repo}: holds no {name}; weights in another format are not read")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise OSError(f"{repo}: {name} cannot be read ({error}); save or download it again") from error
+
+
+def _check_is_lora(model: nn.Module, name: str) -> None:
+    if name not in model.lora_platforms:
+        raise ValueError(f"{name!r} is not among the LoRA platforms {model.lora_platforms} of this model")
+
+
+def _scaling(expert: nn.Module, name: str) -> float:
+    config = expert.peft_config[name]
+    return config.lora_alpha / config.r
+
+
+def _card(name: str, config: object) -> str:
+    base, facts = config.base_model_name_or_path, config.auto_mapping
+    head = "" if os.path.isabs(base) else f"base_model: {base}\nbase_model_relation: adapter\n"
+    return f"""---
+{head}library_name: transformers
+tags:
+- pemoe
+- lora
+- peft
+---
+
+# Platform `{name}` for PE-MoE
+
+A LoRA adapter of rank {config.r} that adds the platform `{name}` to its base model. It starts from the base's expert
+`{facts["init_from"]}` and changes no weight of the base: vectors and scores of its platforms stay the same.
+
+```python
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("this repository", trust_remote_code=True)  # the base, and this platform
+embeds = model(pixel_values=pixel_values, experts=["{name}"]).image_embeds  # (G, 1, D), unit rows
+```
+
+The gate gives `{name}` the weight 0 until a gate stage has included it, so fused scores do not use it yet: search
+with its own embeddings. The processor is the base's. It loads on that base alone.
+"""
