@@ -78,9 +78,9 @@ def bundle_space(
     )
     settings = {
         "title": title,
-        "model": model_repo,
+        "model": model_id or str(Path(model_repo).resolve()),
         "model_revision": model_revision,
-        "gallery": gallery_repo,
+        "gallery": gallery_repo and (gallery_id or str(Path(gallery_repo).resolve())),
         "gallery_revision": gallery_revision,
         "gallery_pictures": gallery_pictures,
         "examples": list(EXAMPLES),
@@ -95,7 +95,7 @@ def bundle_space(
 
 def _hub_id(name: str) -> str | None:
     """The id, None for a directory; `InputError` for anything else."""
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return None
     try:
         validate_repo_id(name)
