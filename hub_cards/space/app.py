@@ -17,6 +17,7 @@ from typing import Any
 
 import datasets
 import gradio as gr
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoModel, AutoProcessor
@@ -117,7 +118,7 @@ def read_rows(repo: str, revision: str | None, count: int) -> Iterator[tuple[Ima
                 continue
             seen.add(row["place_id"])
             words = {"place_id": row["place_id"], "platform": platform_of(row["platform"]), "position": position(row)}
-            yield upright(Image.open(io.BytesIO(row["image"]["bytes"]))), words
+            yield ImageOps.exif_transpose(Image.open(io.BytesIO(row["image"]["bytes"]))), words
             if len(seen) == share:
                 break
 
@@ -126,19 +127,15 @@ def read_own(paths: Sequence[str]) -> Iterator[tuple[Image.Image, dict[str, str]
     """Uploaded pictures; `ValueError` with one line for what is too much, too large or no picture."""
     if len(paths) > MAX_OWN_PICTURES:
         raise ValueError(f"Those are {len(paths)} pictures; up to {MAX_OWN_PICTURES} can be searched.")
-    for path in map(Path, paths):
+    for number, path in enumerate(map(Path, paths), 1):
         try:
             image = Image.open(path)
             if path.stat().st_size > MAX_FILE_BYTES or image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{path.name} is too large: up to {MAX_PIXELS // 10**6} megapixels and 20 MB.")
-            yield upright(image), {"place_id": path.name, "platform": "yours", "position": ""}
-        except (OSError, Image.DecompressionBombError):
+            words = {"place_id": f"{path.name} ({number})", "platform": "yours", "position": ""}
+            yield ImageOps.exif_transpose(image), words
+        except (OSError, SyntaxError, EOFError, Image.DecompressionBombError):  # what Pillow raises for broken files
             raise ValueError(f"{path.name} is no picture that can be read.") from None
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The picture as a viewer shows it, RGB."""
-    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def position(row: dict[str, Any]) -> str:
@@ -148,10 +145,13 @@ def position(row: dict[str, Any]) -> str:
 
 
 def as_thumbnail(image: Image.Image) -> str:
-    """A small copy as an address that holds the picture."""
-    small, buffer = image.copy(), io.BytesIO()
+    """A small copy as an address that holds the picture; 16 bits are brought to 8, what is transparent is white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    small, buffer = image.convert("RGBA"), io.BytesIO()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    small.save(buffer, "JPEG", quality=80)
+    white = Image.new("RGBA", small.size, "white")
+    Image.alpha_composite(white, small).convert("RGB").save(buffer, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

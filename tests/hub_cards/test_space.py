@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -114,7 +113,7 @@ def page(
         wait_for(process, address)
         yield Client(address, verbose=False), root / "addresses.txt"
     finally:
-        process.send_signal(signal.SIGINT)
+        process.kill()
         process.wait(timeout=20)
 
 
@@ -158,15 +157,17 @@ def test_uploaded_pictures_are_searched_instead_turned_as_a_viewer_does(page, mo
         exif = picture.getexif()
         exif[0x0112] = 6 if name == "turned.jpg" else 1
         picture.save(tmp_path / name, exif=exif)
-        saved = Image.open(tmp_path / name).convert("RGB")
-        pictures.append(saved.transpose(Image.Transpose.ROTATE_270) if name == "turned.jpg" else saved)
+        pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+        pictures.append(Image.fromarray(np.rot90(pixels, -1) if name == "turned.jpg" else pixels))
     said = client.predict([handle_file(tmp_path / name) for name in names], api_name="/read_pictures")
     assert said == "3 of your pictures will be searched."
     shown, _ = client.predict(QUERY, api_name="/search")
     expected = brute_force(model_dir, pictures, names)
     scores = [float(score) for score in re.findall(r"score (-?[\d.]+), yours", shown)]
     np.testing.assert_allclose(scores, [score for _, score in expected], atol=6e-4)
-    assert "among 3 pictures" in shown and "<b>" not in shown
+    assert "among 3 pictures of 3 places" in shown and "<b>" not in shown
+    client.predict([handle_file(tmp_path / "two.png")] * 2, api_name="/read_pictures")
+    assert "among 2 pictures of 2 places" in client.predict(QUERY, api_name="/search")[0], "one name, two pictures"
     client.predict([], api_name="/read_pictures")
     assert "yours" not in client.predict(QUERY, api_name="/search")[0]
 
