@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from transformers.pipelines.base import Pipeline
 
-from .pictures_pemoe import read_picture
+from .pictures_pemoe import is_one_picture, read_picture
 
 GALLERY_BATCH = 32
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -168,8 +167,7 @@ def _read_rows(gallery: object) -> Iterator[dict]:
     if isinstance(gallery, (str, os.PathLike)):
         yield from _read_folder(Path(gallery))
         return
-    is_one = isinstance(gallery, (Mapping, Image.Image, bytes)) or getattr(gallery, "ndim", 4) != 4
-    if is_one or not hasattr(gallery, "__iter__"):
+    if is_one_picture(gallery) or not hasattr(gallery, "__iter__"):
         what = "give a list of pictures or of rows, one split of a data set, a folder, or an encoded gallery"
         raise ValueError(f"gallery: a {type(gallery).__name__} is none; {what}")
     features = getattr(gallery, "features", None)  # of a data set; a single column has one, of another kind

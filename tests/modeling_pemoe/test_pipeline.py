@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 import datasets
 import numpy as np
 import pytest
+from local_hub import LocalHub
 from PIL import Image
 from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
@@ -192,15 +193,19 @@ def test_a_gallery_of_another_model_is_refused(pipe) -> None:
 
 
 AFRESH = """
-import json, sys
+import json, os, sys
+os.environ.update(json.loads(sys.argv[1]))
+from huggingface_hub import HfApi
 from transformers import pipeline
 found = []
-folders = sys.argv[3:]
+folders = ["me/tiny", *sys.argv[4:]]
+HfApi().create_repo("me/tiny")
+HfApi().upload_folder(repo_id="me/tiny", folder_path=sys.argv[4])
 for options in ({"task": "geo-localization"}, {}, {"task": "geo-localization", "local_files_only": True}):
     for folder in folders:
         pipe = pipeline(model=folder, trust_remote_code=True, device="cpu", **options)
         assert type(pipe).__module__.startswith("transformers_modules.")
-        found.append(pipe(json.loads(sys.argv[1]), gallery=sys.argv[2], batch_size=2))
+        found.append(pipe(json.loads(sys.argv[2]), gallery=sys.argv[3], batch_size=2))
     pipe.save_pretrained("again")  # by the code that came with the checkpoint
     folders = ["again"]
 print(json.dumps(found))
@@ -216,6 +221,9 @@ def test_a_checkpoint_carries_it_to_a_process_without_the_package(pipe, rows, tm
     for number, (picture, place) in enumerate(zip(rows["image"], rows["place_id"], strict=True)):
         (pictures / place).mkdir(parents=True, exist_ok=True)
         picture.save(pictures / place / f"{number}.png")
+    with LocalHub(tmp_path / "hub", lfs_suffixes=()) as hub:
+        online = json.dumps({**hub.env(tmp_path / "home"), "HF_HUB_OFFLINE": "0"})
+        asked = (online, json.dumps(QUERIES), str(pictures), str(saved), str(repeated))
+        there = json.loads(run_without_package(AFRESH, *asked))
     here = pipe(QUERIES, gallery=pictures, batch_size=2)
-    there = json.loads(run_without_package(AFRESH, json.dumps(QUERIES), str(pictures), str(saved), str(repeated)))
-    assert len(there) == 4 and all(found == here for found in there)
+    assert len(there) == 5 and all(found == here for found in there)
