@@ -92,10 +92,24 @@ def test_every_form_of_a_gallery_gives_the_same_places(pipe, rows, tmp_path: Pat
         picture.save(paths[-1])
     table = [{"image": str(path), "place_id": place} for path, place in zip(paths, places, strict=True)]
     plain = rows.cast_column("image", datasets.Image(decode=False))
-    forms = [rows, plain, rows.to_iterable_dataset(), table, tmp_path, str(tmp_path), pipe.encode_gallery(rows)]
+    framed = [rows.with_format("numpy"), rows.with_format("torch")]
+    forms = [
+        rows,
+        *framed,
+        plain,
+        rows.to_iterable_dataset(),
+        table,
+        tmp_path,
+        str(tmp_path),
+        pipe.encode_gallery(rows),
+    ]
     wanted = rank_by_force(pipe, QUERIES[1], pictures, places)
     for form in forms:
         check_ranking(pipe(QUERIES[1], gallery=form, top_k=4), wanted)
+    names = rows.features["platform"].names
+    for form in framed:
+        best = pipe(QUERIES[1], gallery=form)[-1]
+        assert best["platform"] == names[rows[best["image"]]["platform"]] and isinstance(best["latitude_deg"], float)
     assert pipe(QUERIES[1], gallery=tmp_path)[0]["image"] == str(paths[wanted[0][2]])
     assert pipe(QUERIES[1], gallery=table)[0]["image"] == str(paths[wanted[0][2]])
     alone = rank_by_force(pipe, QUERIES[1], pictures, range(len(pictures)))
@@ -179,8 +193,8 @@ def test_descriptions_are_sentences(pipe) -> None:
     assert pipe([], gallery=[PICTURE]) == []
     for query, message in (
         (" ", "text 0 is empty"),
-        (3, "a int is no description"),
-        (["red", None], "no description"),
+        (3, "a int is no desc"),
+        (["red", None], "description 1 is None"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(query, gallery=[PICTURE])
