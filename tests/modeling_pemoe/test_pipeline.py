@@ -191,11 +191,8 @@ def test_what_cannot_be_obeyed_is_refused_in_one_line(pipe, name: str) -> None:
 
 def test_descriptions_are_sentences(pipe) -> None:
     assert pipe([], gallery=[PICTURE]) == []
-    for query, message in (
-        (" ", "text 0 is empty"),
-        (3, "a int is no desc"),
-        (["red", None], "description 1 is None"),
-    ):
+    refused = [(" ", "text 0 is empty"), (3, "a int is no description"), (["red", None], "description 1 is None")]
+    for query, message in refused:
         with pytest.raises(ValueError, match=message):
             pipe(query, gallery=[PICTURE])
 
