@@ -40,14 +40,20 @@ def read_pictures(images: Picture | Iterable[Picture], layout: str | None = None
     Raises:
         ValueError, OSError: as `read_picture`, naming the position; also for no pictures at all.
     """
-    is_array = isinstance(images, (np.ndarray, Tensor))
-    is_one = images.ndim != 4 if is_array else isinstance(images, (Image.Image, str, os.PathLike, Mapping, *_ENCODED))
+    is_one = is_one_picture(images)
     if not is_one and not isinstance(images, Iterable):
         raise ValueError(f"images: a {type(images).__name__} is no picture and no list of them")
     pictures = [read_picture(source, k, layout) for k, source in enumerate([images] if is_one else images)]
     if not pictures:
         raise ValueError("images: the list is empty; give at least one picture")
     return pictures
+
+
+def is_one_picture(images: object) -> bool:
+    """Whether this stands for a single picture, not for several: by its type, an array by its axes."""
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim != 4
+    return isinstance(images, (Image.Image, str, os.PathLike, Mapping, *_ENCODED))
 
 
 def read_picture(source: Picture, position: int = 0, layout: str | None = None) -> Image.Image:

@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path, PurePath
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from transformers.pipelines.base import Pipeline
 
-from .pictures_pemoe import read_picture
+from .pictures_pemoe import is_one_picture, read_picture
 
 GALLERY_BATCH = 32
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -81,13 +80,17 @@ class GeoLocalizationPipeline(Pipeline):
     def __call__(self, inputs: object, gallery: object = None, **options: object) -> list:
         """The places of one description or of several; see the class."""
         _check_count("batch_size", options.get("batch_size"))
-        if gallery is not None:
-            options["gallery"] = self.encode_gallery(gallery, options.get("batch_size"))
-        elif "gallery" not in self._postprocess_params:
+        if gallery is None and "gallery" not in self._postprocess_params:
             raise ValueError("geo-localization: no gallery; give gallery=, the pictures or rows to search")
         inputs = list(inputs) if isinstance(inputs, tuple) else inputs
-        if isinstance(inputs, list) and not inputs:
-            return []
+        if isinstance(inputs, list):
+            wrong = [k for k, text in enumerate(inputs) if not isinstance(text, str) or not text.strip()]
+            if wrong:
+                raise ValueError(f"geo-localization: description {wrong[0]} is {inputs[wrong[0]]!r}; give a sentence")
+            if not inputs:
+                return []
+        if gallery is not None:
+            options["gallery"] = self.encode_gallery(gallery, options.get("batch_size"))
         return super().__call__(inputs, **options)
 
     def encode_gallery(self, gallery: object, batch_size: int | None = None) -> Gallery:
@@ -168,8 +171,7 @@ def _read_rows(gallery: object) -> Iterator[dict]:
     if isinstance(gallery, (str, os.PathLike)):
         yield from _read_folder(Path(gallery))
         return
-    is_one = isinstance(gallery, (Mapping, Image.Image, bytes)) or getattr(gallery, "ndim", 4) != 4
-    if is_one or not hasattr(gallery, "__iter__"):
+    if is_one_picture(gallery) or not hasattr(gallery, "__iter__"):
         what = "give a list of pictures or of rows, one split of a data set, a folder, or an encoded gallery"
         raise ValueError(f"gallery: a {type(gallery).__name__} is none; {what}")
     features = getattr(gallery, "features", None)  # of a data set; a single column has one, of another kind
@@ -207,7 +209,7 @@ def _describe(row: dict, position: int) -> dict:
     """What a result tells of a picture: its place, its path or position, and the texts and numbers of its row."""
     source, known = row["image"], {}
     for name, value in row.items():
-        value = value.item() if isinstance(value, np.generic) else value
+        value = value.item() if getattr(value, "ndim", None) == 0 else value  # of numpy or torch
         if isinstance(value, (str, int, float)) and name not in ("image", "score", "gate_weights"):
             known[name] = value
     path = source.get("path") if isinstance(source, Mapping) and source.get("bytes") is None else source

@@ -16,6 +16,7 @@ _PAIR_OPTIONS = {"text_pair", "text_target", "text_pair_target", "is_split_into_
 _CHAT_OPTIONS = {"return_mm_token_type_ids", "return_text_replacement_offsets", "sanitize_control_tokens"}
 _LEFT_OUT = {"padding_side"}  # the experts read the first token, which must be CLS, no padding
 _ALWAYS_DONE = {"do_convert_rgb"}  # whatever form a picture has, it is read as RGB
+_RESCALING = {"do_rescale": True, "rescale_factor": 1 / 255}
 _OPTIONS = {
     "text_kwargs": set(TextKwargs.__annotations__) - _PAIR_OPTIONS - _CHAT_OPTIONS - _LEFT_OUT,
     "images_kwargs": set(ImagesKwargs.__annotations__) - _ALWAYS_DONE,
@@ -113,7 +114,8 @@ class PeMoEProcessor(ProcessorMixin):
     def _process_images(
         self, images: Picture | list[Picture], input_data_format: str | None = None, **options: object
     ) -> BatchFeature:
-        rescaling = [f"{name}={options[name]}" for name in ("do_rescale", "rescale_factor") if name in options]
-        if rescaling and holds_floats(images):
-            raise ValueError(f"{', '.join(rescaling)}: floats are taken to 0..255 before; give 8-bit pictures")
+        unusual = [name for name, usual in _RESCALING.items() if options.get(name) not in (None, usual)]
+        if unusual and holds_floats(images):
+            asked = ", ".join(f"{name}={options[name]}" for name in unusual)
+            raise ValueError(f"processor: {asked}, but floats are taken to 0..255 first; leave it out")
         return self.image_processor(read_pictures(images, input_data_format), **options)

@@ -246,3 +246,9 @@ def test_more_pixels_than_pillow_decodes_are_one_line(monkeypatch: pytest.Monkey
 def test_options_that_would_be_taken_and_ignored_are_refused(option: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(option))):
         build_processor()([RAMP / 255], **option)
+
+
+def test_usual_rescaling_may_be_named() -> None:
+    processor = build_processor()
+    named = processor(RAMP / 255, do_rescale=True, rescale_factor=1 / 255)["pixel_values"]
+    assert torch.equal(named, processor(RAMP)["pixel_values"])
