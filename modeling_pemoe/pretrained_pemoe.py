@@ -155,7 +155,9 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
         """
-        state_dict = self.merged_state_dict(self.state_dict() if state_dict is None else state_dict)
+        if self.lora_platforms:
+            state_dict = self.merged_state_dict(self.state_dict() if state_dict is None else state_dict)
+        state_dict = self.state_dict() if state_dict is None else state_dict
         if experts_only:
             self.check_trunks_are_external()
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}

@@ -50,7 +50,8 @@ class PeMoETrainer(Trainer):
         image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
         kwargs: passed to `transformers.Trainer`. `compute_metrics` is called by `evaluate` with an `EvalPrediction`:
             `predictions` are the place ids of each query's first 10 pictures, best first, `(n_queries, 10)` strings
-            (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`.
+            (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`, and `inputs`
+            those of the whole gallery. What it returns is logged with the other figures, under `eval_`.
 
     Raises:
         TrainingError: a stage without what it needs, or platforms that data and model do not share.
@@ -259,10 +260,11 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
 
 
 def rank_places(split: EmbeddedSplit) -> EvalPrediction:
-    """Place ids of each query's first 10 pictures, best first, `(Q, 10)`, beside the true ones, `(Q,)`."""
+    """Place ids: of each query's first 10 pictures, best first, `(Q, 10)`; the true ones, `(Q,)`; the gallery's."""
     k = min(max(CUTOFFS), len(split.gallery))
     _, pictures = search(split.query, split.gallery, k)
-    return EvalPrediction(predictions=split.place_id[np.asarray(pictures)], label_ids=split.query_place_id)
+    ranked = split.place_id[np.asarray(pictures)]
+    return EvalPrediction(predictions=ranked, label_ids=split.query_place_id, inputs=split.place_id)
 
 
 def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:

@@ -112,6 +112,7 @@ def test_compute_metrics_is_given_ranked_places_and_logged(tmp_path: Path) -> No
     metrics = trainer.evaluate(rows)
     n_queries = sum(len(texts) for texts in rows["captions"])
     assert seen[0].predictions.shape == (n_queries, 10) and seen[0].label_ids.shape == (n_queries,)
+    assert seen[0].inputs.tolist() == rows["place_id"][:]
     assert metrics["eval_my_recall_at_1"] == metrics["eval_recall_at_1"]
     assert metrics["eval_my_recall_at_10"] == metrics["eval_recall_at_10"]
     assert trainer.state.log_history[-1]["eval_my_recall_at_10"] == metrics["eval_recall_at_10"]
