@@ -217,6 +217,8 @@ def hash_expert(expert: nn.Module, dtype: torch.dtype) -> str:
     """SHA-256 over an expert's names and values, as they are in `dtype`; ValueError for a LoRA platform."""
     if is_lora(expert):
         raise ValueError(f"init_from: {next(iter(expert.peft_config))!r} is a LoRA platform; merge_platform it first")
+    if any(parameter.is_meta for parameter in expert.parameters()):
+        raise ValueError("LoRA platforms: the expert to start from is offloaded; load the model without offloading")
     digest = hashlib.sha256()
     for name, tensor in sorted(expert.state_dict().items()):
         digest.update(name.encode())
@@ -257,7 +259,13 @@ def read_adapter_config(repo: str | os.PathLike, hub: dict) -> dict:
     if path is None:
         raise OSError(f"{repo}: holds no {ADAPTER_CONFIG_NAME}, so it is no LoRA platform")
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            fields = json.load(file)
+        except ValueError as error:
+            raise OSError(f"{repo}: {ADAPTER_CONFIG_NAME} is no JSON ({error}); save or download it again") from error
+    if not fields.get("base_model_name_or_path"):
+        raise OSError(f"{repo}: {ADAPTER_CONFIG_NAME} names no base model; set base_model_name_or_path")
+    return fields
 
 
 def platform_facts(fields: dict) -> dict | None:
@@ -319,5 +327,6 @@ embeds = model(pixel_values=pixel_values, experts=["{name}"]).image_embeds  # (G
 ```
 
 The gate gives `{name}` the weight 0 until a gate stage has included it, so fused scores do not use it yet: search
-with its own embeddings. The processor is the base's. It loads on that base alone.
+with its own embeddings. The processor is the base's. It loads on that base alone, and needs peft. Limits, intended use
+and licences are those of the base's card.
 """

@@ -247,11 +247,11 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         """
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
-        expert = self.experts[init_from]
+        expert, lora = self.experts[init_from], lora_rank is not None
         if is_lora(expert):
             raise ValueError(f"init_from: {init_from!r} is a LoRA platform; merge_platform it first")
-        self._changed({"platforms": [*self.config.platforms, name]})  # refuses a name before anything is built
-        lora = lora_rank is not None
+        if lora:
+            self._changed({"platforms": [*self.config.platforms, name]})  # refuses a name that peft would stumble over
         self.attach_platform(name, add_lora(expert, name, init_from, lora_rank) if lora else copy.deepcopy(expert))
 
     @torch.no_grad()

@@ -210,6 +210,18 @@ class PeMoETrainer(Trainer):
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository on the Hub; TrainingError for a LoRA platform whose base others could not load."""
+        if self.lora_platform is not None and os.path.isdir(base := base_of(self.model)):
+            what = f"platform {self.lora_platform!r} cannot be pushed, its base {base} is a directory"
+            raise TrainingError(f"{what}: push the base, and load it by its Hub id")
+        super().init_hf_repo(token, private)
+
+    def create_model_card(self, *names: object, **facts: object) -> None:
+        """The Trainer's card; a LoRA platform's folder has its own."""
+        if self.lora_platform is None:
+            super().create_model_card(*names, **facts)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write what was trained: a LoRA platform's folder; the experts; or the whole model when its trunks cannot be
         read again from their repositories."""

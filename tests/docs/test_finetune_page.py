@@ -39,6 +39,10 @@ KEEP_LOADED = """
 keep("infrared.loaded", model, experts=["infrared"])
 keep("town.loaded", AutoModel.from_pretrained("me/pemoe-town", trust_remote_code=True))
 keep("merged.loaded", AutoModel.from_pretrained("runs/merged", trust_remote_code=True), experts=["infrared"])
+from huggingface_hub import model_info
+pin = {"revision": model_info("me/pemoe-infrared").sha}
+pinned = AutoModel.from_pretrained("me/pemoe-infrared", trust_remote_code=True, adapter_kwargs=pin)
+keep("infrared.pinned", pinned, experts=["infrared"])
 assert len(best_first) == len(pictures) == 6
 """
 
@@ -92,9 +96,9 @@ def test_it_is_as_short_as_promised() -> None:
         assert len(ast.parse(block).body) <= len(block.splitlines()) and ";" not in block
 
 
-@pytest.mark.parametrize("name", ["town", "infrared"])
-def test_what_was_pushed_gives_the_same_vectors_elsewhere(guided: tuple, name: str) -> None:
-    trained, loaded = (load_file(guided[0] / f"{name}.{state}") for state in ("trained", "loaded"))
+@pytest.mark.parametrize("found", ["town.loaded", "infrared.loaded", "infrared.pinned"])
+def test_what_was_pushed_gives_the_same_vectors_elsewhere(guided: tuple, found: str) -> None:
+    trained, loaded = load_file(guided[0] / f"{found.split('.')[0]}.trained"), load_file(guided[0] / found)
     assert all(torch.equal(trained[part], loaded[part]) for part in trained)
 
 
@@ -126,4 +130,5 @@ def test_repositories_are_private_and_the_platforms_is_small(guided: tuple) -> N
     files = hub.repos["model", "me/pemoe-infrared"].files()
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(files)
     assert b'"base_model_name_or_path": "me/pemoe-town"' in files["adapter_config.json"]
+    assert b"base_model: me/pemoe-town" in files["README.md"] and b"Platform `infrared`" in files["README.md"]
     assert not {"config.json", "model.safetensors"} & set(files)

@@ -136,6 +136,11 @@ def test_without_a_base_to_name_it_is_refused_before_training(tmp_path: Path) ->
         build_trainer(model, tmp_path, build_infrared())
 
 
+def test_a_platform_of_a_local_base_is_not_pushed(tmp_path: Path, model: PeMoEModel) -> None:
+    with pytest.raises(TrainingError, match=r"'infrared' cannot be pushed, its base /.*/base is a directory: push"):
+        build_trainer(model, tmp_path, build_infrared()).push_to_hub()
+
+
 def test_merged_it_takes_part_in_the_gate_stage(tmp_path: Path, model: PeMoEModel) -> None:
     model.merge_platform("infrared")
     build_trainer(model, tmp_path, build_infrared(platforms=("drone", "infrared")), stage="gate").train()
