@@ -40,7 +40,8 @@ class PeMoETrainer(Trainer):
     by InfoNCE. Batches are joined over processes with gradient, so that N processes equal one.
 
     A LoRA platform (`add_platform(..., lora_rank=8)`) is trained alone, on rows of that platform: its adapter learns,
-    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`.
+    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`. A model with an
+    adapter of peft itself (`get_peft_model`) keeps what peft chose to train, and the adapter alone is saved.
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
@@ -233,6 +234,9 @@ class PeMoETrainer(Trainer):
         if self.lora_platform is not None:  # the processor is the base's
             model.save_platform(self.lora_platform, directory)
             return
+        if has_adapter(model):
+            model.save_pretrained(directory)
+            return
         model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
         self.processing_class.save_pretrained(directory)
 
@@ -283,13 +287,19 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
     A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, one of them is
-    trained alone; its name is returned. Raises TrainingError when data and model share no platform, or when a LoRA
-    platform would be trained together with anything else.
+    trained alone; its name is returned. An adapter of peft's own keeps what it trains.
+
+    Raises TrainingError when data and model share no platform, when a LoRA platform would be trained together with
+    anything else, or when a gate stage is given a model with an adapter.
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
         platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
     trains_gate = STAGES[stage].trains == "gate"
+    if has_adapter(model):
+        if trains_gate:
+            raise TrainingError(f"stage {stage!r} trains the gate, not an adapter: merge the adapter first")
+        return None
     lora_platform = None if pairs is None else _lora_platform(model, platforms, trains_gate)
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
@@ -305,6 +315,11 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
     return lora_platform
+
+
+def has_adapter(model: torch.nn.Module) -> bool:
+    """Whether peft has put an adapter into the model as a whole (a LoRA platform is in its expert alone)."""
+    return bool(getattr(model, "peft_config", None))
 
 
 def _lora_platform(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> str | None:
