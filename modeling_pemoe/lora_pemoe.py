@@ -81,7 +81,7 @@ class LoraPlatforms:
         if facts is None:
             what = f"its {ADAPTER_CONFIG_NAME} is no PE-MoE platform's"
             raise ValueError(f"{repo}: {what}; use load_adapter or peft")
-        name, init_from = facts["platform"], facts["init_from"]
+        peft, name, init_from = import_peft(), facts["platform"], facts["init_from"]
         base = f"base {fields['base_model_name_or_path']}"
         if name in self.experts:
             raise ValueError(f"{repo}: the model has a platform {name!r} already")
@@ -89,9 +89,9 @@ class LoraPlatforms:
             what = f"starts from a plain expert {init_from!r}, the model has {list(self.experts)}"
             raise ValueError(f"{repo}: platform {name!r} {what}; load its {base}")
         expected, dtype = facts["init_sha256"], hashed_dtype(self.experts[init_from])
-        if hash_expert(self.experts[init_from], dtype) != expected[str(dtype).removeprefix("torch.")]:
+        if hash_expert(self.experts[init_from], dtype) != expected.get(str(dtype).removeprefix("torch.")):
             raise ValueError(f"{repo}: was trained on another {init_from!r} expert than this model's; load its {base}")
-        expert = build_lora_expert(self.experts[init_from], name, import_peft().PeftConfig.from_peft_type(**fields))
+        expert = build_lora_expert(self.experts[init_from], name, peft.PeftConfig.from_peft_type(**fields))
         _load_adapter_state(expert, name, _read_weights(repo, hub), str(repo))
         self.attach_platform(name, expert)
         return name
