@@ -81,7 +81,7 @@ class LoraPlatforms:
         if facts is None:
             what = f"its {ADAPTER_CONFIG_NAME} is no PE-MoE platform's"
             raise ValueError(f"{repo}: {what}; use load_adapter or peft")
-        name, init_from = facts["platform"], facts["init_from"]
+        peft, name, init_from = import_peft(), facts["platform"], facts["init_from"]
         base = f"base {fields['base_model_name_or_path']}"
         if name in self.experts:
             raise ValueError(f"{repo}: the model has a platform {name!r} already")
@@ -89,9 +89,9 @@ class LoraPlatforms:
             what = f"starts from a plain expert {init_from!r}, the model has {list(self.experts)}"
             raise ValueError(f"{repo}: platform {name!r} {what}; load its {base}")
         expected, dtype = facts["init_sha256"], hashed_dtype(self.experts[init_from])
-        if hash_expert(self.experts[init_from], dtype) != expected[str(dtype).removeprefix("torch.")]:
+        if hash_expert(self.experts[init_from], dtype) != expected.get(str(dtype).removeprefix("torch.")):
             raise ValueError(f"{repo}: was trained on another {init_from!r} expert than this model's; load its {base}")
-        expert = build_lora_expert(self.experts[init_from], name, import_peft().PeftConfig.from_peft_type(**fields))
+        expert = build_lora_expert(self.experts[init_from], name, peft.PeftConfig.from_peft_type(**fields))
         _load_adapter_state(expert, name, _read_weights(repo, hub), str(repo))
         self.attach_platform(name, expert)
         return name
@@ -217,6 +217,8 @@ def hash_expert(expert: nn.Module, dtype: torch.dtype) -> str:
     """SHA-256 over an expert's names and values, as they are in `dtype`; ValueError for a LoRA platform."""
     if is_lora(expert):
         raise ValueError(f"init_from: {next(iter(expert.peft_config))!r} is a LoRA platform; merge_platform it first")
+    if any(parameter.is_meta for parameter in expert.parameters()):
+        raise ValueError("LoRA platforms: the expert to start from is offloaded; load the model without offloading")
     digest = hashlib.sha256()
     for name, tensor in sorted(expert.state_dict().items()):
         digest.update(name.encode())
@@ -257,7 +259,13 @@ def read_adapter_config(repo: str | os.PathLike, hub: dict) -> dict:
     if path is None:
         raise OSError(f"{repo}: holds no {ADAPTER_CONFIG_NAME}, so it is no LoRA platform")
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        try:
+            fields = json.load(file)
+        except ValueError as error:
+            raise OSError(f"{repo}: {ADAPTER_CONFIG_NAME} is no JSON ({error}); save or download it again") from error
+    if not fields.get("base_model_name_or_path"):
+        raise OSError(f"{repo}: {ADAPTER_CONFIG_NAME} names no base model; set base_model_name_or_path")
+    return fields
 
 
 def platform_facts(fields: dict) -> dict | None:
@@ -319,5 +327,6 @@ embeds = model(pixel_values=pixel_values, experts=["{name}"]).image_embeds  # (G
 ```
 
 The gate gives `{name}` the weight 0 until a gate stage has included it, so fused scores do not use it yet: search
-with its own embeddings. The processor is the base's. It loads on that base alone.
+with its own embeddings. The processor is the base's. It loads on that base alone, and needs peft. Limits, intended use
+and licences are those of the base's card.
 """

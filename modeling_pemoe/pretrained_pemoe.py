@@ -156,7 +156,9 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
         """
-        state_dict = self.merged_state_dict(self.state_dict() if state_dict is None else state_dict)
+        if self.lora_platforms:
+            state_dict = self.merged_state_dict(self.state_dict() if state_dict is None else state_dict)
+        state_dict = self.state_dict() if state_dict is None else state_dict
         if experts_only:
             self.check_trunks_are_external()
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
@@ -247,11 +249,11 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         """
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
-        expert = self.experts[init_from]
+        expert, lora = self.experts[init_from], lora_rank is not None
         if is_lora(expert):
             raise ValueError(f"init_from: {init_from!r} is a LoRA platform; merge_platform it first")
-        self._changed({"platforms": [*self.config.platforms, name]})  # refuses a name before anything is built
-        lora = lora_rank is not None
+        if lora:
+            self._changed({"platforms": [*self.config.platforms, name]})  # refuses a name that peft would stumble over
         self.attach_platform(name, add_lora(expert, name, init_from, lora_rank) if lora else copy.deepcopy(expert))
 
     @torch.no_grad()

@@ -40,7 +40,8 @@ class PeMoETrainer(Trainer):
     by InfoNCE. Batches are joined over processes with gradient, so that N processes equal one.
 
     A LoRA platform (`add_platform(..., lora_rank=8)`) is trained alone, on rows of that platform: its adapter learns,
-    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`.
+    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`. A model with an
+    adapter of peft itself (`get_peft_model`) keeps what peft chose to train, and the adapter alone is saved.
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
@@ -50,7 +51,8 @@ class PeMoETrainer(Trainer):
         image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
         kwargs: passed to `transformers.Trainer`. `compute_metrics` is called by `evaluate` with an `EvalPrediction`:
             `predictions` are the place ids of each query's first 10 pictures, best first, `(n_queries, 10)` strings
-            (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`.
+            (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`, and `inputs`
+            those of the whole gallery. What it returns is logged with the other figures, under `eval_`.
 
     Raises:
         TrainingError: a stage without what it needs, or platforms that data and model do not share.
@@ -210,6 +212,18 @@ class PeMoETrainer(Trainer):
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository on the Hub; TrainingError for a LoRA platform whose base others could not load."""
+        if self.lora_platform is not None and os.path.isdir(base := base_of(self.model)):
+            what = f"platform {self.lora_platform!r} cannot be pushed, its base {base} is a directory"
+            raise TrainingError(f"{what}: push the base, and load it by its Hub id")
+        super().init_hf_repo(token, private)
+
+    def create_model_card(self, *names: object, **facts: object) -> None:
+        """The Trainer's card; a LoRA platform's folder has its own."""
+        if self.lora_platform is None:
+            super().create_model_card(*names, **facts)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write what was trained: a LoRA platform's folder; the experts; or the whole model when its trunks cannot be
         read again from their repositories."""
@@ -220,6 +234,9 @@ class PeMoETrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         if self.lora_platform is not None:  # the processor is the base's
             model.save_platform(self.lora_platform, directory)
+            return
+        if has_adapter(model):
+            model.save_pretrained(directory)
             return
         model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
         self.processing_class.save_pretrained(directory)
@@ -260,23 +277,30 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
 
 
 def rank_places(split: EmbeddedSplit) -> EvalPrediction:
-    """Place ids of each query's first 10 pictures, best first, `(Q, 10)`, beside the true ones, `(Q,)`."""
+    """Place ids: of each query's first 10 pictures, best first, `(Q, 10)`; the true ones, `(Q,)`; the gallery's."""
     k = min(max(CUTOFFS), len(split.gallery))
     _, pictures = search(split.query, split.gallery, k)
-    return EvalPrediction(predictions=split.place_id[np.asarray(pictures)], label_ids=split.query_place_id)
+    ranked = split.place_id[np.asarray(pictures)]
+    return EvalPrediction(predictions=ranked, label_ids=split.query_place_id, inputs=split.place_id)
 
 
 def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
     A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, one of them is
-    trained alone; its name is returned. Raises TrainingError when data and model share no platform, or when a LoRA
-    platform would be trained together with anything else.
+    trained alone; its name is returned. An adapter of peft's own keeps what it trains.
+
+    Raises TrainingError when data and model share no platform, when a LoRA platform would be trained together with
+    anything else, or when a gate stage is given a model with an adapter.
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
         platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
     trains_gate = STAGES[stage].trains == "gate"
+    if has_adapter(model):
+        if trains_gate:
+            raise TrainingError(f"stage {stage!r} trains the gate, not an adapter: merge the adapter first")
+        return None
     lora_platform = None if pairs is None else _lora_platform(model, platforms, trains_gate)
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
@@ -292,6 +316,11 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
     return lora_platform
+
+
+def has_adapter(model: torch.nn.Module) -> bool:
+    """Whether peft has put an adapter into the model as a whole (a LoRA platform is in its expert alone)."""
+    return bool(getattr(model, "peft_config", None))
 
 
 def _lora_platform(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> str | None:

@@ -192,6 +192,14 @@ def test_several_are_loaded_one_after_another(base: Path, folder: Path) -> None:
     assert torch.equal(embed(model)["logits_per_text"], embed(PeMoEModel.from_pretrained(base))["logits_per_text"])
 
 
+def test_a_copy_on_the_same_trunks_has_it_too(folder: Path) -> None:
+    model = PeMoEModel.from_pretrained(folder)
+    copied, expected = model.share_trunks(), embed(model, ["infrared"])
+    model.merge_platform("infrared")
+    assert copied.lora_platforms == ["infrared"]
+    assert all(torch.equal(embed(copied, ["infrared"])[name], expected[name]) for name in NAMES)
+
+
 def test_merged_and_saved_it_gives_the_same_vectors(folder: Path) -> None:
     model = PeMoEModel.from_pretrained(folder)
     expected = embed(model, ["infrared"])
@@ -266,6 +274,7 @@ def drop_a_tensor(folder: Path) -> None:
         (spoil_base, r"infrared: was trained on another 'drone' expert than this model's; load its base /.*/base$"),
         (cut_weights, r"adapter_model\.safetensors cannot be read .*; save or download it again"),
         (pickle_weights, r"holds no adapter_model\.safetensors; weights in another format are not read"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "names no base model"),
         (drop_a_tensor, r"1 adapter weights do not fit platform 'infrared', first "),
         (lambda folder: shutil.rmtree(folder.parent / "base"), "base"),
     ],
@@ -295,6 +304,7 @@ def test_wrong_requests_are_refused_in_one_line(base: Path, folder: Path, monkey
         (lambda: model.add_platform("x", "drone", lora_rank=0), "lora_rank: 0 must be at least 1"),
         (lambda: model.add_platform("x", "infrared", lora_rank=2), "'infrared' is a LoRA platform; merge_platform it"),
         (lambda: model.add_platform("drone", "drone", lora_rank=2), "no name twice"),
+        (lambda: model.add_platform("a.b", "drone", lora_rank=2), "'a.b' is no platform name"),
         (lambda: model.load_platform(folder), "the model has a platform 'infrared' already"),
         (lambda: model.load_platform(base), "holds no adapter_config.json"),
         (lambda: model.load_platform(stock), "is no PE-MoE platform's; use load_adapter"),

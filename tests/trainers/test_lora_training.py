@@ -9,9 +9,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tiny_data import build_processor, build_row, build_split
 from tiny_models import build_tiny_model
+from transformers import AutoModel
 
 from pemoe.datasets_scripts.schema import features_of
 from pemoe.modeling_pemoe import PeMoEModel
@@ -112,6 +114,7 @@ def test_compute_metrics_is_given_ranked_places_and_logged(tmp_path: Path) -> No
     metrics = trainer.evaluate(rows)
     n_queries = sum(len(texts) for texts in rows["captions"])
     assert seen[0].predictions.shape == (n_queries, 10) and seen[0].label_ids.shape == (n_queries,)
+    assert seen[0].inputs.tolist() == rows["place_id"][:]
     assert metrics["eval_my_recall_at_1"] == metrics["eval_recall_at_1"]
     assert metrics["eval_my_recall_at_10"] == metrics["eval_recall_at_10"]
     assert trainer.state.log_history[-1]["eval_my_recall_at_10"] == metrics["eval_recall_at_10"]
@@ -133,6 +136,33 @@ def test_without_a_base_to_name_it_is_refused_before_training(tmp_path: Path) ->
     model.add_platform("infrared", "drone", lora_rank=4)
     with pytest.raises(TrainingError, match="names its base"):
         build_trainer(model, tmp_path, build_infrared())
+
+
+def test_a_platform_of_a_local_base_is_not_pushed(tmp_path: Path, model: PeMoEModel) -> None:
+    with pytest.raises(TrainingError, match=r"'infrared' cannot be pushed, its base /.*/base is a directory: push"):
+        build_trainer(model, tmp_path, build_infrared()).push_to_hub()
+
+
+def test_an_adapter_of_stock_peft_keeps_what_it_trains(tmp_path: Path, model: PeMoEModel) -> None:
+    pattern = r"experts\.(satellite|drone|ground)\.text_layers\.\d+\.attention\.self\.(query|value)"
+    adapted = get_peft_model(PeMoEModel.from_pretrained(tmp_path / "base"), LoraConfig(r=4, target_modules=pattern))
+    before = {name: tensor.clone() for name, tensor in adapted.state_dict().items()}
+    options = {"save_strategy": "steps", "save_steps": 2}
+    trainer = build_trainer(adapted, tmp_path, build_split(), **options)
+    trainer.train()
+    moved = {name for name, tensor in adapted.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved and all(".lora_" in name for name in moved)
+    trainer.save_model(str(tmp_path / "out"))
+    assert "model.safetensors" not in {path.name for path in (tmp_path / "out").iterdir()}
+    loaded, rows = AutoModel.from_pretrained(tmp_path / "out"), build_split(split="test")
+    alike = [build_trainer(one, tmp_path, build_split()).evaluate(rows) for one in (adapted, loaded)]
+    assert alike[0] == alike[1]
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    resumed = get_peft_model(PeMoEModel.from_pretrained(tmp_path / "base"), LoraConfig(r=4, target_modules=pattern))
+    build_trainer(resumed, tmp_path, build_split()).train(resume_from_checkpoint=checkpoint)
+    assert all(torch.equal(tensor, adapted.state_dict()[name]) for name, tensor in resumed.state_dict().items())
+    with pytest.raises(TrainingError, match="stage 'gate' trains the gate, not an adapter: merge the adapter first"):
+        build_trainer(adapted, tmp_path, build_split(), stage="gate")
 
 
 def test_merged_it_takes_part_in_the_gate_stage(tmp_path: Path, model: PeMoEModel) -> None:
