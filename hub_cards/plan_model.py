@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pemoe.common.errors import one_line
 from pemoe.hub_cards.checkpoint import (
     PROCESSOR,
     check_processor,
@@ -133,7 +134,7 @@ def _render_card(
     try:
         return render_model_card(config, repo_id=repo_id, metrics=figures, license_id=license_id)
     except ValueError as error:  # the model's own files know no error of ours
-        raise PublishError(f"{source}, and {error}") from error
+        raise PublishError(f"{source}, and {one_line(error)}") from error
 
 
 def _find_adapters(root: Path) -> list[str]:
