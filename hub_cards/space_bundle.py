@@ -1,0 +1,106 @@
+"""The files of a Space that shows a model: page, what it needs, and `space.json` with the names of both."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import SpaceCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from pemoe.common.errors import InputError
+
+SOURCE = Path(__file__).with_name("space")
+EXAMPLES = (
+    "round white arena beside a car park",
+    "long brick building with a flat roof and trees along the street",
+    "grey office building with rows of windows beside a lawn",
+    "building with a dome and columns at the entrance",
+)
+GALLERY_PICTURES = 120  # read when the Space starts: about a second each on its free computer
+
+
+def bundle_space(
+    model_repo: str,
+    gallery_repo: str | None = None,
+    *,
+    title: str = "Find a place from a sentence",
+    model_revision: str | None = None,
+    gallery_revision: str | None = None,
+    gallery_pictures: int = GALLERY_PICTURES,
+    private_model: bool = False,
+) -> dict[str, bytes]:
+    """The files of the Space, by path: README.md, app.py, requirements.txt, space.json.
+
+    Args:
+        model_repo, gallery_repo: ids on the Hub; directories serve to try the page on one computer. Without a gallery
+            the page searches uploaded pictures alone.
+        title: of the page and the Space.
+        model_revision, gallery_revision: commits or tags to stay at; None follows main.
+        gallery_pictures: how many of the gallery's test split are read, one per place and platform.
+        private_model: README then says which secret the Space needs.
+
+    Raises:
+        InputError: a name that is neither an id on the Hub nor a directory, or no picture to read.
+
+    Example:
+        >>> sorted(bundle_space("me/pemoe", "me/campus"))
+        ['README.md', 'app.py', 'requirements.txt', 'space.json']
+    """
+    if gallery_pictures < 1:
+        raise InputError(f"gallery_pictures is {gallery_pictures}: a gallery needs at least one picture")
+    model_id, gallery_id = _hub_id(model_repo), _hub_id(gallery_repo) if gallery_repo else None
+    requirements = (SOURCE / "requirements.txt").read_text(encoding="utf-8")
+    front_matter = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        sdk_version=re.search(r"^gradio==(\S+)$", requirements, re.MULTILINE)[1],
+        app_file="app.py",
+        license="apache-2.0",
+        models=[model_id] if model_id else None,
+        datasets=[gallery_id] if gallery_id else None,
+        short_description="Text to place, across satellite, drone and ground",
+    )
+    template = jinja2.Template(
+        (SOURCE / "README.md").read_text(encoding="utf-8"),
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    readme = template.render(
+        front_matter=front_matter.to_yaml(),
+        title=title,
+        model=model_repo,
+        model_url=f"https://huggingface.co/{model_id}" if model_id else None,
+        gallery=gallery_repo,
+        gallery_url=f"https://huggingface.co/datasets/{gallery_id}" if gallery_id else None,
+        private_model=private_model,
+    )
+    settings = {
+        "title": title,
+        "model": model_id or str(Path(model_repo).resolve()),
+        "model_revision": model_revision,
+        "gallery": gallery_repo and (gallery_id or str(Path(gallery_repo).resolve())),
+        "gallery_revision": gallery_revision,
+        "gallery_pictures": gallery_pictures,
+        "examples": list(EXAMPLES),
+    }
+    return {
+        "README.md": readme.encode(),
+        "app.py": (SOURCE / "app.py").read_bytes(),
+        "requirements.txt": requirements.encode(),
+        "space.json": (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode(),
+    }
+
+
+def _hub_id(name: str) -> str | None:
+    """The id, None for a directory; `InputError` for anything else."""
+    if name and Path(name).is_dir():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        name = ""
+    if name.count("/") != 1:
+        raise InputError(f"{name or 'the repository'} is neither owner/name on the Hub nor a directory: correct it")
+    return name
