@@ -49,12 +49,18 @@ def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool 
 
 
 def write_metrics(
-    directory: Path, command: str, seed: int | None, started_s: float, results: dict, device: str = "cpu"
+    directory: Path,
+    command: str,
+    seed: int | None,
+    started_s: float,
+    results: dict,
+    device: str = "cpu",
+    data: dict | None = None,
 ) -> dict:
     """Write `metrics.json` of a run and return its content.
 
     `command` is as typed, `seed` None where nothing is drawn, `started_s` from `time.monotonic()`, `device` "cpu" or
-    the name of a GPU.
+    the name of a GPU, `data` what the figures were measured on, None where there is nothing to say.
     """
     metrics = {
         "command": command,
@@ -62,6 +68,7 @@ def write_metrics(
         "commit": _commit(),
         "seed": seed,
         "device": device,
+        **({} if data is None else {"data": data}),
         "wall_s": round(time.monotonic() - started_s, 2),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
         "results": results,

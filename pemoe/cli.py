@@ -152,8 +152,9 @@ def mine(
     started_s = time.monotonic()
     _quiet_transformers()
     directory = check_output(output or Path("runs/mine"), overwrite)
+    recipe = data_of(checkpoint, data)
     model, processor = load_checkpoint(checkpoint)
-    rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("train",))["train"]
+    rows = load_rows(recipe, show_progress=True, needed=("train",))["train"]
     prepare_output(directory, overwrite)
     negatives = mine_split(model, processor, rows, k, seed=seed)
     save_negatives(directory, negatives)
@@ -176,18 +177,20 @@ def evaluate(
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
-    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
+    from pemoe.trainers.checkpoint_io import data_of, describe_data, load_checkpoint
     from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
 
     started_s = time.monotonic()
     _quiet_transformers()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
+    recipe = data_of(checkpoint, data)
     model, processor = load_checkpoint(checkpoint)
-    rows = load_rows(data_of(checkpoint, data), show_progress=True, needed=("test",))["test"]
+    rows = load_rows(recipe, show_progress=True, needed=("test",))["test"]
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
-    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name())
+    measured_on = describe_data(recipe, "test", rows)
+    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name(), measured_on)
     _report(metrics, as_json, f"{directory / 'metrics.json'}")
 
 

@@ -1,7 +1,8 @@
-"""Retrieval metrics by place: ranks, recall in both directions, chance level and paired bootstrap over places."""
+"""Retrieval metrics by place: ranks, recall in both directions, chance and ceiling, bootstrap over places."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -205,13 +206,90 @@ def bootstrap_difference(
     hits_a, hits_b = (torch.as_tensor(hits, dtype=torch.float64).cpu().numpy() for hits in (hits_a, hits_b))
     if hits_a.ndim != 1 or hits_a.shape != hits_b.shape or len(hits_a) == 0:
         raise ValueError(f"hits_a is {hits_a.shape}, hits_b {hits_b.shape}: both need one value for each query")
+    difference = hits_a - hits_b
+    ((low, high),) = _place_intervals(
+        difference[None], _id_array("place_id", place_id, len(hits_a)), n_resamples, seed
+    )
+    return float(difference.mean()), low, high
+
+
+def recall_intervals(
+    ranks: np.ndarray, place_id: PlaceIds, n_resamples: int = 2000, seed: int = 0
+) -> dict[str, list[float]]:
+    """95 % intervals of what `recalls` gives, by `bootstrap_difference`'s way: places are drawn, not queries.
+
+    Args:
+        ranks: of `first_hit_ranks`, (Q,); queries without a match (-1) are left out.
+        place_id: place of each query, Q strings or integers.
+        n_resamples, seed: bootstrap samples, at least 1, and the seed that draws their places.
+
+    Returns:
+        `{"recall_at_1": [low, high], "recall_at_5", "recall_at_10", "score"}`; both ends are the figure itself where
+        all queries ask for one place, which says nothing of others.
+
+    Raises:
+        ValueError: no query has a match, n_resamples < 1.
+
+    Example:
+        >>> recall_intervals(np.array([0, 0, 20, 20]), [7, 7, 8, 8])["recall_at_1"]
+        [0.0, 1.0]
+    """
+    matched = ranks >= 0
+    if not matched.any():
+        raise ValueError(_NO_MATCH)
+    hits = {f"recall_at_{k}": (ranks[matched] < k).astype(np.float64) for k in CUTOFFS}
+    hits["score"] = (hits["recall_at_1"] + hits["recall_at_10"]) / 2
+    places = _id_array("place_id", place_id, len(ranks))[matched]
+    bounds = _place_intervals(np.stack(list(hits.values())), places, n_resamples, seed)
+    return {name: list(ends) for name, ends in zip(hits, bounds, strict=True)}
+
+
+def _place_intervals(
+    values: np.ndarray, place_id: np.ndarray, n_resamples: int, seed: int
+) -> list[tuple[float, float]]:
+    """95 % percentile intervals of the means of `values` (M, Q); every figure sees the same draws of places (Q,)."""
     if n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples}: it must be at least 1")
-    place = np.unique(_id_array("place_id", place_id, len(hits_a)), return_inverse=True)[1].reshape(-1)
+    place = np.unique(place_id, return_inverse=True)[1].reshape(-1)
     count = np.bincount(place)  # (P,) queries of each place
-    total = np.bincount(place, weights=hits_a - hits_b)  # (P,) summed differences
+    total = np.stack([np.bincount(place, weights=row) for row in values])  # (M, P) sums of each place
     rng = np.random.default_rng(seed)
     draws = (rng.integers(len(count), size=len(count)) for _ in range(n_resamples))
-    means = [total[draw].sum() / count[draw].sum() for draw in draws]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float((hits_a - hits_b).mean()), float(low), float(high)
+    means = np.stack([np.take(total, draw, axis=1).sum(axis=1) / count[draw].sum() for draw in draws])  # (R, M)
+    return [(float(low), float(high)) for low, high in np.percentile(means, [2.5, 97.5], axis=0).T]
+
+
+def ceiling_recall(texts: Sequence[str], query_place_id: PlaceIds, gallery_place_id: PlaceIds, k: int) -> float:
+    """Highest recall at `k` that any system which reads the text alone can reach on these queries.
+
+    Queries of the very same text get the same k answers, so at most k of their places are found: the k most frequent.
+    C_k = (1/Q) * sum over distinct texts t of the sum of the k largest n(t, p), n(t, p) being the number of queries of
+    text t for place p. Reached by answering each text with a picture of each of these places.
+
+    Args:
+        texts: the Q queries.
+        query_place_id, gallery_place_id: Q and G strings or integers.
+        k: cut-off, at least 1; every one is one answer.
+
+    Returns:
+        Fraction in (0, 1], 1.0 where all texts differ; over the queries that have a match, as in `evaluate_retrieval`.
+
+    Raises:
+        ValueError: k < 1, ids of the wrong type, or no query has a match.
+
+    Example:
+        >>> ceiling_recall(["red roof", "red roof", "gate"], ["a", "b", "c"], ["a", "b", "c"], k=1)
+        0.6666666666666666
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}: it must be at least 1")
+    query_code, gallery_code = place_codes(query_place_id, gallery_place_id, len(texts), len(gallery_place_id))
+    matched = np.isin(query_code.numpy(), gallery_code.numpy())
+    if not matched.any():
+        raise ValueError(_NO_MATCH)
+    counts: dict[str, Counter[int]] = {}
+    for text, place, kept in zip(texts, query_code.tolist(), matched, strict=True):
+        if kept:
+            counts.setdefault(text, Counter())[place] += 1
+    reachable = sum(n for places in counts.values() for _, n in places.most_common(k))
+    return reachable / int(matched.sum())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 
+import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
+from pemoe.common.fingerprints import hash_lines
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
 from pemoe.trainers.distributed import local_device
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.recipes import DataRecipe, build, data_recipe, load_recipe
+from pemoe.trainers.recipes import DataRecipe, Recipe, build, data_recipe
 
 
 def read_config_of(checkpoint: str) -> PeMoEConfig:
@@ -39,13 +43,40 @@ def load_checkpoint(checkpoint: str) -> tuple[PeMoEModel, PeMoEProcessor]:
 
 
 def data_of(checkpoint: str, data: str | None = None) -> DataRecipe:
-    """Where the rows come from: what the user names, else what the run beside the checkpoint used, else the campus."""
-    run = Path(checkpoint).parent / "recipe.json"
+    """Where the rows come from: what the user names, else what the run beside the checkpoint was trained on.
+
+    Raises TrainingError: no such run, or one that does not say it, or whose data directory is not there.
+    """
     if data is not None:
         return data_recipe(data)
-    if run.is_file():
-        try:
-            return build(DataRecipe, json.loads(run.read_text(encoding="utf-8"))["data"], str(run))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"{run} does not say what the model was trained on; give --data") from error
-    return load_recipe("quickstart").data
+    run = Path(checkpoint).parent / "recipe.json"
+    if not run.is_file():
+        read_config_of(checkpoint)
+        what = "no recipe.json beside it says what it was trained on"
+        raise TrainingError(f"{checkpoint}: {what}; name the data with --data (--data campus is the rendered campus)")
+    try:
+        recipe = build(DataRecipe, json.loads(run.read_text(encoding="utf-8"))["data"], str(run))
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{run} does not say what the model was trained on; give --data") from error
+    if recipe.root is not None and not Path(recipe.root).is_dir():
+        raise TrainingError(f"{run}: trained on {recipe.root}, which is no directory here; name the data with --data")
+    return recipe
+
+
+def recipe_record(recipe: Recipe) -> dict:
+    """A recipe as `recipe.json` holds it: a data directory by its whole path, for commands run from elsewhere."""
+    content, root = asdict(recipe), recipe.data.root
+    if root is not None and Path(root).is_dir():
+        content["data"]["root"] = os.path.abspath(root)
+    return content
+
+
+def describe_data(data: DataRecipe, split: str, rows: datasets.Dataset) -> dict:
+    """What figures were measured on, for `metrics.json`: `{"source", "root", "fingerprint", "split", "rows"}`.
+
+    The fingerprint is of places, platforms and captions in their order, so it is the same on every machine; `root` is
+    as it was named, None for the campus.
+    """
+    columns = rows.select_columns(["image_id", "place_id", "platform", "captions"])
+    fingerprint = hash_lines(json.dumps(list(row.values())) for row in columns)
+    return {"source": data.source, "root": data.root, "fingerprint": fingerprint, "split": split, "rows": len(rows)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import runpy
 import sys
@@ -15,6 +14,7 @@ import torch
 from pemoe.common.files import write_json
 from pemoe.common.runs import check_output, prepare_output, write_metrics
 from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.trainers.checkpoint_io import describe_data, recipe_record
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.distributed import device_name, first_process_first, join_processes, process_count, rank
 from pemoe.trainers.errors import TrainingError
@@ -67,7 +67,8 @@ def train_into(
     processor.save_pretrained(output / "model")
     figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
     results = {"stages": records, "test": figures}
-    return write_metrics(output, command, recipe.seed, started_s, results, device_name())
+    data = describe_data(recipe.data, "test", splits["test"])
+    return write_metrics(output, command, recipe.seed, started_s, results, device_name(), data)
 
 
 def _remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:
@@ -75,7 +76,7 @@ def _remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:
 
     Raises TrainingError: another recipe, or another number of processes, which would draw other batches.
     """
-    content = json.loads(json.dumps({**dataclasses.asdict(recipe), "processes": process_count()}))
+    content = json.loads(json.dumps({**recipe_record(recipe), "processes": process_count()}))
     path = output / "recipe.json"
     if not (resume and path.is_file()):
         write_json(path, content)

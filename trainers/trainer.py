@@ -165,9 +165,11 @@ class PeMoETrainer(Trainer):
         rows = eval_dataset if eval_dataset is not None else self.eval_dataset
         if rows is None:
             raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
-        results = evaluate_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items() if name != "per_platform"}
-        for platform, figures in results["per_platform"].items():
+        batch_size = self.args.per_device_eval_batch_size
+        results = evaluate_split(self.model, self.processing_class, rows, batch_size, n_resamples=0)
+        platforms, _ = results.pop("per_platform"), results.pop("gate")
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
+        for platform, figures in platforms.items():
             metrics.update({f"{metric_key_prefix}_{platform}_{name}": value for name, value in figures.items()})
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

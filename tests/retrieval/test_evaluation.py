@@ -1,8 +1,11 @@
 """Guards evaluation: every caption is a query in row order, the gallery is the whole mixed split, figures equal a loop
-over queries, and cached trunk states give what the images give."""
+over queries, cached trunk states give what the images give, intervals are of the figure beside them, and no figure
+passes its ceiling."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from math import comb
 
 import datasets
@@ -15,7 +18,8 @@ from tiny_models import build_tiny_model
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.retrieval.embedding import EmbeddedSplit, embed_split, run_image_trunk
-from pemoe.retrieval.evaluation import evaluate_split, score_split
+from pemoe.retrieval.evaluation import evaluate_split, rank_split, score_split
+from pemoe.retrieval.metrics import recall_intervals
 
 
 def spread_experts(model: PeMoEModel) -> PeMoEModel:
@@ -61,6 +65,7 @@ def figures_by_loop(split: EmbeddedSplit, chosen: list[int]) -> dict[str, float]
             chance[k].append(1 - comb(len(scores) - own, k) / comb(len(scores), k))
     figures = {f"recall_at_{k}": np.mean(values) for k, values in hits.items()}
     figures |= {f"chance_recall_at_{k}": np.mean(values) for k, values in chance.items()}
+    figures |= {f"ceiling_recall_at_{k}": 1.0 for k in hits}  # no text is there twice
     return figures | {"n_queries": len(chosen), "score": (figures["recall_at_1"] + figures["recall_at_10"]) / 2}
 
 
@@ -86,8 +91,54 @@ def test_figures_equal_a_loop_over_queries(tie: bool) -> None:
     assert list(results["per_platform"]) == ["drone", "ground"]  # satellite has no queries, but stays in the gallery
     for number, name in enumerate(PLATFORMS[1:], start=1):
         chosen = [q for q, row in enumerate(split.query_row) if split.platform[row] == number]
-        assert results["per_platform"][name] == pytest.approx(figures_by_loop(split, chosen))
-    assert set(results) == {*everything, "per_platform", "i2t_score", *(f"i2t_recall_at_{k}" for k in (1, 5, 10))}
+        expected, found = figures_by_loop(split, chosen), results["per_platform"][name]
+        assert {figure: found[figure] for figure in expected} == pytest.approx(expected)
+        assert set(found) == {*everything, "intervals"}
+    i2t = {"i2t_score", *(f"i2t_recall_at_{k}" for k in (1, 5, 10))}
+    assert set(results) == {*everything, "per_platform", "intervals", "gate", *i2t}
+    assert set(score_split(split, n_resamples=0)) == set(results) - {"intervals"}
+
+
+def test_intervals_hold_the_figure_and_are_those_of_its_queries() -> None:
+    split = random_split(places=30)
+    results, ranks = score_split(split), rank_split(split)
+    assert results["intervals"] == recall_intervals(ranks, split.query_place_id)
+    of_drone = split.query_platform == 1
+    expected = recall_intervals(ranks[of_drone], split.query_place_id[of_drone])
+    assert results["per_platform"]["drone"]["intervals"] == expected
+    for figures in (results, *results["per_platform"].values()):
+        assert set(figures["intervals"]) == {"recall_at_1", "recall_at_5", "recall_at_10", "score"}
+        for name, (low, high) in figures["intervals"].items():
+            assert low < figures[name] < high
+
+
+def test_repeated_texts_lower_the_ceiling_and_no_model_passes_it() -> None:
+    split = random_split()
+    assert score_split(split)["ceiling_recall_at_1"] == 1.0  # every text differs
+    blind = dataclasses.replace(split, texts=["the same"] * len(split.texts), query=np.ones_like(split.query))
+    results = score_split(blind)
+    places = Counter(split.query_place_id.tolist())
+    assert results["ceiling_recall_at_1"] == max(places.values()) / len(split.texts) < 1
+    assert results["ceiling_recall_at_10"] == 1.0  # seven places
+    for figures in (results, *results["per_platform"].values()):
+        assert all(figures[f"recall_at_{k}"] <= figures[f"ceiling_recall_at_{k}"] for k in (1, 5, 10))
+
+
+def test_gate_is_described_by_query_platform() -> None:
+    split = random_split()
+    named = np.eye(3, dtype=np.float32)[split.query_platform] * 0.5 + 0.25
+    gate = score_split(dataclasses.replace(split, gate_weights=named))["gate"]
+    assert gate["weights"]["drone"] == {"satellite": 0.25, "drone": 0.75, "ground": 0.25}
+    assert (list(gate["weights"]), gate["names_platform"]) == (["drone", "ground"], 1.0)
+    swapped = dataclasses.replace(split, gate_weights=named, expert_names=("drone", "satellite", "ground"))
+    gate = score_split(swapped)["gate"]
+    assert gate["weights"]["drone"] == {"drone": 0.25, "satellite": 0.75, "ground": 0.25}
+    assert gate["names_platform"] == (split.query_platform == 2).mean()
+    assert score_split(split)["gate"] is None  # the same weights for every query: nothing reads it
+    unified = dataclasses.replace(split, gate_weights=np.ones((len(split.texts), 1)), expert_names=("all",))
+    assert score_split(unified)["gate"] is None
+    unknown = dataclasses.replace(split, gate_weights=named, platform=np.full_like(split.platform, -1))
+    assert score_split(unknown)["gate"] == {"weights": {}, "names_platform": None}
 
 
 def build_uneven_split() -> datasets.Dataset:

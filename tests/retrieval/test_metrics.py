@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
-from pemoe.retrieval import bootstrap_difference, chance_recall, evaluate_retrieval, first_hit_ranks
+from pemoe.retrieval import (
+    bootstrap_difference,
+    ceiling_recall,
+    chance_recall,
+    evaluate_retrieval,
+    first_hit_ranks,
+    recall_intervals,
+)
 
 
 def problem(seed: int, n_queries: int = 200, n_gallery: int = 2300, n_places: int = 40):
@@ -172,3 +180,53 @@ def test_bootstrap_weighs_places_by_their_queries():
 def test_bootstrap_refuses_bad_input(a, b, n):
     with pytest.raises(ValueError):
         bootstrap_difference(np.array(a), np.array(b), list(range(len(a))), n_resamples=n)
+
+
+def test_intervals_are_percentiles_of_means_over_drawn_places():
+    rng = np.random.default_rng(4)
+    ranks, place = rng.integers(-1, 20, 60), rng.integers(0, 12, 60)
+    kept = ranks >= 0
+    intervals = recall_intervals(ranks, place, n_resamples=300, seed=9)
+    draws, names = np.random.default_rng(9), np.unique(place[kept])
+    means = []
+    for _ in range(300):
+        drawn = names[draws.integers(len(names), size=len(names))]
+        queries = np.concatenate([ranks[kept & (place == one)] for one in drawn])
+        means.append(((queries < 1).mean(), (queries < 10).mean()))
+    by_hand = np.percentile(means, [2.5, 97.5], axis=0)
+    assert intervals["recall_at_1"] == pytest.approx(by_hand[:, 0].tolist())
+    assert intervals["recall_at_10"] == pytest.approx(by_hand[:, 1].tolist())
+    low, high = intervals["score"]
+    assert intervals["recall_at_1"][0] < low < high < intervals["recall_at_10"][1]
+    assert intervals == recall_intervals(ranks, place, n_resamples=300, seed=9)
+
+
+def test_intervals_and_differences_draw_the_same_places():
+    ranks, place = np.array([0, 3, 0, 7, 0, 2]), [0, 0, 1, 1, 2, 3]
+    _, low, high = bootstrap_difference(ranks < 1, np.zeros(6), place)
+    assert recall_intervals(ranks, place)["recall_at_1"] == [low, high]
+
+
+def test_intervals_refuse_bad_input():
+    with pytest.raises(ValueError, match="no query has a true match"):
+        recall_intervals(np.array([-1, -1]), [0, 1])
+    with pytest.raises(ValueError, match="n_resamples"):
+        recall_intervals(np.array([0, 1]), [0, 1], n_resamples=0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_ceiling_is_the_best_of_all_answers(k):
+    texts, places = ["a", "a", "a", "a", "b", "b", "c", "c"], [0, 0, 1, 2, 1, 2, 3, 9]  # place 9 is in no gallery
+    gallery = [0, 1, 2, 3, 3]
+    best = 0
+    for text in "abc":  # every set of k places that one text can be answered with
+        asked = [place for one, place in zip(texts, places, strict=True) if one == text and place in gallery]
+        best += max(sum(place in answer for place in asked) for answer in combinations(range(4), k))
+    assert ceiling_recall(texts, places, gallery, k) == best / 7
+
+
+def test_ceiling_refuses_bad_input():
+    with pytest.raises(ValueError, match="k is 0"):
+        ceiling_recall(["a"], [0], [0], 0)
+    with pytest.raises(ValueError, match="no query has a true match"):
+        ceiling_recall(["a"], [0], [1], 1)

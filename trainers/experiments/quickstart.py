@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -14,6 +13,7 @@ from pemoe.common.files import write_json
 from pemoe.datasets_scripts import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.retrieval import search
+from pemoe.trainers.checkpoint_io import recipe_record
 from pemoe.trainers.experiments.fresh_process import run_without_package
 from pemoe.trainers.experiments.report import write_report
 from pemoe.trainers.experiments.table1 import Row, Table1
@@ -70,7 +70,7 @@ def run_quickstart(
     Raises:
         TrainingError: a recipe the data does not fit; RuntimeError: the checkpoint does not load in a fresh process.
     """
-    write_json(output / "recipe.json", asdict(recipe))
+    write_json(output / "recipe.json", recipe_record(recipe))
     model, processor = build_model(recipe)
     rows = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row).run()
     gated = rows[-1]
