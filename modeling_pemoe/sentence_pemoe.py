@@ -177,8 +177,11 @@ class PeMoESentenceModule(InputModule):
 
 
 def _kind_of(one: object) -> str:
-    """Text, image or what else sentence-transformers takes an input for; a path of a picture is a picture."""
-    return "image" if isinstance(one, (bytes, os.PathLike)) else infer_modality(one)
+    """Text, image, or what else sentence-transformers takes an input for; a path of a picture is a picture."""
+    is_file = isinstance(one, (bytes, bytearray, memoryview, os.PathLike)) or (
+        isinstance(one, dict) and "bytes" in one
+    )
+    return "image" if is_file else infer_modality(one)
 
 
 def _check_texts(texts: Sequence[object], prompt: str) -> list[str]:
