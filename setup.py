@@ -94,7 +94,7 @@ setup(
     package_data={
         "pemoe": ["py.typed"],
         "pemoe.datasets_scripts.refine.llm": ["prompts/*.txt"],
-        "pemoe.hub_cards": ["*.md", "space/*"],
+        "pemoe.hub_cards": ["*.md", "metrics/*/*.py", "space/*"],
         "pemoe.trainers": ["recipes/*.yaml", "tiny_backbones/*/*"],
     },
     install_requires=INSTALL_REQUIRES,

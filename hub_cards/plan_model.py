@@ -114,7 +114,8 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    return without_machine_paths(read_object(path)), f"the card's figures are those of {path}"
+    content = {name: value for name, value in read_object(path).items() if name != "command"}  # full of paths
+    return without_machine_paths(content), f"the card's figures are those of {path}"
 
 
 def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:
