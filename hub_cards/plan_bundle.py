@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from pemoe.hub_cards.hub_client import PublishError, check_repo_id
-from pemoe.hub_cards.metrics_bundle import bundle_metric
 from pemoe.hub_cards.push import PlannedFile, PushPlan, visibility_note
 from pemoe.hub_cards.space_bundle import bundle_space
 
@@ -57,6 +56,8 @@ def plan_metric(name: str, repo_id: str, *, private: bool = True) -> PushPlan:
         >>> plan_metric("geo_recall", "me/geo_recall").repo_type  # doctest: +SKIP
         'space'
     """
+    from pemoe.hub_cards.metrics_bundle import bundle_metric  # with evaluate, which takes seconds
+
     check_repo_id(repo_id)
     return plan_bundle(bundle_metric(name, repo_id), repo_id, f"{name}.py", private=private)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from local_hub import LocalHub
-from publish_plans import write_adapter, write_model
+from publish_plans import write_adapter, write_metrics, write_model
 from safetensors.torch import load_file, save_file
 from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_data import build_processor
@@ -22,8 +22,6 @@ from pemoe.hub_cards import PublishError, PushPlan, plan_model
 from pemoe.hub_cards.weights import WeightShard
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.trainers.experiments.fresh_process import run_without_package
-
-FIGURES = {"n_queries": 10, "recall_at_1": 0.5, "recall_at_5": 0.75, "recall_at_10": 0.875, "score": 0.6875}
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +119,11 @@ def test_code_of_ones_own_is_sent_as_it_is_and_mentioned(model_dir: Path) -> Non
 @pytest.mark.parametrize("place", ["inside", "above", "named"])
 def test_figures_come_from_metrics_without_paths_of_the_machine(model_dir: Path, tmp_path: Path, place: str) -> None:
     path = {"inside": model_dir, "above": model_dir.parent, "named": tmp_path}[place] / "metrics.json"
-    content = {"command": f"pemoe evaluate {model_dir}", "results": FIGURES, "data": {"root": "/home/anna/geotext"}}
-    path.write_text(json.dumps(content))
+    content = write_metrics(path)
     planned = plan_model(model_dir, "me/pemoe", metrics=path if place == "named" else None)
     sent = next(file for file in planned.files if file.path == "metrics.json").content.decode()
-    assert json.loads(sent)["results"] == FIGURES and json.loads(sent)["data"] == {"root": "geotext"}
+    assert json.loads(sent)["results"] == content["results"]
+    assert json.loads(sent)["data"] == {**content["data"], "root": "photos"}
     assert "anna" not in sent + planned.card and str(tmp_path) not in sent + planned.card
     assert str(path) in planned.notes[1]
 
@@ -254,13 +252,12 @@ def test_options_are_refused_in_one_line(model_dir: Path, options: dict, line: s
 
 
 def test_a_missing_figure_is_named(model_dir: Path) -> None:
-    rest = {name: value for name, value in FIGURES.items() if name != "score"}
-    (model_dir / "metrics.json").write_text(json.dumps({"results": rest}))
+    write_metrics(model_dir / "metrics.json", score=None)
     with pytest.raises(PublishError, match="score"):
         plan_model(model_dir, "me/pemoe")
     (model_dir / "metrics.json").unlink()
     adapter = write_adapter(model_dir.parent / "adapter")
-    (adapter / "metrics.json").write_text(json.dumps({"results": rest}))
+    write_metrics(adapter / "metrics.json", score=None)
     with pytest.raises(PublishError, match=r"results\.score is missing"):
         plan_model(adapter, "me/lora")
 
@@ -268,7 +265,7 @@ def test_a_missing_figure_is_named(model_dir: Path) -> None:
 def test_lora_platforms_are_sent_alone_or_together(tmp_path: Path) -> None:
     for platform in ("infrared", "night"):
         write_adapter(tmp_path / "adapters" / platform, platform)
-    (tmp_path / "adapters" / "metrics.json").write_text(json.dumps({"results": FIGURES}))
+    write_metrics(tmp_path / "adapters" / "metrics.json")
     (tmp_path / "adapters" / "night" / "README.md").write_text("peft's own")
     together = plan_model(tmp_path / "adapters", "me/lora", license_id="mit")
     names = ("adapter_config.json", "adapter_model.safetensors")
