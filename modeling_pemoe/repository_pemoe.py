@@ -110,9 +110,9 @@ def push_folder(
     commit_message: str | None = None,
     **commit: object,
 ) -> CommitInfo:
-    """Push what the folder of a saved model holds of `PUSHED_FILES` in one commit, which deletes an earlier push's rest.
+    """Push what the folder of a saved model holds of `PUSHED_FILES`; `commit` is further of `HfApi.upload_folder`.
 
-    `commit` are further options of `HfApi.upload_folder`.
+    One commit, which also deletes what an earlier push left over.
     """
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
@@ -132,7 +132,7 @@ def write_model_card(
     texts = {"README.md": render_model_card(config, metrics=metrics, **options)}
     if metrics is not None:
         shown = {name: value for name, value in metrics.items() if name != "command"}  # which may hold paths
-        if (shown.get("data") or {}).get("root"):
+        if _table_of(shown, "data").get("root"):
             shown["data"] = {**shown["data"], "root": _shown_root(shown["data"]["root"])}
         texts["metrics.json"] = json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
     for name, text in texts.items():
@@ -272,16 +272,21 @@ def _evaluations(figures: dict, data: dict) -> list[EvalResult]:
 
 def _read_figures(metrics: dict | None) -> dict | None:
     """The measured block of a `metrics.json`, every figure checked; None where nothing was measured."""
-    results = metrics.get("results", {}) if metrics is not None else None
-    figures = results.get("test", results) if isinstance(results, dict) else results
-    if figures is None:  # no metrics, or a training on data without test captions
+    if metrics is None:
         return None
+    results = _table_of(metrics, "results")
+    if "test" in results and results["test"] is None:  # trained on data without test captions
+        return None
+    figures = _table_of(results, "test") if "test" in results else results
     names = ["n_queries", *FIGURES, *(f"{kind}_recall_at_{k}" for kind in BOUNDS for k in CUTOFFS)]
-    platforms = figures.get("per_platform") or {}
-    for where, block in {"": figures, **{f"per_platform.{name}.": block for name, block in platforms.items()}}.items():
+    platforms = _table_of(figures, "per_platform")
+    for where, block in {
+        "": figures,
+        **{f"per_platform.{name}.": _table_of(platforms, name) for name in platforms},
+    }.items():
         _require_numbers(block, names, where)
         for name in FIGURES:
-            ends = (block.get("intervals") or {}).get(name) or ()
+            ends = _table_of(block, "intervals").get(name) or ()
             _require_numbers(
                 dict(zip(("low", "high"), ends, strict=False)), ("low", "high"), f"{where}intervals.{name}."
             )
@@ -289,6 +294,12 @@ def _read_figures(metrics: dict | None) -> dict | None:
         if name not in figures:
             raise ValueError(_missing(name))
     return figures
+
+
+def _table_of(content: dict, name: str) -> dict:
+    """The object of this name; an empty one where there is none, so that its first figure is the missing one."""
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _require_numbers(block: dict, names: Iterable[str], where: str) -> None:
@@ -304,7 +315,7 @@ def _missing(name: str) -> str:
 
 def _read_data(metrics: dict) -> dict:
     """What was measured on: `{"name", "hub_id", "source", "split", "rows", "fingerprint"}`; `hub_id` may be None."""
-    data = metrics.get("data") or {}
+    data = _table_of(metrics, "data")
     for field in ("source", "fingerprint", "split", "rows"):
         if data.get(field) is None:
             raise ValueError(_missing(f"data.{field}"))
@@ -353,11 +364,12 @@ def _from_where(repo: str | None, revision: str | None) -> str:
 
 
 def _describe_training(metrics: dict | None) -> str:
-    stages = ((metrics or {}).get("results") or {}).get("stages")
+    stages = _table_of(_table_of(metrics or {}, "results"), "stages")
     if not stages:
         return "The encoders stayed frozen. How experts and gate were trained is not recorded beside the figures."
     rows = []
-    for name, record in stages.items():
+    for name in stages:
+        record = _table_of(stages, name)
         wanted = ("k",) if name == "mine" else ("steps", "pairs_seen", "train_loss")
         _require_numbers(record, wanted, f"stages.{name}.")
         if name == "mine":
@@ -397,9 +409,10 @@ def _describe_gate(config: PreTrainedConfig, figures: dict | None) -> str:
     gate = figures["gate"] if figures else None
     if gate is None:
         return "A softmax over the experts, computed from the sentence; what it does with queries was not measured."
-    for platform, weights in gate["weights"].items():
-        _require_numbers(weights, config.platforms, f"gate.weights.{platform}.")
-    rows = [(name, *(f"{weights[one]:.3f}" for one in config.platforms)) for name, weights in gate["weights"].items()]
+    weights = _table_of(gate, "weights")
+    for platform in weights:
+        _require_numbers(_table_of(weights, platform), config.platforms, f"gate.weights.{platform}.")
+    rows = [(name, *(f"{mean[one]:.3f}" for one in config.platforms)) for name, mean in weights.items()]
     table = _table(["queries of", *config.platforms], rows)
     text = f"Mean weight of each expert, by the platform of the picture that the query describes:\n\n{table}"
     if gate.get("names_platform") is None:  # no query's platform has an expert of its own

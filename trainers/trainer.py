@@ -13,8 +13,9 @@ from huggingface_hub import CommitInfo
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
 
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
@@ -251,6 +252,20 @@ class PeMoETrainer(Trainer):
             commit_message=commit_message,
             run_as_future=not blocking,
         )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint inside a run in the background, as a whole model with its card."""
+        if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
+            super()._push_from_checkpoint(checkpoint_folder)
+            return
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if self.is_world_process_zero() and (self.args.hub_always_push or not busy):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            repo_id, options = self.hub_model_id, {"private": self.args.hub_private_repo, "token": self.args.hub_token}
+            write_model_card(self.model.config, checkpoint_folder, repo_id=repo_id, metrics=None)
+            message = f"Training in progress, step {self.state.global_step}"
+            options |= {"revision": self.args.hub_revision, "commit_message": message, "run_as_future": True}
+            self.push_in_progress = PushInProgress([push_folder(checkpoint_folder, repo_id, **options)])
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write this process's random state; the file that closes a checkpoint waits for those of all processes."""
