@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
+from pemoe.common.errors import one_line
 from pemoe.hub_cards.hub_client import PublishError
 from pemoe.hub_cards.push import PlannedFile, as_json
 from pemoe.hub_cards.weights import StoredTensor, check_fit, index_of, read_tensors, split_tensors
@@ -64,8 +67,8 @@ def read_config(root: Path) -> tuple[dict[str, Any], PeMoEConfig]:
         raise PublishError(f"{path}: model_type is {content.get('model_type')!r}, so no PE-MoE checkpoint")
     try:
         config = PeMoEConfig.from_dict(content)
-    except (TypeError, ValueError) as error:
-        raise PublishError(f"{path}: {error}") from error
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise PublishError(f"{path}: {one_line(error.__cause__ or error)}") from error
     is_external = config.backbone_weights == "external"
     for field in ("text_repo", "vision_repo"):
         repo = content.get(field)
@@ -180,7 +183,7 @@ def _check_weights(root: Path, config: PeMoEConfig, tensors: list[StoredTensor],
         with torch.device("meta"):
             model = PeMoEModel(config)
     except (ImportError, RuntimeError, ValueError) as error:
-        raise PublishError(f"{root / 'config.json'}: no model can be built of it ({error})") from error
+        raise PublishError(f"{root / 'config.json'}: no model can be built of it ({one_line(error)})") from error
     left_out = TRUNK_ROOTS if config.backbone_weights == "external" else ()
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_fit(tensors, {name: shape for name, shape in shapes.items() if not name.startswith(left_out)}, root)

@@ -55,7 +55,7 @@ def render_dataset_card(built_dir: str | Path, repo_id: str, options: CardOption
 
     Raises:
         DataError: not a built directory, a number is missing, or no licence where one is needed.
-        PublishError: a bad repository id.
+        PublishError: a repository id or a licence that the Hub would refuse.
     """
     options = options or CardOptions()
     check_repo_id(repo_id)

@@ -6,17 +6,27 @@ import re
 
 from pemoe.hub_cards.hub_client import PublishError, check_repo_id
 from pemoe.hub_cards.push import PlannedFile, PushPlan, visibility_note
+from pemoe.hub_cards.space_bundle import bundle_space
 
-OURS = re.compile(r"[a-z_]+\.py|requirements\.txt|index\.html")
+OURS = re.compile(r"[a-z_]+\.py|requirements\.txt|index\.html|space\.json")
 
 
-def plan_space(repo_id: str, model_repo: str, gallery_repo: str | None = None, *, private: bool = True) -> PushPlan:
+def plan_space(
+    repo_id: str,
+    model_repo: str,
+    gallery_repo: str | None = None,
+    *,
+    private: bool = True,
+    private_model: bool = False,
+) -> PushPlan:
     """List the files of a Space that shows a published model; reaches no server.
 
     Args:
         repo_id: `owner/name` of the Space.
         model_repo: the model it loads, `owner/name`.
         gallery_repo: the data set it searches, `owner/name`; None: the pictures that its user gives.
+        private: whether only the owner shall see the Space.
+        private_model: let its README say which secret the Space needs to read model and gallery.
 
     Raises:
         PublishError: an id that the Hub would refuse.
@@ -25,12 +35,11 @@ def plan_space(repo_id: str, model_repo: str, gallery_repo: str | None = None, *
         >>> plan_space("me/demo", "me/pemoe").repo_type  # doctest: +SKIP
         'space'
     """
-    from pemoe.hub_cards.space_bundle import bundle_space
-
     for name in (repo_id, model_repo, gallery_repo):
         if name is not None:
             check_repo_id(name)
-    return plan_bundle(bundle_space(model_repo, gallery_repo), repo_id, "app.py", private=private)
+    files = bundle_space(model_repo, gallery_repo, private_model=private_model)
+    return plan_bundle(files, repo_id, "space.json", private=private)
 
 
 def plan_metric(name: str, repo_id: str, *, private: bool = True) -> PushPlan:
@@ -47,7 +56,7 @@ def plan_metric(name: str, repo_id: str, *, private: bool = True) -> PushPlan:
         >>> plan_metric("geo_recall", "me/geo_recall").repo_type  # doctest: +SKIP
         'space'
     """
-    from pemoe.hub_cards.metrics_bundle import bundle_metric
+    from pemoe.hub_cards.metrics_bundle import bundle_metric  # with evaluate, which takes seconds
 
     check_repo_id(repo_id)
     return plan_bundle(bundle_metric(name, repo_id), repo_id, f"{name}.py", private=private)

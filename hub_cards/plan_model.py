@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pemoe.common.errors import one_line
 from pemoe.hub_cards.checkpoint import (
     PROCESSOR,
     check_processor,
@@ -113,7 +114,8 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    return without_machine_paths(read_object(path)), f"the card's figures are those of {path}"
+    content = {name: value for name, value in read_object(path).items() if name != "command"}  # full of paths
+    return without_machine_paths(content), f"the card's figures are those of {path}"
 
 
 def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:
@@ -133,7 +135,7 @@ def _render_card(
     try:
         return render_model_card(config, repo_id=repo_id, metrics=figures, license_id=license_id)
     except ValueError as error:  # the model's own files know no error of ours
-        raise PublishError(f"{source}, and {error}") from error
+        raise PublishError(f"{source}, and {one_line(error)}") from error
 
 
 def _find_adapters(root: Path) -> list[str]:

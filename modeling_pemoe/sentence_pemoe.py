@@ -17,6 +17,7 @@ except ImportError:  # the file travels in every checkpoint, also to those who d
     InputModule = torch.nn.Module
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
+_PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp")  # also where there is no such file
 _TASKS = (None, "query", "document")  # what encode_query and encode_document say; texts and pictures tell themselves
 
 
@@ -177,8 +178,13 @@ class PeMoESentenceModule(InputModule):
 
 
 def _kind_of(one: object) -> str:
-    """Text, image or what else sentence-transformers takes an input for; a path of a picture is a picture."""
-    return "image" if isinstance(one, (bytes, os.PathLike)) else infer_modality(one)
+    """Text, image, or what else sentence-transformers takes an input for; no text ends as a picture's path does."""
+    if isinstance(one, str) and one.lower().endswith(_PICTURES):
+        return "image"
+    is_file = isinstance(one, (bytes, bytearray, memoryview, os.PathLike)) or (
+        isinstance(one, dict) and "bytes" in one
+    )
+    return "image" if is_file else infer_modality(one)
 
 
 def _check_texts(texts: Sequence[object], prompt: str) -> list[str]:

@@ -65,6 +65,9 @@ def space(
     model: Annotated[str, typer.Option(help="The published model that it shows, owner/name.")],
     gallery: Annotated[str | None, typer.Option(help="The published data set that it searches, owner/name.")] = None,
     public: Public = False,
+    private_model: Annotated[
+        bool, typer.Option("--private-model", help="Say in its README which secret lets it read the model.")
+    ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -74,7 +77,8 @@ def space(
     """
     from pemoe.hub_cards import plan_space
 
-    carry_out(plan_space(repo, model, gallery, private=not public), dry_run, as_json)
+    plan = plan_space(repo, model, gallery, private=not public, private_model=private_model)
+    carry_out(plan, dry_run, as_json)
 
 
 @publish_app.command()

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 from transformers.utils import logging
 
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
-from pemoe.modeling_pemoe.lora_pemoe import base_of, load_adapter_file
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
 from pemoe.retrieval.evaluation import score_split
@@ -27,11 +26,12 @@ from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
 from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.samplers import PlatformBatchSampler
+from pemoe.trainers.saving import SavingTrainer, has_adapter
 
 logger = logging.get_logger(__name__)
 
 
-class PeMoETrainer(Trainer):
+class PeMoETrainer(SavingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -198,54 +198,6 @@ class PeMoETrainer(Trainer):
         finally:
             config.masked_platforms = masked
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Read a checkpoint of this run: a LoRA platform's into its adapter, all others as the Trainer does."""
-        if self.lora_platform is None:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            load_adapter_file(self.model.experts[self.lora_platform], self.lora_platform, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        """Go back to the best checkpoint, as `_load_from_checkpoint` reads it."""
-        if self.lora_platform is None:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository on the Hub; TrainingError for a LoRA platform whose base others could not load."""
-        if self.lora_platform is not None and os.path.isdir(base := base_of(self.model)):
-            what = f"platform {self.lora_platform!r} cannot be pushed, its base {base} is a directory"
-            raise TrainingError(f"{what}: push the base, and load it by its Hub id")
-        super().init_hf_repo(token, private)
-
-    def create_model_card(self, *names: object, **facts: object) -> None:
-        """The Trainer's card; a LoRA platform's folder has its own."""
-        if self.lora_platform is None:
-            super().create_model_card(*names, **facts)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write what was trained: a LoRA platform's folder; the experts; or the whole model when its trunks cannot be
-        read again from their repositories."""
-        if not self.args.should_save:
-            return
-        directory = output_dir if output_dir is not None else self.args.output_dir
-        os.makedirs(directory, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model)
-        if self.lora_platform is not None:  # the processor is the base's
-            model.save_platform(self.lora_platform, directory)
-            return
-        if has_adapter(model):
-            model.save_pretrained(directory)
-            return
-        model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
-        self.processing_class.save_pretrained(directory)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Write this process's random state; the file that closes a checkpoint waits for those of all processes."""
-        super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()
-
 
 def build_sampler(
     model: PeMoEModel, pairs: PairDataset, stage: str, batch_size: int, num_steps: int, seed: int
@@ -316,11 +268,6 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
     return lora_platform
-
-
-def has_adapter(model: torch.nn.Module) -> bool:
-    """Whether peft has put an adapter into the model as a whole (a LoRA platform is in its expert alone)."""
-    return bool(getattr(model, "peft_config", None))
 
 
 def _lora_platform(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> str | None:

@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard
 from pemoe.datasets_scripts import FEATURES, PLATFORMS, DataError
 from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import DEFECTS
-from pemoe.hub_cards import CardOptions, render_dataset_card
+from pemoe.hub_cards import CardOptions, PublishError, render_dataset_card
 from pemoe.hub_cards.machine_paths import cut_machine_paths, find_machine_paths, without_machine_paths
 
 FOLDER = CardOptions(license_id="cc-by-4.0", license_note="Pictures by Anna Berg.", language="de")
@@ -228,7 +228,7 @@ def test_nothing_to_publish_is_said(built_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("repo_id", ["campus", "me/../x", "me/a b", "", "a/b/c", "me/-x"])
 def test_bad_repository_names_are_refused(built_dir: Path, repo_id: str) -> None:
-    with pytest.raises(DataError, match="write it as owner/name"):
+    with pytest.raises(PublishError, match="write it as owner/name"):
         render_dataset_card(built_dir, repo_id)
 
 
@@ -248,7 +248,7 @@ def test_licence_of_a_folder_is_the_owners(built_dir: Path) -> None:
     change_build(built_dir, lambda build: build.update(source="folder"))
     with pytest.raises(DataError, match="--license"):
         render_dataset_card(built_dir, "me/photos")
-    with pytest.raises(DataError, match="as the Hub spells"):
+    with pytest.raises(PublishError, match="as the Hub spells"):
         render_dataset_card(built_dir, "me/photos", CardOptions(license_id="CC BY 4.0"))
     card = render_dataset_card(built_dir, "me/photos", FOLDER)
     data = DatasetCard(card).data

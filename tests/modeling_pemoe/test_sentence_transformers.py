@@ -1,16 +1,23 @@
 """Guards: what sentence-transformers gives for a checkpoint, full or experts-only, is what the model itself gives; its
-search and evaluator see Eq. (1) as an inner product; what it saves loads again by both libraries; what it cannot do
-for this model is refused in one line. All of it in a process that cannot import the package."""
+search and evaluator see Eq. (1) as an inner product; what it saves and pushes loads again; what it cannot do for this
+model is refused in one line. It runs where the package cannot be imported; docs/ecosystem.md runs as it stands."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doc_blocks import read_blocks
+from local_hub import LocalHub
+from local_hub_routes import Repo
 from PIL import Image
 from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_data import build_processor
@@ -18,7 +25,7 @@ from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.retrieval import evaluate_retrieval
-from pemoe.trainers.experiments.fresh_process import run_without_package
+from pemoe.trainers.experiments.fresh_process import PRELUDE, run_without_package
 
 TEXTS = [
     "red roof",
@@ -110,6 +117,7 @@ refused = {
     "empty": lambda: st.encode(["red roof", " "]),
     "mixed": lambda: st.encode(["red roof", pictures[0]]),
     "mixed path": lambda: st.encode(["red roof", Path(paths[0])]),
+    "missing": lambda: st.encode([str(folder / "no such.jpg"), "red roof"]),
     "pair": lambda: st.encode([("red roof", "blue door")]),
     "prompt": lambda: st.encode(pictures, prompt="find "),
     "task": lambda: st.encode(texts, task="clustering"),
@@ -139,6 +147,18 @@ SentenceTransformerTrainer(st, arguments, train_dataset=rows, loss=loss).train()
 after = st[0].model.state_dict()
 found["moved"] = sorted({name.split(".")[0] for name in after if not torch.equal(after[name], before[name])})
 (folder / "found.json").write_text(json.dumps(found))
+"""
+
+HUB_USER = """
+import json, sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+texts = json.loads(sys.argv[1])
+st = SentenceTransformer("me/tiny", trust_remote_code=True, device="cpu", revision="v1")
+st.push_to_hub("me/again", private=True)
+again = SentenceTransformer("me/again", trust_remote_code=True, device="cpu")
+found = [one.encode(texts) for one in (st, again)]
+np.save(sys.argv[2], found)
 """
 
 
@@ -204,6 +224,7 @@ def test_what_it_cannot_do_is_refused_in_one_line(folder: Path, found: dict) -> 
         "empty": "one of the texts is empty",
         "mixed": "mixes multiple modalities",
         "mixed path": "image and text in one call",
+        "missing": "image and text in one call",
         "pair": "is a pair",
         "prompt": "these are pictures",
         "task": "'clustering' is unknown",
@@ -225,17 +246,44 @@ def test_its_trainer_moves_experts_and_gate_and_leaves_the_trunks(found: dict) -
     assert found["moved"] == ["experts", "gate"]
 
 
-def test_the_file_needs_sentence_transformers_only_when_used(folder: Path) -> None:
-    alone = folder / "alone"
-    alone.mkdir()
-    shutil.copy(folder / "full" / "sentence_pemoe.py", alone)
-    code = """
-sys.modules["sentence_transformers"] = None
-sys.path.insert(0, sys.argv[1])
-from sentence_pemoe import PeMoESentenceModule
-try:
-    PeMoESentenceModule(None, None)
-except ImportError as error:
-    print(error)
+def test_the_file_needs_sentence_transformers_only_when_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    spec = importlib.util.spec_from_file_location("alone", folder / "full" / "sentence_pemoe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(ImportError, match="pip install 'sentence-transformers>=6'"):
+        module.PeMoESentenceModule(None, None)
+
+
+def run(code: str, cwd: Path, env: dict[str, str], *arguments: str) -> None:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_repository_of_the_hub_is_read_at_its_revision_and_pushed_again(folder: Path, tmp_path: Path) -> None:
+    with LocalHub(tmp_path / "hub") as hub:
+        repo = hub.repos["model", "me/tiny"] = Repo("model", "me/tiny", private=True)
+        paths = [path for path in (folder / "full").iterdir() if path.is_file()]
+        files = {path.name: hub.store(path.read_bytes(), lfs=path.suffix == ".safetensors") for path in paths}
+        repo.tags["v1"] = repo.commit("main", files)
+        repo.commit("main", {"README.md": hub.store(b"", lfs=False)})  # the head holds no model
+        run(PRELUDE + HUB_USER, tmp_path, hub.env(tmp_path / "home"), json.dumps(TEXTS), str(tmp_path / "found.npy"))
+        pushed = set(hub.repos["model", "me/again"].files())
+        assert hub.repos["model", "me/again"].private
+    assert {"sentence_pemoe.py", "modules.json", "model.safetensors", "processor_config.json", "config.json"} <= pushed
+    query = np.load(folder / "full.npz")["query"]
+    assert np.abs(np.load(tmp_path / "found.npy") - query).max() <= 1e-6
+
+
+def test_the_page_runs_as_it_stands(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "full", tmp_path / "checkpoint")
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        shutil.copy(folder / "pictures" / f"{number % len(PLACES)}.png", tmp_path / "photos" / f"{number}.png")
+    checked = """
+assert scores.shape == (1, 12) and len(hits) == 3
+assert set(metrics) == {"recall_at_1", "recall_at_5", "recall_at_10"} and metrics["recall_at_10"] == 1
 """
-    assert "pip install 'sentence-transformers>=6'" in run_without_package(code, str(alone))
+    env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    run("\n".join([*read_blocks("docs/ecosystem.md", "python"), checked]), tmp_path, env)

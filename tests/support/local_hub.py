@@ -37,8 +37,10 @@ class LocalHub:
         user: owner whom the token belongs to; `orgs` may be written to as well, other owners give 403.
         token: the only one accepted.
         lfs_suffixes: files whose content goes up by itself, not inside the commit.
-        fault: called for every request before it is served, with (method, path, count of requests so far); a status to
-            answer with instead, `CLOSE`, or None. A test may as well kill the client in it.
+        fault: called for every request before it is served, with (method, path, count of requests so far); a status or
+            an `Answer` to give instead, `CLOSE`, or None. A test may as well kill the client in it, or let it wait.
+        cut: called with (method, path) before a request's body is read; where true, the connection breaks in the
+            middle of it.
         on_body: called with (path, bytes sent of this answer) before every MiB of an answer's body; what it raises
             breaks the connection.
     """
@@ -50,11 +52,12 @@ class LocalHub:
         token: str = "hf_local_secret",
         orgs: tuple[str, ...] = (),
         lfs_suffixes: tuple[str, ...] = (".parquet", ".safetensors", ".bin"),
-        fault: Callable[[str, str, int], int | None] | None = None,
+        fault: Callable[[str, str, int], int | Answer | None] | None = None,
+        cut: Callable[[str, str], bool] | None = None,
         on_body: Callable[[str, int], None] | None = None,
     ) -> None:
         self.root, self.user, self.token, self.orgs = root, user, token, orgs
-        self.lfs_suffixes, self.fault, self.on_body = lfs_suffixes, fault, on_body
+        self.lfs_suffixes, self.fault, self.cut, self.on_body = lfs_suffixes, fault, cut, on_body
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[Request] = []
         self.lock = threading.RLock()
@@ -120,10 +123,14 @@ class _Handler(Routes, BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         self.url = urlsplit(self.path)
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = unquote(self.url.path)
+        path, size_bytes = unquote(self.url.path), int(self.headers.get("Content-Length") or 0)
+        if self.hub.cut and self.hub.cut(self.command, path):
+            self.rfile.read(size_bytes // 2)
+            raise ConnectionResetError(path)
+        self.body = self.rfile.read(size_bytes)
         fault = self.hub.fault(self.command, path, len(self.hub.requests)) if self.hub.fault else None
-        answer = Answer(fault, {"error": "injected"}) if fault else self._route(path)
+        injected = Answer(fault, {"error": "injected"}) if isinstance(fault, int) else fault
+        answer = injected or self._route(path)
         asked = self.headers.get("Range") or ""
         self.hub.requests.append(Request(self.command, path, len(self.body), answer.status, asked))
         if fault == CLOSE:

@@ -1,15 +1,13 @@
-"""Invariant: what is pushed is what was built, whole or not at all: checked before a byte is sent, one commit, nothing
-sent twice also after kill -9, private unless said otherwise, every refusal one line, and the token in none of them.
-The pushes run in subprocesses against a real HTTP server.
+"""Invariant: what is pushed of a data set is what was built, whole or not at all: checked before a byte is sent, one
+commit, private unless said otherwise, every refusal one line, and the token in none of them. The pushes run in
+subprocesses against a real HTTP server; faults in the middle of them are in test_push_faults.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -19,27 +17,27 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from local_hub import CLOSE, LocalHub
+from local_hub import LocalHub
 from local_hub_routes import Repo
 
 from pemoe.datasets_scripts import PLATFORMS, DataError
 from pemoe.datasets_scripts.schema import features_of
-from pemoe.hub_cards import plan_push
+from pemoe.hub_cards import plan_dataset
 
 REPORTS = ("audit.html", "refine.html", "refine.json")
 KEY = ("dataset", "me/campus")
 PUSH = """
 import json, sys
 from pemoe.common.errors import InputError
-from pemoe.hub_cards import plan_push, push_dataset
+from pemoe.hub_cards import plan_dataset, push
 for line in sys.argv[2:]:
     options = json.loads(line)
     try:
+        plan = plan_dataset(sys.argv[1], options.pop("repo_id"), private=options.pop("private", True))
         if options.pop("dry", False):
-            plan = plan_push(sys.argv[1], **options)
             print(json.dumps({file.path: file.size_bytes for file in plan.files}))
         else:
-            result = push_dataset(sys.argv[1], **options)
+            result = push(plan, **options)
             print(json.dumps([result.url, result.commit, result.private]))
     except InputError as error:
         print(json.dumps({"refused": str(error), "kind": type(error).__name__}))
@@ -130,7 +128,7 @@ def test_a_dry_run_sends_nothing(built_dir: Path, hub: LocalHub, home: Path) -> 
 
 def test_what_is_pushed_names_no_path_of_the_machine(built_dir: Path) -> None:
     reported = json.loads((built_dir / "build.json").read_text())["options"]["options"]["cache"]
-    plan = plan_push(built_dir, "me/campus")
+    plan = plan_dataset(built_dir, "me/campus")
     texts = {file.path: file.content.decode() for file in plan.files if isinstance(file.content, bytes)}
     assert texts.keys() == {"README.md", "build.json", *(f"reports/{name}" for name in REPORTS)}
     for path, text in texts.items():
@@ -147,45 +145,6 @@ def test_a_second_push_sends_no_file(built_dir: Path, hub: LocalHub, home: Path)
     assert first == second
     assert max(Counter(one.path for one in hub.sent("PUT", "/lfs/")).values()) == 1
     assert len(hub.sent("POST", "/commit/")) == 1
-
-
-@pytest.mark.parametrize(
-    ("method", "page", "stored"), [("POST", "/preupload/", 0), ("PUT", "/lfs/", 2), ("POST", "/commit/", 9)]
-)
-def test_a_killed_push_goes_on(
-    built_dir: Path, hub: LocalHub, home: Path, method: str, page: str, stored: int
-) -> None:
-    started: list[subprocess.Popen] = []
-
-    def kill(asked: str, path: str, _: int) -> int | None:
-        if asked == method and page in path and len(hub.sent("PUT", "/lfs/")) >= stored:
-            os.kill(started[0].pid, signal.SIGKILL)
-            return CLOSE
-        return None
-
-    hub.fault = kill
-    started.append(start(built_dir, hub.env(home)))
-    started[0].communicate(timeout=120)
-    assert started[0].returncode == -signal.SIGKILL
-    assert hub.repos[KEY].files().keys() == {".gitattributes"}  # a reader sees nothing of it
-    hub.fault = None
-    push(built_dir, hub.env(home))
-    assert hub.repos[KEY].files().keys() >= {"README.md", "drone/train-00001-of-00002.parquet"}
-    put = Counter(one.path for one in hub.sent("PUT", "/lfs/"))
-    assert len(put) == len(list(built_dir.glob("*/*.parquet"))) == 9
-    assert set(put.values()) == {1}
-
-
-def test_a_failing_server_is_asked_again_or_reported(built_dir: Path, hub: LocalHub, home: Path) -> None:
-    faults = {"/preupload/": 503, "/lfs/": CLOSE, "/commit/": 500}
-    hub.fault = lambda method, path, _: next((faults.pop(page) for page in list(faults) if page in path), None)
-    refused, [_, commit, _] = push(built_dir, hub.env(home), {}, {})
-    assert refused["kind"] == "PublishError"
-    assert "answered 500 for me/campus" in refused["refused"]
-    assert "run the same command again" in refused["refused"]
-    assert faults == {}
-    assert hub.repos[KEY].refs["main"] == commit
-    assert set(Counter(one.path for one in hub.sent("PUT", "/lfs/")).values()) == {1}
 
 
 def test_refusals_are_one_line_without_the_token(built_dir: Path, hub: LocalHub, home: Path) -> None:
@@ -327,10 +286,10 @@ def spoil_report(root: Path) -> None:
     ],
 )
 def test_what_was_not_built_whole_is_not_pushed(built_dir: Path, spoil: Callable[[Path], None], line: str) -> None:
-    plan_push(built_dir, "me/campus")
+    plan_dataset(built_dir, "me/campus")
     spoil(built_dir)
     with pytest.raises(DataError, match=line) as reported:
-        plan_push(built_dir, "me/campus")
+        plan_dataset(built_dir, "me/campus")
     assert "\n" not in str(reported.value)
 
 
@@ -341,7 +300,7 @@ def test_every_count_is_checked_against_the_files(built_dir: Path, name: str) ->
     build["counts"]["train"]["drone"][name] += 1
     path.write_text(json.dumps(build))
     with pytest.raises(DataError, match=f"build.json counts .* {name}, the files hold"):
-        plan_push(built_dir, "me/campus")
+        plan_dataset(built_dir, "me/campus")
 
 
 def test_a_platform_of_its_own_is_published(built_dir: Path) -> None:
@@ -359,7 +318,7 @@ def test_a_platform_of_its_own_is_published(built_dir: Path) -> None:
     (built_dir / "build.json").write_text(json.dumps(build))
     readme = built_dir / "README.md"
     readme.write_text(readme.read_text().replace("ground/", "infrared/"))
-    plan = plan_push(built_dir, "me/campus")
+    plan = plan_dataset(built_dir, "me/campus")
     assert "satellite 0, drone 1, ground 2, infrared 3; null" in plan.card
     assert "platforms: satellite, drone, infrared;" in plan.card and "Configs: `all`" in plan.card
     assert any(file.path.startswith("infrared/test-") for file in plan.files)
