@@ -1,4 +1,4 @@
-"""Guards that no command scores other data than the model's own or the named ones, and that figures name their data."""
+"""Guards that no command scores other data than the model's own or the named one, and that figures say their data."""
 
 from __future__ import annotations
 
