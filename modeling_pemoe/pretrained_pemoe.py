@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import cached_file
@@ -16,7 +18,7 @@ from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
-from .vision_pemoe import build_vision_encoder, split_vision_encoder
+from .vision_pemoe import build_vision_encoder, needs_gradient, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
@@ -34,7 +36,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules = ("EvaBlock", "Block")
+    # each reads parameters of its own beside its children's: in pieces, some would lie on another device
+    _no_split_modules = ("PlatformExpert", "SoftmaxGate")
 
     def __init__(self, config: PeMoEConfig) -> None:
         super().__init__(config)
@@ -47,6 +50,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         self.experts = nn.ModuleDict({p: PlatformExpert(config, self.text_trunk, tail) for p in config.platforms})
         self.gate = build_gate(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+        self._no_split_modules = (*self._no_split_modules, type(self.vision_trunk).__name__)
         self.freeze_trunks()
         self.post_init()
 
@@ -58,10 +62,26 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         if hasattr(module, "init_non_persistent_buffers"):  # timm's rope tables are not in the checkpoint
             module.init_non_persistent_buffers()
 
-    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
-        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, every_n_layers: int = 1
+    ) -> None:
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
         for expert in self.experts.values():
-            expert.checkpoint_blocks = enable
+            expert.checkpoint_every = every_n_layers
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings of the text trunk."""
+        return self.text_trunk.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the text trunk."""
+        self.text_trunk.set_input_embeddings(value)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the device of the first weight that is not offloaded ("cpu" where all are)."""
+        devices = (parameter.device for parameter in self.parameters() if not parameter.is_meta)
+        return next(devices, torch.device("cpu"))
 
     @property
     def dtype_of_experts(self) -> torch.dtype:
@@ -79,10 +99,13 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         self.vision_trunk.requires_grad_(False)
 
     def train(self, mode: bool = True) -> PeMoEPreTrainedModel:
-        """Switch to training; the frozen trunks stay in eval mode, so that their features carry no dropout noise."""
+        """Switch to training; a frozen trunk stays in eval mode, so that its features carry no dropout noise.
+
+        A trunk that trains, unfrozen or through an adapter, switches as everything else does.
+        """
         super().train(mode)
-        self.text_trunk.eval()
-        self.vision_trunk.eval()
+        for trunk in (self.text_trunk, self.vision_trunk):
+            trunk.train(mode and needs_gradient(trunk, None))
         return self
 
     @classmethod
@@ -153,9 +176,9 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
         """
-        state_dict = self.state_dict() if state_dict is None else state_dict
         if experts_only:
             self.check_trunks_are_external()
+            state_dict = self.state_dict() if state_dict is None else state_dict
             state_dict = {name: t for name, t in state_dict.items() if not name.startswith(TRUNK_ROOTS)}
             kwargs["max_shard_size"] = "1000GB"  # one file
         config = self.config
@@ -174,6 +197,8 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             what = "the trunks have no repository or directory to load from"
             raise ValueError(f"experts_only: {what}; save the full model")
         dtype = str(self.dtype_of_trunk).removeprefix("torch.")
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise ValueError("experts_only: parts of the model are offloaded; load it without offloading to save it")
         if dtype not in config.trunk_sha256:
             raise ValueError(f"experts_only: a {dtype} trunk cannot be checked; use float32 or bfloat16")
         if hash_trunks(self.state_dict(), self.dtype_of_trunk) != config.trunk_sha256[dtype]:
@@ -215,7 +240,19 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             what = f"{len(missing)} weights are missing, first {missing[0]}"
             raise ValueError(f"{pretrained_model_name_or_path}: {what}")
         model.freeze_trunks()  # loading makes every parameter trainable again
+        model.check_offloading()
         return (model, info) if wants_info else model
+
+    def check_offloading(self) -> None:
+        """Refuse (ValueError, one line) a `device_map` under which a weight would never be fetched."""
+        for name, module in self.named_modules():
+            for own, parameter in module.named_parameters(recurse=False):
+                fetched = getattr(getattr(module, "_hf_hook", None), "offload", False)
+                if parameter.is_meta and not fetched:
+                    weight = f"{name}.{own}".lstrip(".")
+                    raise ValueError(f"device_map: {weight} cannot be offloaded on its own; put it on a device")
+            if hasattr(module, "qkv_bias_separate") and hasattr(module, "_hf_hook"):
+                module.qkv_bias_separate = True  # else timm reads the weight of `qkv` without calling it
 
     @torch.no_grad()
     def add_platform(self, name: str, init_from: str) -> None:

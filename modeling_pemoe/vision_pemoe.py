@@ -63,6 +63,7 @@ def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
         num_prefix_tokens=encoder.num_prefix_tokens,
         reduce_include_prefix=getattr(encoder, "pool_include_prefix", False),
     )
+    encoder.global_pool = ""  # from here on, calling the trunk gives its token states
     return VisionTail(blocks, norm, norm_before_pool, pool, encoder.num_features)
 
 
@@ -72,6 +73,11 @@ def rotary_table(trunk: nn.Module) -> Tensor | None:
     if rope is None:
         return None
     return rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=trunk.patch_embed.grid_size)
+
+
+def needs_gradient(trunk: nn.Module, inputs: Tensor | None) -> bool:
+    """Whether something in the trunk trains (unfrozen, or an adapter), or its input asks for a gradient."""
+    return (inputs is not None and inputs.requires_grad) or any(p.requires_grad for p in trunk.parameters())
 
 
 def import_timm() -> ModuleType:
