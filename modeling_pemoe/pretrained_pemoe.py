@@ -23,6 +23,7 @@ from .vision_pemoe import build_vision_encoder, needs_gradient, split_vision_enc
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
 HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FURTHER_AUTO_CLASSES = {"AutoModelForZeroShotImageClassification": "modeling_pemoe.PeMoEModel"}  # beside AutoModel
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
@@ -174,7 +175,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         commit) and their hash; `from_pretrained` reads and checks them.
 
         Raises:
-            ValueError: `experts_only` although the trunks have no repository or were changed.
+            ValueError: `experts_only` although the trunks have no repository, were changed or are offloaded.
         """
         if experts_only:
             self.check_trunks_are_external()
@@ -186,6 +187,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         try:
             config.backbone_weights = "external" if experts_only else "included"
             config.text_repo, config.vision_repo = (_portable(r, save_directory, experts_only) for r in kept[1:])
+            config.auto_map = {**(getattr(config, "auto_map", None) or {}), **FURTHER_AUTO_CLASSES}
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept
@@ -197,8 +199,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             what = "the trunks have no repository or directory to load from"
             raise ValueError(f"experts_only: {what}; save the full model")
         dtype = str(self.dtype_of_trunk).removeprefix("torch.")
-        if any(parameter.is_meta for parameter in self.parameters()):
-            raise ValueError("experts_only: parts of the model are offloaded; load it without offloading to save it")
+        self._refuse_offloaded("experts_only")
         if dtype not in config.trunk_sha256:
             raise ValueError(f"experts_only: a {dtype} trunk cannot be checked; use float32 or bfloat16")
         if hash_trunks(self.state_dict(), self.dtype_of_trunk) != config.trunk_sha256[dtype]:
@@ -217,10 +218,12 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
         Raises:
             OSError: checkpoint or backbone not found.
-            ValueError: a backbone's weights are not those the experts were trained on, or trunk weights are missing.
+            ValueError: a backbone's weights are not those the experts were trained on, trunk weights are missing, or a
+                `device_map` that cannot be met.
         """
         name = pretrained_model_name_or_path
         wants_info = kwargs.pop("output_loading_info", False)
+        _refuse_offloaded_scales(kwargs.get("device_map"))
         if name is not None:
             hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
             if not isinstance(config, PreTrainedConfig):
@@ -240,19 +243,11 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             what = f"{len(missing)} weights are missing, first {missing[0]}"
             raise ValueError(f"{pretrained_model_name_or_path}: {what}")
         model.freeze_trunks()  # loading makes every parameter trainable again
-        model.check_offloading()
         return (model, info) if wants_info else model
 
-    def check_offloading(self) -> None:
-        """Refuse (ValueError, one line) a `device_map` under which a weight would never be fetched."""
-        for name, module in self.named_modules():
-            for own, parameter in module.named_parameters(recurse=False):
-                fetched = getattr(getattr(module, "_hf_hook", None), "offload", False)
-                if parameter.is_meta and not fetched:
-                    weight = f"{name}.{own}".lstrip(".")
-                    raise ValueError(f"device_map: {weight} cannot be offloaded on its own; put it on a device")
-            if hasattr(module, "qkv_bias_separate") and hasattr(module, "_hf_hook"):
-                module.qkv_bias_separate = True  # else timm reads the weight of `qkv` without calling it
+    def _refuse_offloaded(self, action: str) -> None:
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise ValueError(f"{action}: parts of the model are offloaded; load it without offloading first")
 
     @torch.no_grad()
     def add_platform(self, name: str, init_from: str) -> None:
@@ -262,8 +257,9 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         after this call: the gate's last layer is a new, longer parameter.
 
         Raises:
-            ValueError: a name that cannot be used, or an unknown `init_from`.
+            ValueError: a name that cannot be used, an unknown `init_from`, or an offloaded model.
         """
+        self._refuse_offloaded("add_platform")
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
         platforms, masked = [*self.config.platforms, name], [*self.config.masked_platforms, name]
@@ -315,6 +311,13 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         config.validate_platforms()
         config.validate_choices()
         return config, build_gate(config).to(self.device, self.dtype_of_experts).train(self.training)
+
+
+def _refuse_offloaded_scales(device_map: object) -> None:
+    """No module fetches a parameter that a `device_map` offloads on its own."""
+    for name, place in device_map.items() if isinstance(device_map, dict) else ():
+        if name.endswith("logit_scale") and place == "disk":
+            raise ValueError(f"device_map: {name} is a single number and cannot be offloaded; put it on a device")
 
 
 def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:

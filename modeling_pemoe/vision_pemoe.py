@@ -44,6 +44,9 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
         what = "this timm cannot re-create its rope tables after loading"
         raise ImportError(f"{what}: run `pip install -U 'timm>=1.0.24'`")
     encoder.set_input_size(img_size=image_size)
+    for module in encoder.modules():
+        if hasattr(module, "qkv_bias_separate"):  # else timm reads the weight of `qkv` without calling it,
+            module.qkv_bias_separate = True  # past adapters, quantization and offloading
     return encoder
 
 
