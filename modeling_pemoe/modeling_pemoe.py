@@ -205,14 +205,20 @@ class PeMoEModel(PeMoEPreTrainedModel):
         return {"loss": torch.stack([InfoNCELoss()(t, v, place_id, scale)["loss"] for t, v, scale in experts]).mean()}
 
     def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, experts: list[str] | None = None
-    ) -> PeMoEOutput:
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        experts: list[str] | None = None,
+        **options: object,
+    ) -> PeMoEOutput | tuple:
         """`forward` with texts alone: `text_embeds`, `gate_weights`, `gate_logits`, fused in `pooler_output`."""
-        return self(input_ids=input_ids, attention_mask=attention_mask, experts=experts, return_dict=True)
+        return self(input_ids=input_ids, attention_mask=attention_mask, experts=experts, **options)
 
-    def get_image_features(self, pixel_values: Tensor, experts: list[str] | None = None) -> PeMoEOutput:
+    def get_image_features(
+        self, pixel_values: Tensor, experts: list[str] | None = None, **options: object
+    ) -> PeMoEOutput | tuple:
         """`forward` with images alone: `image_embeds`, fused in `pooler_output`."""
-        return self(pixel_values=pixel_values, experts=experts, return_dict=True)
+        return self(pixel_values=pixel_values, experts=experts, **options)
 
     def encode_text(
         self, texts: str | list[str], processor: PeMoEProcessor, batch_size: int = 32, show_progress: bool = False

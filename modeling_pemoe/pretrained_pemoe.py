@@ -32,7 +32,7 @@ class PeMoEPreTrainedModel(PreTrainedModel):
 
     config_class = PeMoEConfig
     base_model_prefix = "pemoe"
-    main_input_name = "pixel_values"
+    main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
