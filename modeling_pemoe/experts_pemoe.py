@@ -8,7 +8,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .vision_pemoe import VisionTail
@@ -33,22 +32,39 @@ class PlatformExpert(nn.Module):
         self.visual_projection = nn.Linear(vision.width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
         self.norm_before_pool, self.pool = vision.norm_before_pool, vision.pool
-        self.checkpoint_blocks = False
+        self.gradient_checkpointing, self.checkpoint_every = False, 1  # both set by `activation_checkpointing_enable`
+
+    def forward(
+        self, hidden: Tensor | None, mask: Tensor | None, tokens: Tensor | None, rope: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """`t_k`, `v_k` (None for a side not given) and the log temperature, 0-d fp32.
+
+        Args:
+            hidden: token states of the text trunk, `(Q, S, W)`, or None.
+            mask: as the text layers take it, None for no padding.
+            tokens: token states of the image trunk, `(G, N, W)`, or None.
+            rope: rotary table of the image trunk, or None.
+        """
+        text = None if hidden is None else self.embed_text(hidden, mask)
+        image = None if tokens is None else self.embed_image(tokens, rope)
+        return text, image, self.logit_scale.float()
 
     def embed_text(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`t_k`: normalised CLS of the text tail; `(B, S, D)` -> `(B, D)` fp32."""
+        hidden = hidden.to(self.logit_scale.dtype)
         for layer in self.text_layers:
             hidden = layer(hidden, mask)  # (B, S, D)
         return F.normalize(hidden[:, 0].float(), dim=-1)
 
     def pool_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """Pooled image tail before the projection; `(B, N, W)` -> `(B, W)`."""
-        tokens = tokens.to(self.visual_projection.weight.dtype)
+        tokens = tokens.to(self.logit_scale.dtype)
         options = {} if rope is None else {"rope": rope}
-        for block in self.vision_blocks:
-            if self.checkpoint_blocks and self.training:
-                block = partial(checkpoint, block, use_reentrant=False)
-            tokens = block(tokens, **options)
+        for number, block in enumerate(self.vision_blocks):
+            if self.gradient_checkpointing and self.training and number % self.checkpoint_every == 0:
+                tokens = self._gradient_checkpointing_func(partial(block, **options), tokens)
+            else:
+                tokens = block(tokens, **options)
         return self.pool(self.vision_norm(tokens)) if self.norm_before_pool else self.vision_norm(self.pool(tokens))
 
     def embed_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:

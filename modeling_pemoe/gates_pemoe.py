@@ -40,6 +40,14 @@ class Gate(nn.Module):
         return all_weights, all_logits
 
 
+class RowLinear(nn.Linear):
+    """A linear layer of which a call uses the named rows: one that is left out changes no bit of the others."""
+
+    def forward(self, inputs: Tensor, rows: list[int]) -> Tensor:
+        """`(B, W)` -> `(B, len(rows))`."""
+        return nn.functional.linear(inputs, self.weight[rows], self.bias[rows])
+
+
 class SoftmaxGate(Gate):
     """Two-layer MLP on the shared text feature, softmax over the experts (PE-MoE, Sec. 3.2).
 
@@ -55,13 +63,12 @@ class SoftmaxGate(Gate):
         super().__init__(embed_dim, hidden_dim, num_experts)
         self.hidden = nn.Linear(embed_dim, hidden_dim)
         self.activation = nn.GELU()
-        self.output = nn.Linear(hidden_dim, num_experts)
+        self.output = RowLinear(hidden_dim, num_experts)
 
     def active_logits(self, text_features: Tensor, active: list[int]) -> Tensor:
         """`W2 gelu(W1 t_shared + b1) + b2` of the active experts."""
-        hidden = self.activation(self.hidden(text_features.to(self.hidden.weight.dtype)))
-        # only the active rows are multiplied: an added, masked platform changes no bit of the others
-        return nn.functional.linear(hidden, self.output.weight[active], self.output.bias[active])
+        hidden = self.activation(self.hidden(text_features.to(self.output.weight.dtype)))
+        return self.output(hidden, active)
 
     @torch.no_grad()
     def take_over(self, smaller: Gate) -> None:

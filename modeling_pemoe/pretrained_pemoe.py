@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+from collections.abc import Callable
 
 import torch
 from huggingface_hub import CommitInfo, whoami
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers import initialization as init
 from transformers.utils import cached_file
@@ -20,11 +22,12 @@ from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
 from .lora_pemoe import LoraPlatforms, add_lora, is_lora, resolve_adapter
 from .repository_pemoe import hub_backbones, push_folder, write_model_card, write_repository_files
-from .vision_pemoe import build_vision_encoder, split_vision_encoder
+from .vision_pemoe import build_vision_encoder, needs_gradient, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
 HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FURTHER_AUTO_CLASSES = {"AutoModelForZeroShotImageClassification": "modeling_pemoe.PeMoEModel"}  # beside AutoModel
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
@@ -33,12 +36,13 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
 
     config_class = PeMoEConfig
     base_model_prefix = "pemoe"
-    main_input_name = "pixel_values"
+    main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules = ("EvaBlock", "Block")
+    # each reads parameters of its own beside its children's: in pieces, some would lie on another device
+    _no_split_modules = ("PlatformExpert", "SoftmaxGate")
 
     def __init__(self, config: PeMoEConfig) -> None:
         super().__init__(config)
@@ -51,6 +55,7 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         self.experts = nn.ModuleDict({p: PlatformExpert(config, self.text_trunk, tail) for p in config.platforms})
         self.gate = build_gate(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init)))
+        self._no_split_modules = (*self._no_split_modules, type(self.vision_trunk).__name__)
         self.freeze_trunks()
         self.post_init()
 
@@ -62,10 +67,26 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         if hasattr(module, "init_non_persistent_buffers"):  # timm's rope tables are not in the checkpoint
             module.init_non_persistent_buffers()
 
-    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
-        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, every_n_layers: int = 1
+    ) -> None:
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
         for expert in self.experts.values():
-            expert.checkpoint_blocks = enable
+            expert.checkpoint_every = every_n_layers
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The word embeddings of the text trunk."""
+        return self.text_trunk.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the word embeddings of the text trunk."""
+        self.text_trunk.set_input_embeddings(value)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the device of the first weight that is not offloaded ("cpu" where all are)."""
+        devices = (parameter.device for parameter in self.parameters() if not parameter.is_meta)
+        return next(devices, torch.device("cpu"))
 
     @property
     def dtype_of_experts(self) -> torch.dtype:
@@ -83,10 +104,13 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         self.vision_trunk.requires_grad_(False)
 
     def train(self, mode: bool = True) -> PeMoEPreTrainedModel:
-        """Switch to training; the frozen trunks stay in eval mode, so that their features carry no dropout noise."""
+        """Switch to training; a frozen trunk stays in eval mode, so that its features carry no dropout noise.
+
+        A trunk that trains, unfrozen or through an adapter, switches as everything else does.
+        """
         super().train(mode)
-        self.text_trunk.eval()
-        self.vision_trunk.eval()
+        for trunk in (self.text_trunk, self.vision_trunk):
+            trunk.train(mode and needs_gradient(trunk, None))
         return self
 
     @classmethod
@@ -156,7 +180,7 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         experts; `save_platform` writes one by itself.
 
         Raises:
-            ValueError: `experts_only` although the trunks have no repository or were changed.
+            ValueError: `experts_only` although the trunks have no repository, were changed or are offloaded.
         """
         pushing = None
         if kwargs.pop("push_to_hub", False):
@@ -175,6 +199,7 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             config.backbone_weights = "external" if experts_only else "included"
             config.text_repo, config.vision_repo = (_portable(r, save_directory, experts_only) for r in kept[1:])
             write_repository_files(self, save_directory)
+            config.auto_map = {**(getattr(config, "auto_map", None) or {}), **FURTHER_AUTO_CLASSES}
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept
@@ -226,6 +251,7 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             what = "the trunks have no repository or directory to load from"
             raise ValueError(f"experts_only: {what}; save the full model")
         dtype = str(self.dtype_of_trunk).removeprefix("torch.")
+        self._refuse_offloaded("experts_only")
         if dtype not in config.trunk_sha256:
             raise ValueError(f"experts_only: a {dtype} trunk cannot be checked; use float32 or bfloat16")
         if hash_trunks(self.state_dict(), self.dtype_of_trunk) != config.trunk_sha256[dtype]:
@@ -246,11 +272,13 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
 
         Raises:
             OSError: checkpoint or backbone not found.
-            ValueError: a backbone's weights are not those the experts were trained on, or trunk weights are missing.
+            ValueError: a backbone's weights are not those the experts were trained on, trunk weights are missing, or a
+                `device_map` that cannot be met.
         """
         base, adapter = resolve_adapter(pretrained_model_name_or_path, kwargs)
         name = base
         wants_info = kwargs.pop("output_loading_info", False)
+        _refuse_offloaded_scales(kwargs.get("device_map"))
         if name is not None:
             hub = {option: kwargs[option] for option in HUB_OPTIONS if option in kwargs}
             if not isinstance(config, PreTrainedConfig):
@@ -276,6 +304,10 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             model.load_adapter(**adapter)
         return (model, info) if wants_info else model
 
+    def _refuse_offloaded(self, action: str) -> None:
+        if any(parameter.is_meta for parameter in self.parameters()):
+            raise ValueError(f"{action}: parts of the model are offloaded; load it without offloading first")
+
     @torch.no_grad()
     def add_platform(self, name: str, init_from: str, lora_rank: int | None = None) -> None:
         """Add one expert, started as a copy of `init_from`'s; the other experts and the scores do not move.
@@ -290,9 +322,11 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
                 of this rank beside its linear layers learn, with its temperature (needs peft; see `save_platform`).
 
         Raises:
-            ValueError: a name that cannot be used, an unknown `init_from` or one that is a LoRA platform.
+            ValueError: a name that cannot be used, an unknown `init_from` or one that is a LoRA platform, or an
+                offloaded model.
             ImportError: `lora_rank` without peft.
         """
+        self._refuse_offloaded("add_platform")
         if init_from not in self.experts:
             raise ValueError(f"init_from: {init_from!r} is not among the platforms {list(self.config.platforms)}")
         expert, lora = self.experts[init_from], lora_rank is not None
@@ -354,6 +388,13 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         config.validate_platforms()
         config.validate_choices()
         return config, build_gate(config).to(self.device, self.dtype_of_experts).train(self.training)
+
+
+def _refuse_offloaded_scales(device_map: object) -> None:
+    """No module fetches a parameter that a `device_map` offloads on its own."""
+    for name, place in device_map.items() if isinstance(device_map, dict) else ():
+        if name.endswith("logit_scale") and place == "disk":
+            raise ValueError(f"device_map: {name} is a single number and cannot be offloaded; put it on a device")
 
 
 def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[str, Tensor]:

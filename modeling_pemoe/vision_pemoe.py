@@ -44,6 +44,9 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
         what = "this timm cannot re-create its rope tables after loading"
         raise ImportError(f"{what}: run `pip install -U 'timm>=1.0.24'`")
     encoder.set_input_size(img_size=image_size)
+    for module in encoder.modules():
+        if hasattr(module, "qkv_bias_separate"):  # else timm reads the weight of `qkv` without calling it,
+            module.qkv_bias_separate = True  # past adapters, quantization and offloading
     return encoder
 
 
@@ -63,6 +66,7 @@ def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
         num_prefix_tokens=encoder.num_prefix_tokens,
         reduce_include_prefix=getattr(encoder, "pool_include_prefix", False),
     )
+    encoder.global_pool = ""  # from here on, calling the trunk gives its token states
     return VisionTail(blocks, norm, norm_before_pool, pool, encoder.num_features)
 
 
@@ -72,6 +76,11 @@ def rotary_table(trunk: nn.Module) -> Tensor | None:
     if rope is None:
         return None
     return rope.get_embed() if hasattr(rope, "feat_shape") else rope.get_embed(shape=trunk.patch_embed.grid_size)
+
+
+def needs_gradient(trunk: nn.Module, inputs: Tensor | None) -> bool:
+    """Whether something in the trunk trains (unfrozen, or an adapter), or its input asks for a gradient."""
+    return (inputs is not None and inputs.requires_grad) or any(p.requires_grad for p in trunk.parameters())
 
 
 def import_timm() -> ModuleType:

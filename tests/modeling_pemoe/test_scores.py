@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_models import build_tiny_inputs, build_tiny_model
+from transformers.feature_extraction_utils import BatchFeature
 
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEConfig, PeMoEModel
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
@@ -45,8 +46,6 @@ def test_encode_gives_the_fused_vectors(tiny_model: PeMoEModel, tiny_inputs: dic
         """Hands out the prepared rows, in the processor's own form."""
 
         def __call__(self, text=None, images=None):
-            from transformers.feature_extraction_utils import BatchFeature
-
             names = ("input_ids", "attention_mask") if text is not None else ("pixel_values",)
             return BatchFeature({name: tiny_inputs[name][text or images] for name in names})
 
@@ -61,19 +60,23 @@ def test_encode_gives_the_fused_vectors(tiny_model: PeMoEModel, tiny_inputs: dic
 
 
 @pytest.mark.parametrize(
-    ("method", "items", "message"),
+    ("method", "kind", "item"),
     [
-        ("encode_text", "red roof", "^encode_text: give a list, not one string"),
-        ("encode_images", "red.png", "^encode_images: give a list, not one string"),
-        ("encode_images", Path("red.png"), "^encode_images: give a list, not one picture"),
-        ("encode_images", Image.new("RGB", (8, 8)), "^encode_images: give a list, not one picture"),
+        ("encode_text", "text", "red roof"),
+        ("encode_images", "images", "red.png"),
+        ("encode_images", "images", Path("red.png")),
+        ("encode_images", "images", b"a file's bytes"),
+        ("encode_images", "images", np.zeros((8, 8, 3), dtype=np.uint8)),
+        ("encode_images", "images", Image.new("RGB", (8, 8))),
     ],
 )
-def test_one_item_is_refused_by_the_method_called(
-    tiny_model: PeMoEModel, method: str, items: object, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        getattr(tiny_model, method)(items, None)
+def test_one_item_is_a_batch_of_one(tiny_model: PeMoEModel, method: str, kind: str, item: object) -> None:
+    def processor(**given: list) -> BatchFeature:
+        assert list(given) == [kind] and len(given[kind]) == 1 and given[kind][0] is item
+        names = ("input_ids", "attention_mask") if kind == "text" else ("pixel_values",)
+        return BatchFeature({name: build_tiny_inputs()[name][:1] for name in names})
+
+    assert getattr(tiny_model, method)(item, processor).shape == (1, 96)
 
 
 @pytest.mark.parametrize("method", ["encode_text", "encode_images"])
@@ -169,7 +172,7 @@ def test_activation_checkpointing_changes_no_gradient(tiny_inputs: dict) -> None
         model = build_tiny_model(tail_dropout=0.0).train()
         if enable:
             model.activation_checkpointing_enable()
-            assert all(expert.checkpoint_blocks for expert in model.experts.values())
+            assert all(expert.gradient_checkpointing for expert in model.experts.values())
         model(**tiny_inputs, place_id=torch.arange(4)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
