@@ -121,14 +121,17 @@ def export_model(
         "recall": None if rows is None else measure_recall(model, processor, rows, encoders),
         "latency": {name: measure_latency(side, graphs[name]) for name, side in sides.items()},
         "bytes": _count_bytes(sides, graphs) | {"checkpoint_fp32": _bytes_of(model)},
-        "peak_rss_mb": {name: run_alone(directory, one, BLOCKED[graph_format])[1] for name, one in precisions.items()},
+        "peak_rss_mb": {
+            name: run_alone(directory, precision, BLOCKED[graph_format], encoders[name])
+            for name, precision in precisions.items()
+        },
     }
     _write_description(model, directory, graph_format, opset, sides, source or {}, results)
     return results
 
 
 def check_options(graph_format: str, opset: int, int8: bool, has_rows: bool) -> None:
-    """Raise `ExportError` for options that do not go together, or packages that are missing, before anything is read."""
+    """Raise `ExportError` for options that do not go together, or missing packages, before anything is read."""
     if graph_format not in SUFFIXES:
         raise ExportError(f"graph_format: {graph_format!r} is unknown, use one of {', '.join(SUFFIXES)}")
     if graph_format == "onnx":

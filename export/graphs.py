@@ -87,7 +87,7 @@ def _trace(side: TextSide | ImageSide) -> ExportedProgram:
 def _write_onnx(side: TextSide | ImageSide, program: ExportedProgram, path: Path, opset: int) -> None:
     import onnx
 
-    names = dict.fromkeys(side.inputs, dict(enumerate(side.axes)))
+    names = {name: dict(enumerate(side.axes)) for name in side.inputs}
     options = {"dynamo": True, "verbose": False, "opset_version": opset, "dynamic_shapes": names}
     graph = torch.onnx.export(program, input_names=side.inputs, output_names=side.outputs, **options)
     graph.save(path, external_data=_weight_bytes(side) > EXTERNAL_DATA_BYTES)

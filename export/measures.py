@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pemoe.common.errors import one_line
+from pemoe.export.preprocessing import TEXTS, example_pictures
 from pemoe.export.run import Encoder, open_graph
 from pemoe.export.sides import ExportError, ImageSide, TextSide
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
@@ -27,18 +28,17 @@ BATCHES = (1, 16)
 ROUNDS, ROUND_BUDGET_S = 9, 6.0  # at least 3 rounds, then as many as the budget allows
 Graph = Callable[[dict[str, np.ndarray]], list[np.ndarray]]
 
-# Nothing but what the exported folder needs; VmHWM is this program's own peak, where ru_maxrss also holds its parent's.
+# Only what the exported folder needs. VmHWM is this program's own peak, where ru_maxrss also holds its parent's.
 _ALONE = """
 import resource, runpy, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-folder, precision, target, blocked = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4].split(",")
+folder, precision, scratch, text, *blocked = sys.argv[1:]
 sys.modules.update(dict.fromkeys(blocked))
-encoder = runpy.run_path(str(folder / "run.py"))["Encoder"](folder, precision)
-pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
-query, weights = encoder.encode_text(["A round white arena beside a car park."])
-np.savez(target, query=query, weights=weights, gallery=encoder.encode_images([Image.fromarray(pixels)]))
+encoder = runpy.run_path(folder + "/run.py")["Encoder"](Path(folder), precision)
+query, weights = encoder.encode_text([text])
+np.savez(scratch + "/vectors.npz", query=query, gallery=encoder.encode_images([Image.open(scratch + "/picture.png")]))
 status = Path("/proc/self/status")
 if status.exists():
     peak = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -113,24 +113,27 @@ def _interleave(runs: dict[str, Callable[[], object]]) -> dict[str, list[float]]
     return times
 
 
-def run_alone(directory: Path, precision: str, blocked: tuple[str, ...]) -> tuple[dict[str, np.ndarray], float]:
-    """One sentence and one picture through the exported folder, in a process that cannot import `blocked`.
-
-    Returns:
-        `query`, `weights`, `gallery`, and the process's peak memory in MB (1e6 bytes).
+def run_alone(directory: Path, precision: str, blocked: tuple[str, ...], encoder: Encoder) -> float:
+    """Peak memory, MB (1e6 bytes), of a process that encodes a sentence and a picture and cannot import `blocked`.
 
     Raises:
-        ExportError: the folder does not run by itself.
+        ExportError: the folder does not run by itself, or gives other vectors than `encoder` does here.
     """
+    text, picture = TEXTS[0], example_pictures()[0]
     with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / "vectors.npz"
-        command = [sys.executable, "-c", _ALONE, str(directory), precision, str(target), ",".join(blocked)]
+        picture.save(Path(scratch) / "picture.png")
+        command = [sys.executable, "-c", _ALONE, str(directory.resolve()), precision, scratch, text, *blocked]
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ExportError(f"the exported folder does not run without {', '.join(blocked)}: {last}")
-        with np.load(target) as arrays:
-            return dict(arrays), int(done.stdout.split()[-1]) / 1e6
+        with np.load(Path(scratch) / "vectors.npz") as alone:
+            query, gallery = alone["query"], alone["gallery"]
+    here = (encoder.encode_text([text])[0], encoder.encode_images([picture]))
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(here, (query, gallery), strict=True))
+    if not apart <= PARITY:
+        raise ExportError(f"the exported folder gives vectors {apart:.1e} away in a process of its own")
+    return int(done.stdout.split()[-1]) / 1e6
 
 
 def measure_recall(

@@ -60,7 +60,7 @@ def check_preprocessing(encoder: run.Encoder, model: PeMoEModel, processor: PeMo
     ours = processor(text=list(TEXTS))["input_ids"].numpy()
     theirs = np.array([row.ids for row in encoder.tokenizer.encode_batch(list(TEXTS))])
     if not np.array_equal(ours, theirs):
-        raise ExportError("tokenizer.json gives other tokens than the processor; export the tokenizer it was trained on")
+        raise ExportError("tokenizer.json gives other tokens than the processor; use the model's own")
     pictures = example_pictures()
     pixels = processor(images=pictures)["pixel_values"].numpy()
     prepared = np.stack([encoder.prepare(picture) for picture in pictures])

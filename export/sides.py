@@ -93,7 +93,7 @@ def check_exportable(model: PeMoEModel) -> None:
     """Raise `ExportError` unless the model is fp32 and on the CPU, which is what its graphs are compared with."""
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"})
     if dtypes:
-        raise ExportError(f"the model holds {', '.join(dtypes)} weights; load it with dtype=torch.float32 to export it")
+        raise ExportError(f"the model holds {', '.join(dtypes)} weights; load it with dtype=torch.float32")
     if model.device.type != "cpu":
         raise ExportError(f'the model is on {model.device}; move it to the CPU with model.to("cpu") to export it')
 

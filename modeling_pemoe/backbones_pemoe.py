@@ -98,9 +98,7 @@ def split_weights(
     return trunks, expert
 
 
-def hash_trunks(
-    state_dict: dict[str, Tensor], dtype: torch.dtype, roots: tuple[str, ...] = TRUNK_ROOTS
-) -> str:
+def hash_trunks(state_dict: dict[str, Tensor], dtype: torch.dtype, roots: tuple[str, ...] = TRUNK_ROOTS) -> str:
     """SHA-256 over names and values, as they are in `dtype`, of the entries below `roots`; `("",)` for all."""
     digest = hashlib.sha256()
     for name in sorted(name for name in state_dict if name.startswith(roots)):

@@ -1,4 +1,4 @@
-"""The command line, `pemoe quickstart | info | train | mine | evaluate | data`: parses, calls, prints; no logic."""
+"""The command line, `pemoe quickstart | info | train | mine | evaluate | export | data`: no logic."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from pemoe.console import (
     typed_command,
 )
 from pemoe.data_cli import data_app
+from pemoe.export_cli import export
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help="Find a place from a sentence."
 )
 app.add_typer(data_app, name="data")
+app.command()(export)
 
 
 @app.command()
