@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from PIL import Image, ImageOps
+from tiny_backbones import write_text_backbone, write_timm_backbone
 from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_inputs, build_tiny_model
 
@@ -23,6 +25,7 @@ from pemoe.export.measures import check_parity, measure_recall, run_alone
 from pemoe.export.preprocessing import check_preprocessing
 from pemoe.export.run import Encoder
 from pemoe.export.sides import SIDES, ImageSide, TextSide
+from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 
 KINDS = {
@@ -248,3 +251,21 @@ def test_a_bf16_checkpoint_is_read_in_fp32_with_exact_rotary_tables(tmp_path: Pa
     fresh = build_tiny_model()
     for (name, ours), theirs in zip(loaded.named_buffers(), fresh.buffers(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_an_experts_only_checkpoint_is_exported_with_its_backbones(tmp_path: Path) -> None:
+    text, vision = write_text_backbone(tmp_path / "text"), write_timm_backbone(tmp_path / "vision")
+    model = PeMoEModel.from_backbones(str(text), str(vision), image_size=56, max_text_tokens=64, gate_hidden_dim=16)
+    model.save_pretrained(tmp_path / "model", experts_only=True)
+    build_processor().save_pretrained(tmp_path / "model")
+    loaded, _ = load_for_export(str(tmp_path / "model"))
+    for name, side_class in SIDES.items():
+        write_graph(side_class(loaded), tmp_path / f"{name}.pt2")
+        assert check_parity(side_class(model), tmp_path / f"{name}.pt2") <= 1e-5
+
+
+def test_the_opset_asked_for_is_written(tmp_path: Path) -> None:
+    side = TextSide(build_tiny_model(platforms=["all"]))
+    write_graph(side, tmp_path / "text.onnx", opset=20)
+    assert [one.version for one in onnx.load(tmp_path / "text.onnx").opset_import] == [20]
+    assert check_parity(side, tmp_path / "text.onnx") <= 1e-5

@@ -1,4 +1,4 @@
-"""Guards: `pemoe export` writes a whole export or none, also when killed, prints one JSON object, and refuses in one line;
+"""Guards: `pemoe export` writes a whole export or none, also when killed, prints one JSON object, refuses in one line;
 the commands of docs/export.md run as printed.
 """
 
