@@ -44,7 +44,9 @@ def write_graph(side: TextSide | ImageSide, path: Path, opset: int = DEFAULT_OPS
     try:
         with _quiet(), torch.no_grad():
             write(side, _trace(side), path, opset)
-    except RuntimeError as error:  # of torch.export and torch.onnx: many lines, the first says what
+    except (ExportError, OSError):
+        raise
+    except Exception as error:  # torch.export, torch.onnx and onnx raise many kinds
         raise ExportError(f"{path.name}: {one_line(error)[:300]}") from error
 
 
@@ -68,7 +70,9 @@ def quantize(path: Path) -> Path:
                 weight_type=QuantType.QInt8,
                 use_external_data_format=is_large,
             )
-    except (RuntimeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # onnx's and onnxruntime's errors share no base
         raise ExportError(f"{target.name}: onnxruntime cannot quantize: {one_line(error)[:300]}") from error
     return target
 

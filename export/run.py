@@ -56,8 +56,11 @@ class Encoder:
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"a picture of mode {picture.mode} has more than 8 bits; convert it to 8 bits first")
         n = self.numbers
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-        pixels = np.asarray(upright.resize((n["width_px"], n["height_px"]), n["resample"]), np.float32)
+        upright = ImageOps.exif_transpose(picture)
+        if "A" in upright.getbands() or "transparency" in upright.info:  # on white, as the processor does
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
+        rgb = upright.convert("RGB")
+        pixels = np.asarray(rgb.resize((n["width_px"], n["height_px"]), n["resample"]), np.float32)
         scaled = (pixels * n["rescale_factor"] - np.array(n["mean"])) / np.array(n["std"])
         return scaled.transpose(2, 0, 1).astype(np.float32)
 
