@@ -98,10 +98,10 @@ def split_weights(
     return trunks, expert
 
 
-def hash_trunks(state_dict: dict[str, Tensor], dtype: torch.dtype) -> str:
-    """SHA-256 over the trunks' names and values, as they are in `dtype`; other entries are left out."""
+def hash_trunks(state_dict: dict[str, Tensor], dtype: torch.dtype, roots: tuple[str, ...] = TRUNK_ROOTS) -> str:
+    """SHA-256 over names and values, as they are in `dtype`, of the entries below `roots`; `("",)` for all."""
     digest = hashlib.sha256()
-    for name in sorted(name for name in state_dict if name.startswith(TRUNK_ROOTS)):
+    for name in sorted(name for name in state_dict if name.startswith(roots)):
         digest.update(name.encode())
         values = state_dict[name].detach().to("cpu", dtype).contiguous()
         digest.update(values.flatten().view(torch.uint8).numpy())

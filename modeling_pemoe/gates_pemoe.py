@@ -34,9 +34,9 @@ class Gate(nn.Module):
         weights = logits.softmax(-1)
         if len(active) == self.num_experts:
             return weights, logits
-        index = torch.tensor(active, device=weights.device).expand(len(weights), -1)
-        all_weights = weights.new_zeros(len(weights), self.num_experts).scatter(1, index, weights)  # (Q, E)
-        all_logits = logits.new_full((len(logits), self.num_experts), float("-inf")).scatter(1, index, logits)
+        index = torch.tensor(active, device=weights.device).expand(weights.shape[0], -1)
+        all_weights = weights.new_zeros(weights.shape[0], self.num_experts).scatter(1, index, weights)  # (Q, E)
+        all_logits = logits.new_full((logits.shape[0], self.num_experts), float("-inf")).scatter(1, index, logits)
         return all_weights, all_logits
 
 
@@ -84,7 +84,7 @@ class UniformGate(Gate):
 
     def active_logits(self, text_features: Tensor, active: list[int]) -> Tensor:
         """Zeros."""
-        return text_features.new_zeros(len(text_features), len(active))
+        return text_features.new_zeros(text_features.shape[0], len(active))
 
 
 GATES = {"softmax": SoftmaxGate, "uniform": UniformGate}

@@ -1,4 +1,4 @@
-"""The command line, `pemoe quickstart | info | train | mine | evaluate | data`: parses, calls, prints; no logic."""
+"""The command line, `pemoe quickstart | info | train | mine | evaluate | export | data`: no logic."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from pemoe.console import (
     typed_command,
 )
 from pemoe.data_cli import data_app
+from pemoe.export_cli import export
 from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
@@ -35,6 +36,7 @@ USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module diff
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
+app.command()(export)
 
 
 def _show_version(asked: bool) -> None:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
+from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
 from pemoe.retrieval.evaluation import score_split
