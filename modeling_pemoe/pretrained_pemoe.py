@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 
 import torch
+from huggingface_hub import CommitInfo, whoami
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers import initialization as init
 from transformers.utils import cached_file
 
@@ -16,7 +18,7 @@ from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
-from .repository_pemoe import write_repository_files
+from .repository_pemoe import hub_backbones, push_folder, write_model_card, write_repository_files
 from .vision_pemoe import build_vision_encoder, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -154,6 +156,10 @@ class PeMoEPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: `experts_only` although the trunks have no repository or were changed.
         """
+        pushing = None
+        if kwargs.pop("push_to_hub", False):
+            names = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
+            pushing = {name: kwargs.pop(name) for name in names if name in kwargs} | {"experts_only": experts_only}
         state_dict = self.state_dict() if state_dict is None else state_dict
         if experts_only:
             self.check_trunks_are_external()
@@ -168,6 +174,46 @@ class PeMoEPreTrainedModel(PreTrainedModel):
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept
+        if pushing is not None:
+            self.push_to_hub(pushing.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **pushing)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        processor: ProcessorMixin | None = None,
+        metrics: dict | None = None,
+        license_id: str | None = None,
+        experts_only: bool = False,
+        max_shard_size: int | str = "5GB",
+        tags: list[str] | None = None,
+        **options: object,
+    ) -> CommitInfo:
+        """Push the model, its card and, where given, its processor to the Hub in one commit.
+
+        Args:
+            repo_id: `owner/name`, or a name of your own.
+            processor: the model's; without it, nobody can encode with what is pushed.
+            metrics: content of a `metrics.json`, for the card; None says that nothing was measured.
+            license_id: of the weights, as the Hub names licences.
+            experts_only: leave out the frozen trunks, which must be repositories of the Hub.
+            tags: further ones for the card.
+            options: `commit_message`, `private`, `token`, `revision`, `create_pr`, as in `PreTrainedModel`.
+
+        Raises:
+            ValueError: a figure is missing from `metrics`, or `experts_only` with a backbone that is not on the Hub.
+        """
+        if experts_only and len(hub_backbones(self.config)) < 2:
+            raise ValueError("experts_only: a backbone is no repository on the Hub; push the full model")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, experts_only=experts_only, max_shard_size=max_shard_size)
+            if processor is not None:
+                processor.save_pretrained(folder)
+            if "/" not in repo_id:
+                repo_id = f"{whoami(options.get('token'))['name']}/{repo_id}"
+            card = {"metrics": metrics, "license_id": license_id, "tags": tags or ()}
+            write_model_card(self.config, folder, repo_id=repo_id, **card)
+            return push_folder(folder, repo_id, **options)
 
     def check_trunks_are_external(self) -> None:
         """Refuse (ValueError, one line) unless both trunks can be read again, bit for bit, from where they came."""

@@ -65,9 +65,8 @@ def data_of(checkpoint: str, data: str | None = None) -> DataRecipe:
 
 def recipe_record(recipe: Recipe) -> dict:
     """A recipe as `recipe.json` holds it: a data directory by its whole path, for commands run from elsewhere."""
-    content, root = asdict(recipe), recipe.data.root
-    if root is not None and Path(root).is_dir():
-        content["data"]["root"] = os.path.abspath(root)
+    content = asdict(recipe)
+    content["data"]["root"] = _whole_path(recipe.data.root)
     return content
 
 
@@ -75,8 +74,13 @@ def describe_data(data: DataRecipe, split: str, rows: datasets.Dataset) -> dict:
     """What figures were measured on, for `metrics.json`: `{"source", "root", "fingerprint", "split", "rows"}`.
 
     The fingerprint is of places, platforms and captions in their order, so it is the same on every machine; `root` is
-    as it was named, None for the campus.
+    the id of a data set on the Hub, the whole path of a directory, or None for the campus.
     """
     columns = rows.select_columns(["image_id", "place_id", "platform", "captions"])
     fingerprint = hash_lines(json.dumps(list(row.values())) for row in columns)
-    return {"source": data.source, "root": data.root, "fingerprint": fingerprint, "split": split, "rows": len(rows)}
+    root = _whole_path(data.root)
+    return {"source": data.source, "root": root, "fingerprint": fingerprint, "split": split, "rows": len(rows)}
+
+
+def _whole_path(root: str | None) -> str | None:
+    return os.path.abspath(root) if root is not None and Path(root).is_dir() else root

@@ -9,14 +9,18 @@ import datasets
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import CommitInfo
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
 
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
+from pemoe.modeling_pemoe.repository_pemoe import hub_backbones, push_folder, write_model_card
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
@@ -176,14 +180,92 @@ class PeMoETrainer(Trainer):
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the experts, or the whole model when its trunks cannot be read again from their repositories."""
+        """Write the experts, or the whole model where they could not be loaded again from what is written.
+
+        Experts are enough where both backbones are on the Hub, and inside a run that is not pushed.
+        """
         if not self.args.should_save:
             return
         directory = output_dir if output_dir is not None else self.args.output_dir
         os.makedirs(directory, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
-        model.save_pretrained(directory, experts_only=self.can_save_experts_only, state_dict=state_dict)
+        stays_here = os.path.basename(directory).startswith(PREFIX_CHECKPOINT_DIR) and not self.args.push_to_hub
+        experts_only = self.can_save_experts_only and (stays_here or len(hub_backbones(model.config)) == 2)
+        model.save_pretrained(directory, experts_only=experts_only, state_dict=state_dict)
         self.processing_class.save_pretrained(directory)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        metrics: dict | None = None,
+        **others: object,
+    ) -> None:
+        """Write the model's card into `output_dir`; figures, of a `metrics.json`, and licence as in `push_to_hub`.
+
+        Raises:
+            TrainingError: an option of transformers' own draft that this card has no place for.
+        """
+        given = {"language": language, "model_name": model_name, **others}
+        if refused := [name for name, value in given.items() if value is not None]:
+            raise TrainingError(f"{refused[0]}: the card says it from the config and metrics; leave it out")
+        if self.is_world_process_zero():
+            repo_id, config = self.hub_model_id or self.args.hub_model_id, self.model.config
+            options = {
+                "metrics": metrics,
+                "license_id": license,
+                "tags": [tags] if isinstance(tags, str) else tags or (),
+            }
+            write_model_card(config, self.args.output_dir, repo_id=repo_id, **options)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card: object,
+    ) -> CommitInfo | None:
+        """Save model and processor into `output_dir` and push them with their card in one commit.
+
+        The first arguments are those of `Trainer.push_to_hub`, `card` those of `create_model_card`; what else lies in
+        `output_dir` stays here. Returns None on all processes but the first.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**card)
+        self._finish_current_push()
+        return push_folder(
+            self.args.output_dir,
+            self.hub_model_id,
+            token=token,
+            private=private if private is not None else self.args.hub_private_repo,
+            revision=revision if revision is not None else self.args.hub_revision,
+            commit_message=commit_message,
+            run_as_future=not blocking,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint inside a run in the background, as a whole model with its card."""
+        if self.args.hub_strategy != HubStrategy.EVERY_SAVE:
+            super()._push_from_checkpoint(checkpoint_folder)
+            return
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if self.is_world_process_zero() and (self.args.hub_always_push or not busy):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            repo_id, options = self.hub_model_id, {"private": self.args.hub_private_repo, "token": self.args.hub_token}
+            write_model_card(self.model.config, checkpoint_folder, repo_id=repo_id, metrics=None)
+            message = f"Training in progress, step {self.state.global_step}"
+            options |= {"revision": self.args.hub_revision, "commit_message": message, "run_as_future": True}
+            self.push_in_progress = PushInProgress([push_folder(checkpoint_folder, repo_id, **options)])
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Write this process's random state; the file that closes a checkpoint waits for those of all processes."""
