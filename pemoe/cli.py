@@ -1,4 +1,4 @@
-"""The command line, `pemoe quickstart | info | train | mine | evaluate | export | data`: no logic."""
+"""The command line, `pemoe quickstart | info | train | mine | evaluate | export | publish | data`: no logic."""
 
 from __future__ import annotations
 

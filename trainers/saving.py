@@ -93,7 +93,9 @@ class SavingTrainer(Trainer):
         if self.lora_platform is not None:
             given |= {"license": license, "tags": tags, "metrics": metrics}
         if refused := [name for name, value in given.items() if value is not None]:
-            raise TrainingError(f"{refused[0]}: this card has no place for it; leave it out, or use pemoe publish model")
+            raise TrainingError(
+                f"{refused[0]}: this card has no place for it; leave it out, or use pemoe publish model"
+            )
         if self.is_world_process_zero() and self.lora_platform is None:
             repo_id, config = self.hub_model_id or self.args.hub_model_id, self.model.config
             labels = [tags] if isinstance(tags, str) else tags or ()
