@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from defect_tree import mark, stamp, write_clean_tree, write_defect_tree
 from PIL import Image
@@ -181,7 +182,9 @@ def test_a_transparent_picture_turns_white_below() -> None:
 
 def row(**changes: Any) -> dict[str, Any]:
     buffer = io.BytesIO()
-    Image.effect_noise((80, 80), 90).convert("RGB").save(buffer, "PNG")
+    # no edge looks like a border
+    pixels = np.random.default_rng(0).integers(60, 200, (80, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
     whole = {"image": {"bytes": buffer.getvalue(), "path": None}, "image_id": "a.png", "place_id": "a"}
     whole |= {"split": "train", "platform": "drone", "captions": ["A hall.", "A pond."], "regions": []}
     return {**whole, "latitude_deg": 1.0, "longitude_deg": 2.0, "source": "folder", **changes}
