@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
 from .losses_pemoe import MAX_LOG_SCALE, InfoNCELoss
+from .pictures_pemoe import is_one_picture
 from .pretrained_pemoe import PeMoEPreTrainedModel
 from .processing_pemoe import PeMoEProcessor
 from .vision_pemoe import needs_gradient, rotary_table
@@ -114,6 +113,8 @@ class PeMoEModel(PeMoEPreTrainedModel):
             raise ValueError(f"forward: unknown argument {', '.join(given)}")
 
     def _choose(self, experts: list[str] | None) -> list[str]:
+        if isinstance(experts, str):
+            raise ValueError(f"experts: give a list of names, not the string {experts!r}")
         names = list(self.config.platforms if experts is None else experts)
         if not names or not set(names) <= set(self.experts):
             raise ValueError(f"experts: {names} are not among the platforms {self.config.platforms}")
@@ -248,7 +249,8 @@ class PeMoEModel(PeMoEPreTrainedModel):
     ) -> np.ndarray:
         if batch_size < 1:
             raise ValueError(f"encode_{kind}: batch_size is {batch_size}, it must be at least 1")
-        items = [items] if _is_one(items) else items
+        is_one = isinstance(items, str) or (kind == "images" and is_one_picture(items))
+        items = [items] if is_one else items if hasattr(items, "__len__") else list(items)
         was_training = self.training
         parts = [np.zeros((0, self.config.num_experts * self.config.embed_dim), dtype=np.float32)]
         self.eval()
@@ -269,13 +271,6 @@ def fuse_text(output: PeMoEOutput) -> Tensor:
 def fuse_images(output: PeMoEOutput) -> Tensor:
     """Gallery side of Eq. (1): `[v_1 ... v_E]`, `(G, E * D)`."""
     return output.image_embeds.flatten(1)
-
-
-def _is_one(items: object) -> bool:
-    """Whether this is one text or one picture, not a list of them."""
-    if isinstance(items, (np.ndarray, Tensor)):
-        return items.ndim in (2, 3)
-    return isinstance(items, (str, bytes, bytearray, os.PathLike, Image.Image))
 
 
 def _require_gradient(states: Tensor | None) -> Tensor | None:

@@ -169,6 +169,8 @@ def _to_bytes(values: np.ndarray, name: str) -> np.ndarray:
     if not (low >= 0 and high <= limit):
         what = "floats go from 0 to 1 or to 255" if kind == "f" else "integers go from 0 to 255 or to 65535"
         raise ValueError(f"{name}: its values go from {low} to {high}; {what}")
+    if kind == "f" and 1 < high < 2:
+        raise ValueError(f"{name}: its floats go up to {high}; clamp them to 0..1, or give 0..255")
     if kind == "f":
         values = np.rint(values.astype(np.float32) * (255 if high <= 1 else 1))
     elif (values.dtype.itemsize == 2 and kind == "u") or high > 255:

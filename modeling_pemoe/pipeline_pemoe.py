@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from numbers import Integral
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -141,9 +142,8 @@ class GeoLocalizationPipeline(Pipeline):
         return dict(self.processor(text=inputs))
 
     def _forward(self, input_tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        output = self.model.get_text_features(**input_tensors)
-        query = output.gate_weights.unsqueeze(-1) * output.text_embeds  # g_k t_k, (Q, E, D)
-        return {"query": query.flatten(1), "gate_weights": output.gate_weights}
+        output = self.model.get_text_features(**input_tensors, return_dict=True)
+        return {"query": output.pooler_output, "gate_weights": output.gate_weights}  # (Q, E * D), (Q, E)
 
     def postprocess(self, model_outputs: dict[str, Tensor], gallery: Gallery, top_k: int = 10) -> list[dict]:
         """The places of one description, best first."""
@@ -162,7 +162,7 @@ class GeoLocalizationPipeline(Pipeline):
 
 
 def _check_count(name: str, count: int | None) -> None:
-    if count is not None and (not isinstance(count, int) or count < 1):
+    if count is not None and (not isinstance(count, Integral) or isinstance(count, bool) or count < 1):
         raise ValueError(f"geo-localization: {name} is {count!r}, it must be an integer from 1 on")
 
 
@@ -178,11 +178,13 @@ def _read_rows(gallery: object) -> Iterator[dict]:
     columns = features.items() if isinstance(features, Mapping) else ()
     labels = {column: feature.names for column, feature in columns if hasattr(feature, "names")}
     for position, item in enumerate(gallery):
-        row = dict(item) if isinstance(item, Mapping) and not {"bytes", "path"} & set(item) else {"image": item}
+        is_row = isinstance(item, Mapping) and not set(item) <= {"bytes", "path"}  # these two alone are a picture
+        row = dict(item) if is_row else {"image": item}
         if "image" not in row:
             raise ValueError(f"gallery: row {position} has no image; its columns are {', '.join(map(str, row))}")
         for column, names in labels.items():
-            row[column] = None if row[column] in (None, -1) else names[row[column]]
+            number = row[column]  # None, -1 or, in a formatted data set, NaN where nothing is known
+            row[column] = names[int(number)] if number is not None and number >= 0 else None
         yield row
 
 

@@ -108,15 +108,15 @@ def embed_split(
 
     def embed_texts(numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         inputs = processor(text=[texts[number] for number in numbers]).to(model.device)
-        output = model.get_text_features(**inputs)
+        output = model.get_text_features(**inputs, return_dict=True)
         return fuse_text(output), output.gate_weights
 
     def embed_images(numbers: Sequence[int]) -> tuple[Tensor]:
         if image_states is None:
             inputs = processor(images=images[numbers]["image"]).to(model.device)
-            return (fuse_images(model.get_image_features(**inputs)),)
+            return (fuse_images(model.get_image_features(**inputs, return_dict=True)),)
         states = image_states[numbers[0] : numbers[-1] + 1].to(model.device)
-        return (fuse_images(model(image_states=states)),)
+        return (fuse_images(model(image_states=states, return_dict=True)),)
 
     query = np.zeros((len(texts), model.config.num_experts * model.config.embed_dim), dtype=np.float32)
     weights = np.zeros((len(texts), model.config.num_experts), dtype=np.float32)
