@@ -26,6 +26,8 @@ from .vision_pemoe import build_vision_encoder, needs_gradient, split_vision_enc
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
+PUSH_OPTIONS = ("push_to_hub", "repo_id", "commit_message", "commit_description", "private", "token", "revision")
+PUSH_OPTIONS += ("create_pr", "tags")
 HASHED_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FURTHER_AUTO_CLASSES = {"AutoModelForZeroShotImageClassification": "modeling_pemoe.PeMoEModel"}  # beside AutoModel
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
@@ -91,12 +93,12 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
     @property
     def dtype_of_experts(self) -> torch.dtype:
         """Dtype of the trainable tails (fp32 while training, whatever the trunk's)."""
-        return next(self.experts.parameters()).dtype
+        return next(iter(self.experts.values())).logit_scale.dtype  # `DataParallel`'s replicas list no parameters
 
     @property
     def dtype_of_trunk(self) -> torch.dtype:
         """Dtype of the frozen image trunk."""
-        return next(self.vision_trunk.parameters()).dtype
+        return self.vision_trunk.patch_embed.proj.weight.dtype
 
     def freeze_trunks(self) -> None:
         """Take the shared encoders out of training; experts, gate and temperatures keep their state."""
@@ -137,8 +139,10 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
 
         Raises:
             OSError: a repository, directory or weight file cannot be found.
-            ValueError: backbones of another kind, or options that contradict them.
+            ValueError: backbones of another kind, options that contradict them, or one that is no field of the config.
         """
+        if unknown := sorted(set(config_options) - set(PeMoEConfig.__annotations__)):
+            raise ValueError(f"from_backbones: {', '.join(unknown)}: no field of PeMoEConfig")
         image_size = config_options.get("image_size", PeMoEConfig.image_size)
         text = read_text_backbone(text_repo, text_revision, token=token)
         vision = read_vision_backbone(vision_repo, image_size, vision_revision, token=token)
@@ -182,10 +186,8 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         Raises:
             ValueError: `experts_only` although the trunks have no repository, were changed or are offloaded.
         """
-        pushing = None
-        if kwargs.pop("push_to_hub", False):
-            names = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
-            pushing = {name: kwargs.pop(name) for name in names if name in kwargs} | {"experts_only": experts_only}
+        pushing = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+        pushes, is_main_process = pushing.pop("push_to_hub", False), kwargs.get("is_main_process", True)
         if self.lora_platforms:
             state_dict = self.merged_state_dict(self.state_dict() if state_dict is None else state_dict)
         if experts_only:
@@ -198,13 +200,15 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         try:
             config.backbone_weights = "external" if experts_only else "included"
             config.text_repo, config.vision_repo = (_portable(r, save_directory, experts_only) for r in kept[1:])
-            write_repository_files(self, save_directory)
+            if is_main_process:
+                write_repository_files(self, save_directory)
             config.auto_map = {**(getattr(config, "auto_map", None) or {}), **FURTHER_AUTO_CLASSES}
             super().save_pretrained(save_directory, state_dict=state_dict, **kwargs)
         finally:
             config.backbone_weights, config.text_repo, config.vision_repo = kept
-        if pushing is not None:
-            self.push_to_hub(pushing.pop("repo_id", os.path.basename(os.path.abspath(save_directory))), **pushing)
+        if pushes and is_main_process:
+            repo_id = pushing.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self._push_saved(save_directory, repo_id, pushing, tags=pushing.pop("tags", None) or ())
 
     def push_to_hub(
         self,
@@ -227,7 +231,7 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             license_id: of the weights, as the Hub names licences.
             experts_only: leave out the frozen trunks, which must be repositories of the Hub.
             tags: further ones for the card.
-            options: `commit_message`, `private`, `token`, `revision`, `create_pr`, as in `PreTrainedModel`.
+            options: `commit_message`, `private` (None: public, as the Hub does), `token`, `revision`, `create_pr`, ...
 
         Raises:
             ValueError: a figure is missing from `metrics`, or `experts_only` with a backbone that is not on the Hub.
@@ -238,11 +242,17 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
             self.save_pretrained(folder, experts_only=experts_only, max_shard_size=max_shard_size)
             if processor is not None:
                 processor.save_pretrained(folder)
-            if "/" not in repo_id:
-                repo_id = f"{whoami(options.get('token'))['name']}/{repo_id}"
             card = {"metrics": metrics, "license_id": license_id, "tags": tags or ()}
-            write_model_card(self.config, folder, repo_id=repo_id, **card)
-            return push_folder(folder, repo_id, **options)
+            return self._push_saved(folder, repo_id, options, **card)
+
+    def _push_saved(
+        self, folder: str | os.PathLike, repo_id: str, options: dict, metrics: dict | None = None, **card: object
+    ) -> CommitInfo:
+        """Write the card into the folder of a saved model, and push it; arguments as in `push_to_hub`."""
+        if "/" not in repo_id:
+            repo_id = f"{whoami(options.get('token'))['name']}/{repo_id}"
+        write_model_card(self.config, folder, repo_id=repo_id, metrics=metrics, **card)
+        return push_folder(folder, repo_id, **options)
 
     def check_trunks_are_external(self) -> None:
         """Refuse (ValueError, one line) unless both trunks can be read again, bit for bit, from where they came."""

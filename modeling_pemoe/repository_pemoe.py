@@ -280,19 +280,18 @@ def _read_figures(metrics: dict | None) -> dict | None:
     figures = _table_of(results, "test") if "test" in results else results
     names = ["n_queries", *FIGURES, *(f"{kind}_recall_at_{k}" for kind in BOUNDS for k in CUTOFFS)]
     platforms = _table_of(figures, "per_platform")
-    for where, block in {
-        "": figures,
-        **{f"per_platform.{name}.": _table_of(platforms, name) for name in platforms},
-    }.items():
-        _require_numbers(block, names, where)
+    blocks = {"": figures} | {f"per_platform.{name}.": _table_of(platforms, name) for name in platforms}
+    for where, block in blocks.items():
+        _require_numbers(block, names[:1], where)
+        _require_numbers(block, names[1:], where, highest=1)
         for name in FIGURES:
-            ends = _table_of(block, "intervals").get(name) or ()
-            _require_numbers(
-                dict(zip(("low", "high"), ends, strict=False)), ("low", "high"), f"{where}intervals.{name}."
-            )
-    for name in ("per_platform", "gate"):
-        if name not in figures:
-            raise ValueError(_missing(name))
+            ends = _table_of(block, "intervals").get(name)
+            pair = dict(zip(("low", "high"), ends, strict=False)) if isinstance(ends, (list, tuple)) else {}
+            _require_numbers(pair, ("low", "high"), f"{where}intervals.{name}.", highest=1)
+    if not platforms:
+        raise ValueError(_missing("per_platform"))
+    if "gate" not in figures:
+        raise ValueError(_missing("gate"))
     return figures
 
 
@@ -302,11 +301,13 @@ def _table_of(content: dict, name: str) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def _require_numbers(block: dict, names: Iterable[str], where: str) -> None:
+def _require_numbers(block: dict, names: Iterable[str], where: str, highest: float = math.inf) -> None:
     for name in names:
         value = block.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise ValueError(_missing(f"{where}{name}"))
+        if value > highest or (value < 0 and highest == 1):
+            raise ValueError(f"metrics: the figure {where}{name} is {value}; a fraction goes from 0 to 1")
 
 
 def _missing(name: str) -> str:
@@ -319,7 +320,7 @@ def _read_data(metrics: dict) -> dict:
     for field in ("source", "fingerprint", "split", "rows"):
         if data.get(field) is None:
             raise ValueError(_missing(f"data.{field}"))
-    name = _shown_root(data.get("root") or data["source"])
+    name = _shown_root(str(data.get("root") or data["source"]))
     is_id = data["source"] == "parquet" and "/" in name
     return {**data, "name": re.sub(r"[^\w./ -]", "_", name), "hub_id": name if is_id else None}
 
@@ -344,23 +345,25 @@ def _describe_parts(config: PreTrainedConfig) -> str:
     text, length = config.text_config, config.num_experts * config.embed_dim
     layers = f"the last {config.text_expert_layers} text layers, the last {config.vision_expert_layers} image blocks"
     encoder = f"{text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}"
-    vision, masked = config.vision_config["architecture"], ", ".join(config.masked_platforms)
+    sizes = [f"{name} {value}" for name, value in config.vision_config.get("model_args", {}).items()]
+    vision = config.vision_config["architecture"] + (f" with {', '.join(sizes)}" if sizes else "")
+    masked, is_whole = ", ".join(config.masked_platforms), config.backbone_weights == "included"
     everything, experts = "everything", "experts and gate; the encoders are read from where they are, checked by hash"
     rows = [
         ("experts", f"{config.num_experts}; each owns {layers} and a projection"),
-        ("text encoder", f"{encoder}; {_from_where(config.text_repo, config.text_revision)}"),
-        ("image encoder", f"{vision}; {_from_where(config.vision_repo, config.vision_revision)}"),
+        ("text encoder", f"{encoder}; {_from_where(config.text_repo, config.text_revision, is_whole)}"),
+        ("image encoder", f"{vision}; {_from_where(config.vision_repo, config.vision_revision, is_whole)}"),
         ("gate", config.gate + (f"; {masked}: weight 0 until a gate stage has included it" if masked else "")),
         ("vectors", f"{length} numbers ({config.num_experts} x {config.embed_dim}), compared by inner product"),
-        ("stored here", everything if config.backbone_weights == "included" else experts),
+        ("stored here", everything if is_whole else experts),
     ]
     return _table(["part", "what"], rows)
 
 
-def _from_where(repo: str | None, revision: str | None) -> str:
+def _from_where(repo: str | None, revision: str | None, is_whole: bool) -> str:
     if repo and _HUB_ID.fullmatch(repo):
         return f"`{repo}`" + (f" at `{revision}`" if revision else "")
-    return "read from a directory"
+    return "of no repository on the Hub, its weights are here" if is_whole else "read from a directory"
 
 
 def _describe_training(metrics: dict | None) -> str:

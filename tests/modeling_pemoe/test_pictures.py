@@ -209,6 +209,7 @@ REFUSED = {
     "empty array": (np.zeros((0, 4, 3)), ValueError, r"shape \(0, 4, 3\)"),
     "empty picture": (Image.new("RGB", (0, 3)), ValueError, "is empty: 0 x 3 px"),
     "below zero": (np.full((4, 4), -0.5), ValueError, "values go from -0.5 to -0.5"),
+    "above 1": (np.full((4, 4), 1.1), ValueError, "floats go up to 1.1; clamp"),
     "above 255": (np.full((4, 4), 256.0), ValueError, "values go from 256.0"),
     "NaN": (np.full((4, 4), np.nan), ValueError, "values go from nan"),
     "deep": (np.full((4, 4), 65536), ValueError, "integers go from"),

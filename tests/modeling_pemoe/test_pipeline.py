@@ -238,3 +238,16 @@ def test_a_checkpoint_carries_it_to_a_process_without_the_package(pipe, rows, tm
         there = json.loads(run_without_package(AFRESH, *asked))
     here = pipe(QUERIES, gallery=pictures, batch_size=2)
     assert len(there) == 5 and all(found == here for found in there)
+
+
+def test_a_rows_other_columns_are_not_taken_for_its_picture(pipe, rows, tmp_path: Path) -> None:
+    pictures, other = rows["image"][:2], tmp_path / "other.png"
+    Image.new("RGB", (40, 40), "white").save(other)
+    table = [{"image": one, "place_id": name, "path": str(other)} for one, name in zip(pictures, "ab", strict=True)]
+    check_ranking(pipe(QUERIES[0], gallery=table), rank_by_force(pipe, QUERIES[0], pictures, ["a", "b"]))
+
+
+def test_a_platform_that_is_not_known_stays_unknown_in_every_format(pipe, rows) -> None:
+    some = rows.select(range(2)).map(lambda row: {"platform": None})
+    for form in (some, some.with_format("numpy"), some.with_format("torch")):
+        assert all("platform" not in place for place in pipe(QUERIES[0], gallery=form))

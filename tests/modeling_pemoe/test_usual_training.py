@@ -129,3 +129,18 @@ def test_plain_trainer(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model.eval()(**inputs, place_id=PLACES).loss
     assert trainer.evaluate()["eval_loss"] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_data_parallel(tiny_model: PeMoEModel, tiny_inputs: dict) -> None:
+    """A replica, made as `DataParallel` makes one for every device: it lists no parameters."""
+    modules = list(tiny_model.modules())
+    replicas = {module: module._replicate_for_data_parallel() for module in modules}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            replica._modules[name] = replicas.get(child)
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                setattr(replica, name, parameter.view_as(parameter))
+    replica = replicas[tiny_model]
+    assert not list(replica.parameters())
+    assert torch.equal(replica(**tiny_inputs).logits_per_text, tiny_model(**tiny_inputs).logits_per_text)
