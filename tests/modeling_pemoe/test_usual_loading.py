@@ -8,8 +8,10 @@ import pickle
 from pathlib import Path
 
 import accelerate
+import huggingface_hub
 import pytest
 import torch
+from local_hub import LocalHub
 from tiny_models import build_tiny_inputs, build_tiny_model
 from transformers import BitsAndBytesConfig
 
@@ -132,6 +134,25 @@ def test_saving_in_shards(tmp_path: Path) -> None:
     build_tiny_model().save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert distance(PeMoEModel.from_pretrained(tmp_path)) == 0
+
+
+def test_pushing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_tiny_model()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    with LocalHub(tmp_path / "hub") as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        options = {"repo_id": "me/saved", "token": hub.token, "private": True, "tags": ["kiel"]}
+        model.save_pretrained(
+            tmp_path / "saved", state_dict=zeros, max_shard_size="100KB", push_to_hub=True, **options
+        )
+        model.save_pretrained(tmp_path / "other", is_main_process=False, push_to_hub=True, **options)
+        repo = hub.repos["model", "me/saved"]
+        pushed = {name: content for name, content in repo.files().items() if name != ".gitattributes"}
+    assert pushed == {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    assert repo.private and len([name for name in pushed if name.startswith("model-")]) > 2
+    assert "kiel" in pushed["README.md"].decode() and not any((tmp_path / "other").glob("*.json"))
 
 
 def test_copies_and_moves() -> None:

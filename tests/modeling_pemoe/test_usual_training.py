@@ -139,7 +139,9 @@ def test_data_parallel(tiny_model: PeMoEModel, tiny_inputs: dict) -> None:
         for name, child in module._modules.items():
             replica._modules[name] = replicas.get(child)
         for name, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter is None:
+                replica._parameters[name] = None
+            else:
                 setattr(replica, name, parameter.view_as(parameter))
     replica = replicas[tiny_model]
     assert not list(replica.parameters())
