@@ -14,8 +14,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME, cached_file
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
+    PROCESSOR_NAME,
+    cached_file,
+)
 from transformers.utils.peft_utils import find_adapter_config_file
+
+from .repository_pemoe import REPOSITORY_FILES
 
 ADAPTER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 PEFT_ROOT = "base_model.model."  # what peft puts before a model's own names
@@ -40,8 +49,8 @@ class LoraPlatforms:
     def save_platform(self, name: str, directory: str | os.PathLike, base: str | None = None) -> None:
         """Write a LoRA platform alone, a few MB: `adapter_config.json`, `adapter_model.safetensors` and a README.
 
-        `AutoModel.from_pretrained(directory, trust_remote_code=True)` then loads the base and adds the platform. The
-        processor is the base's.
+        `AutoModel`, `AutoProcessor`, `pipeline` and `SentenceTransformer` then load the directory with
+        `trust_remote_code=True`: the base, its code and its processor, and the platform added.
 
         Args:
             base: Hub id or directory of the model that the platform was added to; None where this model came from.
@@ -59,6 +68,9 @@ class LoraPlatforms:
         save_file(tensors, os.path.join(directory, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
         with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
             file.write(_card(name, config))
+        for file_name, content in platform_files(config.base_model_name_or_path).items():
+            with open(os.path.join(directory, file_name), "w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=2) + "\n")
         config.save_pretrained(str(directory))
 
     def load_platform(self, repo: str | os.PathLike, **hub: object) -> str:
@@ -251,6 +263,27 @@ def resolve_adapter(name: str | os.PathLike | None, kwargs: dict) -> tuple[str |
     for option in ("revision", "subfolder"):  # the adapter's own
         kwargs.pop(option, None)
     return base, {"peft_model_id": str(name), "adapter_kwargs": hub}
+
+
+def platform_files(base: str) -> dict[str, object]:
+    """The JSON files by which a LoRA platform's folder points at the code of its base, by their names."""
+    files = copy.deepcopy(REPOSITORY_FILES)
+    for module in files["modules.json"]:
+        module["type"] = f"{base}--{module['type']}"
+    auto_map = {"AutoProcessor": f"{base}--processing_pemoe.PeMoEProcessor"}
+    return {**files, PROCESSOR_NAME: {"auto_map": auto_map, "processor_class": "PeMoEProcessor"}}
+
+
+def resolve_processor(name: str | os.PathLike, options: dict) -> tuple[str | os.PathLike, dict]:
+    """Where the processor of a repository is, with the options to load it: a LoRA platform's is its base's."""
+    hub = {option: options[option] for option in ADAPTER_OPTIONS if option in options}
+    if cached_file(str(name), TOKENIZER_CONFIG_FILE, _raise_exceptions_for_missing_entries=False, **hub) is not None:
+        return name, options
+    if find_adapter_config_file(str(name), **hub) is None:
+        return name, options
+    own = ("revision", "subfolder")  # of the adapter
+    kept = {option: value for option, value in options.items() if option not in own}
+    return read_adapter_config(name, hub)["base_model_name_or_path"], kept
 
 
 def read_adapter_config(repo: str | os.PathLike, hub: dict) -> dict:
