@@ -39,7 +39,10 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
 ADAPTER_MARKER = re.compile(r"(\w+/)?adapter_config\.json")
-ADAPTER_OURS = re.compile(r"(\w+/)?adapter_(config\.json|model\.safetensors)|metrics\.json")
+ADAPTER_OURS = re.compile(
+    r"(\w+/)?adapter_(config\.json|model\.safetensors)|metrics\.json|modules\.json"
+    r"|processor_config\.json|(sentence_pemoe_config|config_sentence_transformers)\.json"
+)
 
 
 def plan_model(
@@ -84,6 +87,7 @@ def plan_model(
     if adapters:
         files = [PlannedFile(f"{prefix}{name}", root / prefix / name) for prefix in adapters for name in ADAPTER]
         card = _render_adapter_card(root, adapters, repo_id, figures, license_id)
+        files += _loading_files(root) if adapters == [""] else []
     else:
         refuse_pickles(root)
         content, config = read_config(root)
@@ -143,6 +147,14 @@ def _find_adapters(root: Path) -> list[str]:
     if (root / ADAPTER[0]).is_file():
         return [""]
     return sorted(f"{path.parent.name}/" for path in root.glob(f"*/{ADAPTER[0]}"))
+
+
+def _loading_files(root: Path) -> list[PlannedFile]:
+    """What points at the code and the processor of a LoRA platform's base, written anew for the base it names now."""
+    from pemoe.modeling_pemoe.lora_pemoe import platform_files
+
+    contents = platform_files(read_object(root / ADAPTER[0])["base_model_name_or_path"])
+    return [PlannedFile(name, as_json(content)) for name, content in contents.items()]
 
 
 def _render_adapter_card(

@@ -25,7 +25,8 @@ REPOSITORY_FILES = {  # those of sentence-transformers
     "sentence_pemoe_config.json": {},
     "config_sentence_transformers.json": {"model_type": "SentenceTransformer", **_SEARCH},
 }
-REPLACED_FILES = ["model*.safetensors", "model.safetensors.index.json", "*_pemoe.py", "metrics.json"]
+WEIGHTS = ["model*.safetensors", "model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors"]
+REPLACED_FILES = [*WEIGHTS, "*_pemoe.py", "metrics.json"]
 PROCESSOR_FILES = ["*processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*"]
 VOCABULARIES = ["merges.txt", "*.model"]
 PUSHED_FILES = ["README.md", "config.json", *REPLACED_FILES, *REPOSITORY_FILES, *PROCESSOR_FILES, *VOCABULARIES]
