@@ -34,6 +34,7 @@ for name in ("full", "experts", "infrared"):
         "text": model.encode_text(sentences, processor),
         "image": model.encode_images([picture], processor),
         "score": [place["score"] for place in places],
+        "experts": [len(place["gate_weights"]) for place in places],
         "sentence": transformer.encode(sentences),
         "picture": transformer.encode([picture]),
     }
@@ -68,6 +69,7 @@ def test_every_way_in_gives_the_publishers_numbers(found: dict, expected: dict, 
         assert row == pytest.approx(vector, abs=1e-6)
     score = sum(a * b for a, b in zip(text[0], image[0], strict=True))
     assert given["score"] == pytest.approx([score], abs=1e-5)
+    assert given["experts"] == [4 if name == "infrared" else 3]  # the pipeline's model has the platform too
 
 
 def test_a_platform_has_its_own_vectors_and_no_weight_yet(found: dict, expected: dict) -> None:
