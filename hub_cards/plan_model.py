@@ -20,7 +20,6 @@ from pemoe.hub_cards.checkpoint import (
     weight_files,
 )
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
-from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
 from pemoe.hub_cards.report_sections import ENVIRONMENT
 from pemoe.hub_cards.weights import parse_size, read_tensors
@@ -118,8 +117,9 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    content = {name: value for name, value in read_object(path).items() if name != "command"}  # full of paths
-    return without_machine_paths(content), f"the card's figures are those of {path}"
+    from pemoe.modeling_pemoe.repository_pemoe import shown_metrics
+
+    return shown_metrics(read_object(path)), f"the card's figures are those of {path}"
 
 
 def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:

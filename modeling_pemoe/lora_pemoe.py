@@ -11,8 +11,7 @@ import re
 from types import ModuleType
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import (
@@ -24,6 +23,7 @@ from transformers.utils import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from .backbones_pemoe import has_file, read_safetensors
 from .repository_pemoe import REPOSITORY_FILES
 
 ADAPTER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -277,9 +277,7 @@ def platform_files(base: str) -> dict[str, object]:
 def resolve_processor(name: str | os.PathLike, options: dict) -> tuple[str | os.PathLike, dict]:
     """Where the processor of a repository is, with the options to load it: a LoRA platform's is its base's."""
     hub = {option: options[option] for option in ADAPTER_OPTIONS if option in options}
-    if cached_file(str(name), TOKENIZER_CONFIG_FILE, _raise_exceptions_for_missing_entries=False, **hub) is not None:
-        return name, options
-    if find_adapter_config_file(str(name), **hub) is None:
+    if has_file(name, TOKENIZER_CONFIG_FILE, hub) or find_adapter_config_file(str(name), **hub) is None:
         return name, options
     own = ("revision", "subfolder")  # of the adapter
     kept = {option: value for option, value in options.items() if option not in own}
@@ -320,10 +318,7 @@ def _read_weights(repo: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
     path = cached_file(str(repo), name, _raise_exceptions_for_missing_entries=False, **hub)
     if path is None:
         raise OSError(f"{repo}: holds no {name}; weights in another format are not read")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise OSError(f"{repo}: {name} cannot be read ({error}); save or download it again") from error
+    return read_safetensors(path, repo)
 
 
 def _check_is_lora(model: nn.Module, name: str) -> None:

@@ -21,15 +21,15 @@ from datasets import load_dataset
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoProcessor, pipeline
 
-picture, sentences = sys.argv[1], json.loads(sys.argv[2])
+picture, sentences, folder = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 found = {}
-for name in ("full", "experts", "infrared"):
-    model = AutoModel.from_pretrained(f"me/{name}", trust_remote_code=True).eval()
-    processor = AutoProcessor.from_pretrained(f"me/{name}", trust_remote_code=True)
+for name, repo in {**{name: f"me/{name}" for name in ("full", "experts", "infrared")}, "folder": folder}.items():
+    model = AutoModel.from_pretrained(repo, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
     assert type(processor).__module__.startswith("transformers_modules."), type(processor).__module__
-    places = pipeline("geo-localization", model=f"me/{name}", trust_remote_code=True)(sentences[0], gallery=[picture])
-    transformer = SentenceTransformer(f"me/{name}", trust_remote_code=True)
+    places = pipeline("geo-localization", model=repo, trust_remote_code=True)(sentences[0], gallery=[picture])
+    transformer = SentenceTransformer(repo, trust_remote_code=True)
     found[name] = {
         "text": model.encode_text(sentences, processor),
         "image": model.encode_images([picture], processor),
@@ -43,7 +43,8 @@ with torch.no_grad():
 tagged = AutoModel.from_pretrained("me/full", trust_remote_code=True, revision="v1").eval()
 found["other"] = {"infrared": lone, "tagged": tagged.encode_text(sentences, processor)}
 recall = evaluate.load("me/geo_recall")
-found["other"]["recall"] = recall.compute(predictions=[["a", "b"] * 5, ["b"] * 10], references=["a", "a"])["recall_at_1"]
+ranked = {"predictions": [["a", "b"] * 5, ["b"] * 10], "references": ["a", "a"]}
+found["other"]["recall"] = recall.compute(**ranked)["recall_at_1"]
 rows = load_dataset("me/campus", "drone", split="test")
 found["other"]["rows"] = [len(rows), *rows[0]["image"].size]
 print(json.dumps({name: {key: np.asarray(v).tolist() for key, v in one.items()} for name, one in found.items()}))
@@ -53,7 +54,9 @@ print(json.dumps({name: {key: np.asarray(v).tolist() for key, v in one.items()} 
 @pytest.fixture(scope="module")
 def found(published: tuple[LocalHub, Path]) -> dict:
     hub, root = published
-    return run_as_stranger(hub, root / "user", USE, str(root / "picture.png"), json.dumps(SENTENCES))
+    return run_as_stranger(
+        hub, root / "user", USE, str(root / "picture.png"), json.dumps(SENTENCES), str(root / "infrared")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def expected(published: tuple[LocalHub, Path]) -> dict:
     return json.loads((published[1] / "vectors.json").read_text())
 
 
-@pytest.mark.parametrize(("name", "of"), [("full", ""), ("experts", ""), ("infrared", "lora ")])
+@pytest.mark.parametrize(("name", "of"), [("full", ""), ("experts", ""), ("infrared", "lora "), ("folder", "lora ")])
 def test_every_way_in_gives_the_publishers_numbers(found: dict, expected: dict, name: str, of: str) -> None:
     text, image, given = expected[f"{of}text"], expected[f"{of}image"], found[name]
     assert given["text"] == text and given["image"] == image
@@ -69,7 +72,7 @@ def test_every_way_in_gives_the_publishers_numbers(found: dict, expected: dict, 
         assert row == pytest.approx(vector, abs=1e-6)
     score = sum(a * b for a, b in zip(text[0], image[0], strict=True))
     assert given["score"] == pytest.approx([score], abs=1e-5)
-    assert given["experts"] == [4 if name == "infrared" else 3]  # the pipeline's model has the platform too
+    assert given["experts"] == [4 if of else 3]  # the pipeline's model has the platform too
 
 
 def test_a_platform_has_its_own_vectors_and_no_weight_yet(found: dict, expected: dict) -> None:

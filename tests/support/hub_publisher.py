@@ -31,7 +31,7 @@ def publish_backbones(root: Path) -> None:
 
 
 def publish_models(root: Path) -> PeMoEProcessor:
-    """One model as `me/full` and `me/experts`, tagged v1."""
+    """One model as `me/full` and `me/experts`, tagged v1, and in shards as `me/sharded`."""
     torch.manual_seed(0)
     options = {"image_size": 56, "gate_hidden_dim": 8, "max_text_tokens": 64}
     model = PeMoEModel.from_backbones("me/text", "me/vision", **options)
@@ -40,6 +40,7 @@ def publish_models(root: Path) -> PeMoEProcessor:
         model.save_pretrained(root / name, experts_only=experts_only)
         processor.save_pretrained(root / name)
         push(plan_model(root / name, f"me/{name}", **CARD), tag="v1")
+    push(plan_model(root / "full", "me/sharded", max_shard_size="300KB", **CARD))
     return processor
 
 
