@@ -21,7 +21,6 @@ from pemoe.hub_cards.checkpoint import (
 )
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
-from pemoe.hub_cards.report_sections import ENVIRONMENT
 from pemoe.hub_cards.weights import parse_size, read_tensors
 
 if TYPE_CHECKING:
@@ -170,14 +169,11 @@ def _render_adapter_card(
     missing = [key for key in keys if figures is not None and not isinstance((results or {}).get(key), (int, float))]
     if missing:
         raise PublishError(f"metrics.json: results.{missing[0]} is missing; measure again with pemoe evaluate")
-    return ENVIRONMENT.get_template("adapter_card.md").render(
-        repo_id=repo_id,
-        name=repo_id.partition("/")[2],
-        base=bases[0],
-        license=license_id,
-        platforms=[{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)],
-        results=results and {key: results[key] for key in keys},
-    )
+    from pemoe.modeling_pemoe.lora_pemoe import render_platform_card
+
+    named = [{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)]
+    options = {"repo_id": repo_id, "license_id": license_id, "results": results}
+    return render_platform_card(bases[0], named, **options)
 
 
 def _read_adapter(folder: Path) -> dict[str, Any]:
