@@ -20,9 +20,7 @@ from pemoe.hub_cards.checkpoint import (
     weight_files,
 )
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
-from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
-from pemoe.hub_cards.report_sections import ENVIRONMENT
 from pemoe.hub_cards.weights import parse_size, read_tensors
 
 if TYPE_CHECKING:
@@ -39,7 +37,10 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
 ADAPTER_MARKER = re.compile(r"(\w+/)?adapter_config\.json")
-ADAPTER_OURS = re.compile(r"(\w+/)?adapter_(config\.json|model\.safetensors)|metrics\.json")
+ADAPTER_OURS = re.compile(
+    r"(\w+/)?adapter_(config\.json|model\.safetensors)|metrics\.json|modules\.json"
+    r"|processor_config\.json|(sentence_pemoe_config|config_sentence_transformers)\.json"
+)
 
 
 def plan_model(
@@ -84,6 +85,7 @@ def plan_model(
     if adapters:
         files = [PlannedFile(f"{prefix}{name}", root / prefix / name) for prefix in adapters for name in ADAPTER]
         card = _render_adapter_card(root, adapters, repo_id, figures, license_id)
+        files += _loading_files(root) if adapters == [""] else []
     else:
         refuse_pickles(root)
         content, config = read_config(root)
@@ -114,8 +116,9 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    content = {name: value for name, value in read_object(path).items() if name != "command"}  # full of paths
-    return without_machine_paths(content), f"the card's figures are those of {path}"
+    from pemoe.modeling_pemoe.repository_pemoe import shown_metrics
+
+    return shown_metrics(read_object(path)), f"the card's figures are those of {path}"
 
 
 def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:
@@ -145,6 +148,14 @@ def _find_adapters(root: Path) -> list[str]:
     return sorted(f"{path.parent.name}/" for path in root.glob(f"*/{ADAPTER[0]}"))
 
 
+def _loading_files(root: Path) -> list[PlannedFile]:
+    """What points at the code and the processor of a LoRA platform's base, written anew for the base it names now."""
+    from pemoe.modeling_pemoe.lora_pemoe import platform_files
+
+    contents = platform_files(read_object(root / ADAPTER[0])["base_model_name_or_path"])
+    return [PlannedFile(name, as_json(content)) for name, content in contents.items()]
+
+
 def _render_adapter_card(
     root: Path, prefixes: list[str], repo_id: str, figures: dict[str, Any] | None, license_id: str | None
 ) -> str:
@@ -158,14 +169,11 @@ def _render_adapter_card(
     missing = [key for key in keys if figures is not None and not isinstance((results or {}).get(key), (int, float))]
     if missing:
         raise PublishError(f"metrics.json: results.{missing[0]} is missing; measure again with pemoe evaluate")
-    return ENVIRONMENT.get_template("adapter_card.md").render(
-        repo_id=repo_id,
-        name=repo_id.partition("/")[2],
-        base=bases[0],
-        license=license_id,
-        platforms=[{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)],
-        results=results and {key: results[key] for key in keys},
-    )
+    from pemoe.modeling_pemoe.lora_pemoe import render_platform_card
+
+    named = [{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)]
+    options = {"repo_id": repo_id, "license_id": license_id, "results": results}
+    return render_platform_card(bases[0], named, **options)
 
 
 def _read_adapter(folder: Path) -> dict[str, Any]:

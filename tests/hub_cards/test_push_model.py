@@ -275,10 +275,11 @@ def test_lora_platforms_are_sent_alone_or_together(tmp_path: Path) -> None:
         *(f"{p}/{n}" for p in ("infrared", "night") for n in names),
     }
     assert together.left_out == ("night/README.md",)
-    for word in ("base_model: me/pemoe", "license: mit", 'load_platform("me/lora", subfolder="night")', "R@1\n50.0 %"):
+    for word in ("base_model: me/pemoe", "license: mit", 'load_platform("me/lora", subfolder="night")', "R@1 50.0%"):
         assert word in together.card
     alone = plan_model(tmp_path / "adapters" / "night", "me/night", unmeasured=True)
-    assert paths(alone) == {"README.md", *names}
+    pointers = {"processor_config.json", "modules.json", "sentence_pemoe_config.json"}
+    assert paths(alone) == {"README.md", *names, *pointers, "config_sentence_transformers.json"}
     assert 'AutoModel.from_pretrained("me/night"' in alone.card and "Nothing was measured" in alone.card
 
 
