@@ -133,7 +133,7 @@ def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:
 def _render_card(
     config: PeMoEConfig, repo_id: str, figures: dict[str, Any] | None, license_id: str | None, source: str
 ) -> str:
-    from pemoe.modeling_pemoe.repository_pemoe import render_model_card
+    from pemoe.modeling_pemoe.card_pemoe import render_model_card
 
     try:
         return render_model_card(config, repo_id=repo_id, metrics=figures, license_id=license_id)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from collections.abc import Callable
 
 import torch
-from huggingface_hub import CommitInfo, whoami
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
@@ -30,7 +28,7 @@ from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
 from .lora_pemoe import LoraPlatforms, add_lora, is_lora, resolve_adapter
-from .repository_pemoe import hub_backbones, push_folder, write_model_card, write_repository_files
+from .repository_pemoe import PushedToHub, write_repository_files
 from .vision_pemoe import build_vision_encoder, needs_gradient, split_vision_encoder
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -42,7 +40,7 @@ FURTHER_AUTO_CLASSES = {"AutoModelForZeroShotImageClassification": "modeling_pem
 FRESH_PARTS = ("visual_projection.", "gate.", "logit_scale")  # what no backbone holds
 
 
-class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
+class PeMoEPreTrainedModel(LoraPlatforms, PushedToHub, PreTrainedModel):
     """Two frozen trunks, one expert per platform and a gate; `PeMoEModel` adds what they compute."""
 
     config_class = PeMoEConfig
@@ -218,50 +216,6 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         if pushes and is_main_process:
             repo_id = pushing.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             self._push_saved(save_directory, repo_id, pushing, tags=pushing.pop("tags", None) or ())
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        processor: ProcessorMixin | None = None,
-        metrics: dict | None = None,
-        license_id: str | None = None,
-        experts_only: bool = False,
-        max_shard_size: int | str = "5GB",
-        tags: list[str] | None = None,
-        **options: object,
-    ) -> CommitInfo:
-        """Push the model, its card and, where given, its processor to the Hub in one commit.
-
-        Args:
-            repo_id: `owner/name`, or a name of your own.
-            processor: the model's; without it, nobody can encode with what is pushed.
-            metrics: content of a `metrics.json`, for the card; None says that nothing was measured.
-            license_id: of the weights, as the Hub names licences.
-            experts_only: leave out the frozen trunks, which must be repositories of the Hub.
-            tags: further ones for the card.
-            options: `commit_message`, `private` (None: public, as the Hub does), `token`, `revision`, `create_pr`, ...
-
-        Raises:
-            ValueError: a figure is missing from `metrics`, or `experts_only` with a backbone that is not on the Hub.
-        """
-        if experts_only and len(hub_backbones(self.config)) < 2:
-            raise ValueError("experts_only: a backbone is no repository on the Hub; push the full model")
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, experts_only=experts_only, max_shard_size=max_shard_size)
-            if processor is not None:
-                processor.save_pretrained(folder)
-            card = {"metrics": metrics, "license_id": license_id, "tags": tags or ()}
-            return self._push_saved(folder, repo_id, options, **card)
-
-    def _push_saved(
-        self, folder: str | os.PathLike, repo_id: str, options: dict, metrics: dict | None = None, **card: object
-    ) -> CommitInfo:
-        """Write the card into the folder of a saved model, and push it; arguments as in `push_to_hub`."""
-        if "/" not in repo_id:
-            repo_id = f"{whoami(options.get('token'))['name']}/{repo_id}"
-        write_model_card(self.config, folder, repo_id=repo_id, metrics=metrics, **card)
-        return push_folder(folder, repo_id, **options)
 
     def check_trunks_are_external(self) -> None:
         """Refuse (ValueError, one line) unless both trunks can be read again, bit for bit, from where they came."""

@@ -14,6 +14,7 @@ from source_tree import FOLDERS, ROOT, Source, faults_of, is_package, read_packa
 MAX_LINES = 450
 MAX_TEST_LINES = 500
 MAX_MODULES = 14
+FLAT = {"modeling_pemoe": 15}  # travels inside checkpoints, which hold no folders
 
 
 def prints(source: Source) -> list[str]:
@@ -35,7 +36,8 @@ def long_files(source: Source) -> list[str]:
 def full_folders(paths: Iterable[str]) -> list[str]:
     """Folders of more modules than a reader takes in at once."""
     counts = Counter(path.rpartition("/")[0] for path in paths if not path.endswith("__init__.py"))
-    return [f"{folder}: {count} modules" for folder, count in sorted(counts.items()) if count > MAX_MODULES]
+    found = sorted(counts.items())
+    return [f"{folder}: {count} modules" for folder, count in found if count > FLAT.get(folder, MAX_MODULES)]
 
 
 def packaging_faults(packages: dict[str, str], root: Path) -> list[str]:

@@ -11,8 +11,9 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 from transformers.utils.hub import PushInProgress
 
+from pemoe.modeling_pemoe.card_pemoe import hub_backbones
 from pemoe.modeling_pemoe.lora_pemoe import base_of, load_adapter_file
-from pemoe.modeling_pemoe.repository_pemoe import hub_backbones, push_folder, write_model_card
+from pemoe.modeling_pemoe.repository_pemoe import push_folder, write_model_card
 from pemoe.trainers.errors import TrainingError
 
 

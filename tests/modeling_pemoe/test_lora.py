@@ -220,6 +220,17 @@ def test_merged_and_saved_it_gives_the_same_vectors(folder: Path) -> None:
     assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
+def test_a_model_saved_over_the_folder_is_read_and_not_the_adapter(folder: Path, tmp_path: Path) -> None:
+    model = PeMoEModel.from_pretrained(shutil.copytree(folder, tmp_path / "one")).eval()
+    model.merge_platform("infrared")
+    model.save_pretrained(tmp_path / "one")
+    again = PeMoEModel.from_pretrained(tmp_path / "one").eval()
+    assert again.lora_platforms == []
+    inputs = build_tiny_inputs()
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).image_embeds, model(**inputs).image_embeds)
+
+
 def test_experts_only_is_written_merged(tmp_path: Path) -> None:
     model = add_taught(build_backbone_model(tmp_path))
     expected = embed(model, ["infrared"], image_size=196)

@@ -22,12 +22,8 @@ from tiny_models import build_tiny_model
 
 from pemoe.hub_cards import plan_model
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
-from pemoe.modeling_pemoe.repository_pemoe import (
-    CUSTOM_PIPELINES,
-    REPOSITORY_FILES,
-    SHIPPED_TRUNKS,
-    render_model_card,
-)
+from pemoe.modeling_pemoe.card_pemoe import SHIPPED_TRUNKS, render_model_card
+from pemoe.modeling_pemoe.repository_pemoe import CUSTOM_PIPELINES, REPOSITORY_FILES
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.checkpoint_io import describe_data
 from pemoe.trainers.data import DataRecipe
@@ -221,6 +217,7 @@ spoiled = {**metrics, "results": {}}
 for attempt in (
     lambda: model.push_to_hub("me/never", metrics=spoiled),
     lambda: model.push_to_hub("me/never", experts_only=True),
+    lambda: model.push_to_hub("me/never", use_temp_dir=True),
     lambda: trainer.create_model_card(dataset="kiel"),
 ):
     try:
@@ -268,7 +265,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         assert b"/home/anna" not in one[name] and str(tmp_path).encode() not in one[name], name
     assert "Nothing was measured." in trial["README.md"].decode() and "metrics.json" not in trial
     refused = json.loads(done.stdout.splitlines()[-1])
-    assert [one.partition(":")[0] for one in refused] == ["metrics", "experts_only", "dataset"]
+    assert [one.partition(":")[0] for one in refused] == ["metrics", "experts_only", "push_to_hub", "dataset"]
     assert os.path.isfile(tmp_path / "out" / "one" / "notes.txt") and "notes.txt" not in two
     figures = {"metrics": tmp_path / "metrics.json", "license_id": "mit"}
     assert planned(tmp_path / "out" / "one", "me/plain", **figures) == without_git(plain)
