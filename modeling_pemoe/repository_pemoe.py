@@ -108,17 +108,19 @@ def push_folder(
     token: bool | str | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    ignore_patterns: Sequence[str] = (),
     **commit: object,
 ) -> CommitInfo:
-    """Push what the folder of a saved model holds of `PUSHED_FILES`; `commit` is further of `HfApi.upload_folder`.
+    """Push what the folder of a saved model holds of `PUSHED_FILES`, without `ignore_patterns`.
 
-    One commit, which also deletes what an earlier push left over.
+    One commit, which also deletes what an earlier push left over; `commit` is further of `HfApi.upload_folder`.
     """
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
     if revision is not None and not revision.startswith("refs/pr"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    patterns = {"allow_patterns": PUSHED_FILES, "ignore_patterns": ["*/*"], "delete_patterns": REPLACED_FILES}
+    patterns = {"allow_patterns": PUSHED_FILES, "delete_patterns": REPLACED_FILES}
+    patterns["ignore_patterns"] = ["*/*", *ignore_patterns]
     commit |= {"commit_message": commit_message or "Upload model", "revision": revision}
     return api.upload_folder(repo_id=repo_id, folder_path=folder, **patterns, **commit)
 

@@ -205,6 +205,9 @@ trainer = PeMoETrainer(model, arguments, build_split(), processing_class=process
 trainer.train()
 (folder / "one" / "notes.txt").write_text("mine")
 trainer.push_to_hub(license="mit", **card)
+trainer.hub_model_id = "me/later"
+(folder / "one" / "metrics.json").write_text(json.dumps(metrics))
+trainer.push_to_hub()
 model.push_to_hub("one", processor=processor, license_id="mit", private=True, **card)
 refused = []
 spoiled = {**metrics, "results": {}}
@@ -231,7 +234,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.token not in done.stdout + done.stderr
         repos = {name: repo for (_, name), repo in hub.repos.items()}
-        assert set(repos) == {"me/one", "me/two", "me/bare", "me/saved"}
+        assert set(repos) == {"me/one", "me/two", "me/bare", "me/saved", "me/later"}
         assert [len(repos[name].commits) for name in ("me/one", "me/two", "me/saved")] == [
             2,
             2,
@@ -240,7 +243,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         one, two = repos["me/one"].files(), repos["me/two"].files()
         assert repos["me/one"].private
         trial = repos["me/bare"].files("trial")
-        saved = repos["me/saved"].files()
+        saved, later = repos["me/saved"].files(), repos["me/later"].files()
     assert set(one) - {".gitattributes"} == set(two) - {".gitattributes"} >= {"metrics.json", "tokenizer.json"}
     for name in set(one) - {"README.md"}:
         assert one[name] == two[name], name
@@ -248,14 +251,16 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
     as_two = card.replace("me/one", "me/two").replace("name: one\n", "name: two\n").replace("\n# one\n", "\n# two\n")
     assert as_two == other
     assert f"{100 * metrics['results']['test']['recall_at_1']:.1f}" in section(card, "Results")
-    for files in (one, trial, saved):
+    for files in (one, trial, saved, later):
         text = files["README.md"].decode()
         assert "Model ID" not in text and "pe-moe" in ModelCard(text).data.tags
         config = json.loads(files["config.json"])
         assert (config["backbone_weights"], config["text_repo"], config["vision_repo"]) == ("included", None, None)
     for name in set(one) - {"model.safetensors"}:
         assert b"/home/anna" not in one[name] and str(tmp_path).encode() not in one[name], name
-    assert "Nothing was measured." in trial["README.md"].decode() and "metrics.json" not in trial
+    for files in (trial, later):  # a run's own record that lies in its folder is not the card's, and stays there
+        assert "Nothing was measured." in files["README.md"].decode() and "metrics.json" not in files
+    assert json.loads((tmp_path / "out" / "one" / "metrics.json").read_text()) == metrics
     refused = json.loads(done.stdout.splitlines()[-1])
     assert [one.partition(":")[0] for one in refused] == ["metrics", "experts_only", "dataset"]
     assert os.path.isfile(tmp_path / "out" / "one" / "notes.txt") and "notes.txt" not in two
