@@ -109,12 +109,30 @@ def test_card_fits_every_kind_of_model() -> None:
 
     assert "one expert" in section(render(platforms=["all"]), "What the gate does")
     assert "averaged" in section(render(gate="uniform"), "What the gate does")
-    assert "infrared: weight 0" in render(platforms=["drone", "infrared"], masked_platforms=["infrared"])
+    masked = render(platforms=["drone", "infrared"], masked_platforms=["infrared"])
+    assert "infrared: weight 0" in masked
+    assert "`drone` has the whole weight" in section(masked, "What the gate does") and "not measured" not in masked
     external = render(backbone_weights="external", text_repo="some/encoder", vision_repo="QuanSun/EVA-CLIP")
     assert "experts and gate" in external
     licences = section(external, "Licences")
     assert "some/encoder) | not known here" in licences and "QuanSun/EVA-CLIP) | MIT" in licences
     assert "EVA-CLIP" in section(external, "How to cite it") and "BGE" not in section(external, "How to cite it")
+
+
+@pytest.mark.parametrize(
+    ("repo", "is_eva"),
+    [
+        ("QuanSun/EVA-CLIP", True),
+        ("timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k", True),
+        ("timm/eva_giant_patch14_clip_224.laion400m", True),
+        ("me/retrieval-encoder", False),
+        ("me/evaluated_vit", False),
+        ("medieval/vit", False),
+    ],
+)
+def test_a_paper_is_cited_by_whole_words(repo: str, is_eva: bool) -> None:
+    card = render_model_card(PeMoEConfig.preset("tiny", vision_repo=repo), repo_id="me/pemoe", metrics=None)
+    assert ("arXiv 2303.15389" in section(card, "How to cite it")) == is_eva
 
 
 def test_licence_of_the_shipped_backbones_is_known() -> None:
