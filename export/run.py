@@ -30,6 +30,22 @@ def open_graph(path: Path, threads: int = 0) -> Callable[[dict], list[np.ndarray
     return lambda inputs: [t.numpy(force=True) for t in module(**{k: torch.from_numpy(v) for k, v in inputs.items()})]
 
 
+def to_8_bits(picture: Image.Image) -> Image.Image:
+    """Wider integers (16 bits / 257; mode I up to 255 as it is) and floats (0 to 1, or to 255) as grey levels."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture)
+    low, high, is_float = values.min(), values.max(), picture.mode == "F"
+    if not (low >= 0 and high <= (255 if is_float else 65535)):
+        what = f"a picture of mode {picture.mode} has values from {low} to {high}"
+        raise ValueError(f"{what}; convert it to 8 bits first")
+    if is_float:
+        values = np.rint(values * (255 if high <= 1 else 1))
+    elif picture.mode != "I" or high > 255:
+        values = (values.astype(np.uint32) + 128) // 257
+    return Image.fromarray(values.astype(np.uint8))
+
+
 class Encoder:
     """Sentences and pictures to vectors whose inner product ranks them; "text.int8" goes with "image.int8"."""
 
@@ -53,10 +69,8 @@ class Encoder:
 
     def prepare(self, picture: Image.Image) -> np.ndarray:
         """One picture as `(3, H, W)`: upright, RGB, resized, normalised."""
-        if picture.mode.startswith(("I", "F")):
-            raise ValueError(f"a picture of mode {picture.mode} has more than 8 bits; convert it to 8 bits first")
         n = self.numbers
-        upright = ImageOps.exif_transpose(picture)
+        upright = to_8_bits(ImageOps.exif_transpose(picture))
         if "A" in upright.getbands() or "transparency" in upright.info:  # on white, as the processor does
             upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
         rgb = upright.convert("RGB")

@@ -20,9 +20,9 @@ BACKBONE_LICENCES = {
     "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k": "MIT",
 }
 SHIPPED_TRUNKS = ("6f7ab355d0e8e9dfc4a405bb657be716dc8df27d91ea3d40253d1fda8030de71",)  # fp32, of the small backbones
-BACKBONE_PAPERS = {  # by a part of the repository's name
-    "bge-m3": "J. Chen et al., *BGE M3-Embedding*, 2024, [arXiv 2402.03216](https://arxiv.org/abs/2402.03216)",
-    "eva": "Q. Sun et al., *EVA-CLIP*, 2023, [arXiv 2303.15389](https://arxiv.org/abs/2303.15389)",
+BACKBONE_PAPERS = {  # by words of the repository's name
+    "bge m3": "J. Chen et al., *BGE M3-Embedding*, 2024, [arXiv 2402.03216](https://arxiv.org/abs/2402.03216)",
+    r"eva(\d\d)?": "Q. Sun et al., *EVA-CLIP*, 2023, [arXiv 2303.15389](https://arxiv.org/abs/2303.15389)",
 }
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -340,6 +340,9 @@ def _describe_gate(config: PreTrainedConfig, figures: dict | None) -> str:
         return "There is one expert, so there is nothing to weigh."
     if config.gate == "uniform":
         return "The weights are the same for every sentence: the experts are averaged."
+    active = [name for name in config.platforms if name not in config.masked_platforms]
+    if len(active) == 1:
+        return f"The expert `{active[0]}` has the whole weight: no gate stage has included the others."
     gate = figures["gate"] if figures else None
     if gate is None:
         return "A softmax over the experts, computed from the sentence; what it does with queries was not measured."
@@ -371,6 +374,6 @@ def _describe_licences(config: PreTrainedConfig, license_id: str | None) -> str:
 
 
 def _cite_backbones(config: PreTrainedConfig) -> list[str]:
-    repos = " ".join(hub_backbones(config)).lower()
-    papers = [paper for part, paper in BACKBONE_PAPERS.items() if part in repos]
+    repos = re.sub(r"[\W_]+", " ", " ".join(hub_backbones(config)).lower())  # _ and - end a word
+    papers = [paper for words, paper in BACKBONE_PAPERS.items() if re.search(rf"\b{words}\b", repos)]
     return ["And its encoders:", "", *(f"- {paper}" for paper in papers)] if papers else []

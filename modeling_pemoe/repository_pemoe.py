@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,12 +106,13 @@ def push_folder(
     token: bool | str | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
+    ignore_patterns: Sequence[str] = (),
     **commit: object,
 ) -> CommitInfo:
     """Push what the folder of a saved model holds of `PUSHED_FILES`, and delete what an earlier push left over.
 
-    One commit; `commit` may hold `commit_description`, `create_pr` and `run_as_future`. Nothing is made on the Hub
-    where this raises ValueError: another option, or a folder without weights.
+    One commit, without files of `ignore_patterns`; `commit` may hold `commit_description`, `create_pr` and
+    `run_as_future`. Nothing is made on the Hub where this raises ValueError: another option, or a folder without weights.
     """
     if unknown := sorted(set(commit) - {"commit_description", "create_pr", "run_as_future"}):
         raise ValueError(f"push_to_hub: {', '.join(unknown)}: no option of a push")
@@ -120,7 +122,8 @@ def push_folder(
     api.create_repo(repo_id, private=private, exist_ok=True)
     if revision is not None and not revision.startswith("refs/pr"):
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    patterns = {"allow_patterns": PUSHED_FILES, "ignore_patterns": ["*/*"], "delete_patterns": REPLACED_FILES}
+    patterns = {"allow_patterns": PUSHED_FILES, "delete_patterns": REPLACED_FILES}
+    patterns["ignore_patterns"] = ["*/*", *ignore_patterns]
     commit |= {"commit_message": commit_message or "Upload model", "revision": revision}
     return api.upload_folder(repo_id=repo_id, folder_path=folder, **patterns, **commit)
 

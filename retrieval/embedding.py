@@ -22,7 +22,7 @@ class EmbeddedSplit:
 
     query: `(Q, E * D)`; gallery: `(G, E * D)`; query_row: `(Q,)` row whose caption the query is;
     place_id: `(G,)` strings; platform: `(G,)` int64, numbers in platform_names, -1 unknown; texts: the Q queries;
-    gate_weights: `(Q, E)`, of the experts `expert_names`.
+    gate_weights: `(Q, E)`, of the experts `expert_names`; gate: its kind in the model's configuration.
     """
 
     query: np.ndarray
@@ -34,6 +34,7 @@ class EmbeddedSplit:
     gate_weights: np.ndarray
     platform_names: tuple[str, ...] = PLATFORMS
     expert_names: tuple[str, ...] = PLATFORMS
+    gate: str = "softmax"
 
     @property
     def query_place_id(self) -> np.ndarray:
@@ -127,5 +128,5 @@ def embed_split(
     query_row = np.repeat(np.arange(len(rows)), [len(row) for row in captions])
     place_id = np.asarray(rows["place_id"][:], dtype=str)
     platform = np.asarray([-1 if number is None else number for number in rows["platform"]], dtype=np.int64)
-    names = tuple(rows.features["platform"].names), tuple(model.config.platforms)
+    names = tuple(rows.features["platform"].names), tuple(model.config.platforms), model.config.gate
     return EmbeddedSplit(query, gallery.numpy(), query_row, place_id, platform, texts, weights, *names)

@@ -67,10 +67,10 @@ def describe_gate(split: EmbeddedSplit) -> dict[str, object] | None:
     Returns:
         `{"weights": {query platform: {expert: mean weight}}, "names_platform"}`: the share of queries whose largest
         weight is that of their own platform's expert, over the queries whose platform has one, None without any. None
-        in all where no gate reads the query: one expert, or the same weights for every query (the uniform gate).
+        in all where no gate reads the query: one expert, or the uniform gate.
     """
     weights = split.gate_weights.astype(np.float64)  # (Q, E)
-    if weights.shape[1] == 1 or (len(weights) > 1 and not np.ptp(weights, axis=0).any()):
+    if weights.shape[1] == 1 or split.gate == "uniform":
         return None
     own = np.array([*split.platform_names, ""])[split.query_platform]  # (Q,) each query's platform; "" unknown
     means = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import SAME_PLACE
 from pemoe.trainers.data import AUGMENTS
@@ -13,6 +14,7 @@ from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
 GATE_LOSSES = ("platform", "retrieval", "both")
+UNLOADABLE_STRATEGIES = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)  # a model without its code, and pickles
 
 
 class Stage(NamedTuple):
@@ -56,8 +58,8 @@ class PeMoETrainingArguments(TrainingArguments):
     `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_strategy` "no".
 
     Raises:
-        TrainingError: unknown choices, numbers out of range, no `max_steps`, or gradient accumulation (it is no
-            larger contrastive batch).
+        TrainingError: unknown choices, numbers out of range, no `max_steps`, gradient accumulation (it is no larger
+            contrastive batch), or a `hub_strategy` that pushes raw checkpoints.
     """
 
     stage: str = field(default="contrastive", metadata={"help": ", ".join(STAGES)})
@@ -85,8 +87,11 @@ class PeMoETrainingArguments(TrainingArguments):
         check_range("learning_rate", self.learning_rate, 0)
         if self.max_steps < 1:
             raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
+        if self.hub_strategy in UNLOADABLE_STRATEGIES:
+            what = f"hub_strategy: {HubStrategy(self.hub_strategy).value!r} pushes checkpoints that nobody can load"
+            raise TrainingError(f"{what}, with pickled files; use 'end' or 'every_save'")
         if self.gradient_accumulation_steps != 1:
             reason = "accumulated small batches are no larger contrastive batch"
-            advice = "use activation_checkpointing or more processes instead"
+            advice = "use activation_checkpointing=True or more processes instead"
             raise TrainingError(f"gradient_accumulation_steps: must be 1, since {reason}; {advice}")
         super().__post_init__()

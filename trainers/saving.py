@@ -115,7 +115,7 @@ class SavingTrainer(Trainer):
         """Save model and processor into `output_dir` and push them with their card in one commit.
 
         The first arguments are those of `Trainer.push_to_hub`, `card` those of `create_model_card`; what else lies in
-        `output_dir` stays here. Returns None on all processes but the first.
+        `output_dir` stays here, as does a `metrics.json` of another run. Returns None on all processes but the first.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = token if token is not None else self.args.hub_token
@@ -133,6 +133,7 @@ class SavingTrainer(Trainer):
             private=private if private is not None else self.args.hub_private_repo,
             revision=revision if revision is not None else self.args.hub_revision,
             commit_message=commit_message,
+            ignore_patterns=["metrics.json"] if card.get("metrics") is None else [],
             run_as_future=not blocking,
         )
 
@@ -148,7 +149,8 @@ class SavingTrainer(Trainer):
             if self.lora_platform is None:
                 write_model_card(self.model.config, checkpoint_folder, repo_id=repo_id, metrics=None)
             message = f"Training in progress, step {self.state.global_step}"
-            options |= {"revision": self.args.hub_revision, "commit_message": message, "run_as_future": True}
+            options |= {"revision": self.args.hub_revision, "ignore_patterns": ["metrics.json"]}
+            options |= {"commit_message": message, "run_as_future": True}
             self.push_in_progress = PushInProgress([push_folder(checkpoint_folder, repo_id, **options)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import NoReturn
 
 import datasets
 import numpy as np
@@ -29,6 +30,8 @@ from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
 
 logger = logging.get_logger(__name__)
+EvalRows = datasets.Dataset | dict[str, datasets.Dataset]
+UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
 
 
 class PeMoETrainer(SavingTrainer):
@@ -45,17 +48,18 @@ class PeMoETrainer(SavingTrainer):
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
-        train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`.
+        train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`; `eval_dataset` also several by name.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
         image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
         kwargs: passed to `transformers.Trainer`. `compute_metrics` is called by `evaluate` with an `EvalPrediction`:
             `predictions` are the place ids of each query's first 10 pictures, best first, `(n_queries, 10)` strings
             (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`, and `inputs`
-            those of the whole gallery. What it returns is logged with the other figures, under `eval_`.
+            those of the whole gallery. The dict that it returns is logged with the other figures, under `eval_`.
 
     Raises:
-        TrainingError: a stage without what it needs, or platforms that data and model do not share.
+        TrainingError: a stage without what it needs, platforms that data and model do not share, or an option of
+            `transformers.Trainer` that this one has no use for.
     """
 
     loss_is_scaled_for_ga = False
@@ -65,7 +69,7 @@ class PeMoETrainer(SavingTrainer):
         model: PeMoEModel,
         args: PeMoETrainingArguments,
         train_dataset: datasets.Dataset | None = None,
-        eval_dataset: datasets.Dataset | None = None,
+        eval_dataset: EvalRows | None = None,
         processing_class: PeMoEProcessor | None = None,
         hard_negatives: np.ndarray | None = None,
         image_states: Tensor | None = None,
@@ -73,6 +77,8 @@ class PeMoETrainer(SavingTrainer):
     ) -> None:
         if processing_class is None:
             raise TrainingError("processing_class: give the model's PeMoEProcessor")
+        if unused := [name for name in UNUSED_OPTIONS if kwargs.pop(name, None) is not None]:
+            raise TrainingError(f"{unused[0]}: batches and loss are this trainer's own; leave it out")
         stage = STAGES[args.stage]
         if stage.needs_negatives and hard_negatives is None:
             raise TrainingError(f"hard_negatives: stage {args.stage!r} needs them; see mine_split")
@@ -168,24 +174,62 @@ class PeMoETrainer(SavingTrainer):
 
     def evaluate(
         self,
-        eval_dataset: datasets.Dataset | None = None,
+        eval_dataset: EvalRows | str | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Recall of the whole split, queries against its mixed gallery: `{"eval_recall_at_1": ..., ...}`."""
-        rows = eval_dataset if eval_dataset is not None else self.eval_dataset
-        if rows is None:
+        """Recall of the whole split, queries against its mixed gallery: `{"eval_recall_at_1": ..., ...}`.
+
+        Of several splits, `{name: rows}`, each is a gallery of its own: `{"eval_<name>_recall_at_1": ..., ...}`. A
+        string is a name of the trainer's `eval_dataset`.
+
+        Raises:
+            TrainingError: no rows, rows without captions, or a `compute_metrics` that returns no dict of other names.
+        """
+        rows = self._eval_rows(eval_dataset)
+        if isinstance(rows, dict):
+            metrics: dict[str, float] = {}
+            for name, one in rows.items():
+                _merge_figures(metrics, self.evaluate(one, ignore_keys, f"{metric_key_prefix}_{name}"), "eval_dataset")
+            return metrics
+        metrics = self._measure(rows, metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(self, test_dataset: EvalRows, *arguments: object, **options: object) -> NoReturn:
+        """Refused: a retrieval model has no labels to predict."""
+        advice = "figures are of evaluate(rows), vectors of model.encode_text and model.encode_images"
+        raise TrainingError(f"predict: a retrieval model predicts no labels; {advice}")
+
+    def _eval_rows(self, given: EvalRows | str | None) -> EvalRows:
+        """The rows asked for, by value or by name."""
+        rows = given if given is not None else self.eval_dataset
+        if isinstance(rows, str):
+            names = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+            if rows not in names:
+                raise TrainingError(f"evaluate: {rows!r} is no name of eval_dataset; its names are {names}")
+            rows = self.eval_dataset[rows]
+        if rows is None or rows == {}:
             raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
+        return rows
+
+    def _measure(self, rows: datasets.Dataset, prefix: str) -> dict[str, float]:
+        """The figures of one split, those of `compute_metrics` among them."""
+        if not any(rows["captions"]):
+            raise TrainingError(f"evaluate: the rows of {prefix!r} have no captions, so there are no queries to rank")
         split = self._embed(rows)
         results = score_split(split, n_resamples=0)
         platforms, _ = results.pop("per_platform"), results.pop("gate")
-        if self.compute_metrics is not None:
-            results |= self.compute_metrics(rank_places(split))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}
+        metrics = {f"{prefix}_{name}": value for name, value in results.items()}
         for platform, figures in platforms.items():
-            metrics.update({f"{metric_key_prefix}_{platform}_{name}": value for name, value in figures.items()})
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            metrics.update({f"{prefix}_{platform}_{name}": value for name, value in figures.items()})
+        if self.compute_metrics is not None:
+            own = self.compute_metrics(rank_places(split))
+            if not isinstance(own, dict):
+                raise TrainingError(f"compute_metrics: it returned a {type(own).__name__}; return {{name: figure}}")
+            own = {f"{prefix}_{str(name).removeprefix(f'{prefix}_')}": value for name, value in own.items()}
+            _merge_figures(metrics, own, "compute_metrics")
         return metrics
 
     def _embed(self, rows: datasets.Dataset) -> EmbeddedSplit:
@@ -197,6 +241,13 @@ class PeMoETrainer(SavingTrainer):
             return embed_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
         finally:
             config.masked_platforms = masked
+
+
+def _merge_figures(metrics: dict[str, float], further: dict[str, float], source: str) -> None:
+    """Add figures to those there are; TrainingError names one that would hide another."""
+    if twice := sorted((metrics.keys() & further.keys()) - {"epoch"}):  # `log` puts it into each
+        raise TrainingError(f"{source}: {twice[0]} is already a figure of evaluate; use another name")
+    metrics.update(further)
 
 
 def build_sampler(

@@ -4,10 +4,12 @@ they were not traced with; they run without this package; a graph that differs, 
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import onnx
 import onnxruntime
@@ -23,10 +25,11 @@ from pemoe.export import ExportError, export_model, graphs, load_for_export, mea
 from pemoe.export.graphs import quantize, write_graph
 from pemoe.export.measures import check_parity, measure_recall, run_alone
 from pemoe.export.preprocessing import check_preprocessing
-from pemoe.export.run import Encoder
+from pemoe.export.run import Encoder, to_8_bits
 from pemoe.export.sides import SIDES, ImageSide, TextSide
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
+from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 
 KINDS = {
     "experts": {},
@@ -160,10 +163,37 @@ def test_pictures_are_prepared_as_the_processor_does(mode: str, exported: tuple[
     assert np.abs(ours - theirs).max() <= 1.01 / 255 / 0.26  # one grey level
 
 
+WIDE = {
+    "I;16": np.arange(0, 65536, 9, dtype=np.uint16),
+    "I;16, dark": np.arange(0, 250, 3, dtype=np.uint16),
+    "I": np.arange(0, 65536, 9, dtype=np.int32),
+    "I, 8 bits": np.arange(0, 256, 3, dtype=np.int32),
+    "F": np.linspace(0, 1, 200, dtype=np.float32),
+    "F, 8 bits": np.linspace(0, 255, 200, dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_pictures_of_more_than_8_bits_are_brought_to_8_as_the_processor_does(kind: str) -> None:
+    picture = Image.fromarray(np.tile(WIDE[kind], (3, 1)))
+    assert picture.mode == kind.partition(",")[0]
+    assert np.array_equal(np.asarray(to_8_bits(picture).convert("RGB")), np.asarray(read_picture(picture)))
+
+
+def test_recall_is_measured_on_16_bit_rows(exported: tuple[Path, dict]) -> None:
+    rows, buffer = build_split(split="test"), io.BytesIO()
+    Image.fromarray(np.tile(WIDE["I;16"], (60, 1))).save(buffer, "PNG")
+    deep = datasets.Dataset.from_list(
+        [{**row, "image": {"bytes": buffer.getvalue(), "path": None}} for row in rows], features=rows.features
+    )
+    recall = measure_recall(build_tiny_model(), build_processor(), deep, {"fp32": Encoder(exported[0])})
+    assert recall["fp32"]["n_queries"] == recall["pytorch"]["n_queries"] > 0
+
+
 def test_pictures_and_texts_that_would_be_misread_are_refused(exported: tuple[Path, dict]) -> None:
     encoder = Encoder(exported[0])
-    with pytest.raises(ValueError, match="more than 8 bits"):
-        encoder.prepare(Image.new("I;16", (8, 8)))
+    with pytest.raises(ValueError, match="mode I has values from 0 to 70000; convert it to 8 bits"):
+        encoder.prepare(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))
     with pytest.raises(ValueError, match="empty"):
         encoder.encode_text(["roof", " "])
 

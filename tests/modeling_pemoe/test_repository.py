@@ -106,12 +106,30 @@ def test_card_fits_every_kind_of_model() -> None:
 
     assert "one expert" in section(render(platforms=["all"]), "What the gate does")
     assert "averaged" in section(render(gate="uniform"), "What the gate does")
-    assert "infrared: weight 0" in render(platforms=["drone", "infrared"], masked_platforms=["infrared"])
+    masked = render(platforms=["drone", "infrared"], masked_platforms=["infrared"])
+    assert "infrared: weight 0" in masked
+    assert "`drone` has the whole weight" in section(masked, "What the gate does") and "not measured" not in masked
     external = render(backbone_weights="external", text_repo="some/encoder", vision_repo="QuanSun/EVA-CLIP")
     assert "experts and gate" in external
     licences = section(external, "Licences")
     assert "some/encoder) | not known here" in licences and "QuanSun/EVA-CLIP) | MIT" in licences
     assert "EVA-CLIP" in section(external, "How to cite it") and "BGE" not in section(external, "How to cite it")
+
+
+@pytest.mark.parametrize(
+    ("repo", "is_eva"),
+    [
+        ("QuanSun/EVA-CLIP", True),
+        ("timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k", True),
+        ("timm/eva_giant_patch14_clip_224.laion400m", True),
+        ("me/retrieval-encoder", False),
+        ("me/evaluated_vit", False),
+        ("medieval/vit", False),
+    ],
+)
+def test_a_paper_is_cited_by_whole_words(repo: str, is_eva: bool) -> None:
+    card = render_model_card(PeMoEConfig.preset("tiny", vision_repo=repo), repo_id="me/pemoe", metrics=None)
+    assert ("arXiv 2303.15389" in section(card, "How to cite it")) == is_eva
 
 
 def test_licence_of_the_shipped_backbones_is_known() -> None:
@@ -204,6 +222,9 @@ trainer = PeMoETrainer(model, arguments, build_split(), processing_class=process
 trainer.train()
 (folder / "one" / "notes.txt").write_text("mine")
 trainer.push_to_hub(license="mit", **card)
+trainer.hub_model_id = "me/later"
+(folder / "one" / "metrics.json").write_text(json.dumps(metrics))
+trainer.push_to_hub()
 model.push_to_hub("one", processor=processor, license_id="mit", private=True, **card)
 model.push_to_hub("me/plain", processor=processor, license_id="mit", metrics=metrics)
 based = PeMoEModel.from_pretrained("me/one")
@@ -238,7 +259,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.token not in done.stdout + done.stderr
         repos = {name: repo for (_, name), repo in hub.repos.items()}
-        assert set(repos) == {"me/one", "me/two", "me/bare", "me/saved", "me/plain", "me/platform"}
+        assert set(repos) == {f"me/{name}" for name in ("one", "two", "bare", "saved", "plain", "platform", "later")}
         assert [len(repos[name].commits) for name in ("me/one", "me/two", "me/saved")] == [
             2,
             2,
@@ -247,7 +268,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         one, two = repos["me/one"].files(), repos["me/two"].files()
         assert repos["me/one"].private
         trial = repos["me/bare"].files("trial")
-        saved = repos["me/saved"].files()
+        saved, later = repos["me/saved"].files(), repos["me/later"].files()
         plain, platform = repos["me/plain"].files(), repos["me/platform"].files()
     assert set(one) - {".gitattributes"} == set(two) - {".gitattributes"} >= {"metrics.json", "tokenizer.json"}
     for name in set(one) - {"README.md"}:
@@ -256,14 +277,16 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
     as_two = card.replace("me/one", "me/two").replace("name: one\n", "name: two\n").replace("\n# one\n", "\n# two\n")
     assert as_two == other
     assert f"{100 * metrics['results']['test']['recall_at_1']:.1f}" in section(card, "Results")
-    for files in (one, trial, saved):
+    for files in (one, trial, saved, later):
         text = files["README.md"].decode()
         assert "Model ID" not in text and "pe-moe" in ModelCard(text).data.tags
         config = json.loads(files["config.json"])
         assert (config["backbone_weights"], config["text_repo"], config["vision_repo"]) == ("included", None, None)
     for name in set(one) - {"model.safetensors"}:
         assert b"/home/anna" not in one[name] and str(tmp_path).encode() not in one[name], name
-    assert "Nothing was measured." in trial["README.md"].decode() and "metrics.json" not in trial
+    for other in (trial, later):  # a run's own record that lies in its folder is not the card's, and stays there
+        assert "Nothing was measured." in other["README.md"].decode() and "metrics.json" not in other
+    assert json.loads((tmp_path / "out" / "one" / "metrics.json").read_text()) == metrics
     refused = json.loads(done.stdout.splitlines()[-1])
     assert [one.partition(":")[0] for one in refused] == ["metrics", "experts_only", "push_to_hub", "dataset"]
     assert os.path.isfile(tmp_path / "out" / "one" / "notes.txt") and "notes.txt" not in two

@@ -134,11 +134,22 @@ def test_gate_is_described_by_query_platform() -> None:
     gate = score_split(swapped)["gate"]
     assert gate["weights"]["drone"] == {"drone": 0.25, "satellite": 0.75, "ground": 0.25}
     assert gate["names_platform"] == (split.query_platform == 2).mean()
-    assert score_split(split)["gate"] is None  # the same weights for every query: nothing reads it
+    assert score_split(dataclasses.replace(split, gate="uniform"))["gate"] is None  # nothing reads the query
     unified = dataclasses.replace(split, gate_weights=np.ones((len(split.texts), 1)), expert_names=("all",))
     assert score_split(unified)["gate"] is None
     unknown = dataclasses.replace(split, gate_weights=named, platform=np.full_like(split.platform, -1))
     assert score_split(unknown)["gate"] == {"weights": {}, "names_platform": None}
+
+
+def test_the_models_configuration_decides_whether_a_gate_is_described() -> None:
+    rows, processor = build_split(split="test"), build_processor()
+    one_query = rows.select([0]).map(lambda row: {"captions": row["captions"][:1]})
+    uniform = build_tiny_model(gate="uniform")
+    assert [evaluate_split(uniform, processor, some)["gate"] for some in (rows, one_query)] == [None, None]
+    model = build_tiny_model(masked_platforms=["drone", "ground"])
+    gate = evaluate_split(model, processor, rows)["gate"]
+    assert gate["weights"]["drone"] == {"satellite": 1.0, "drone": 0.0, "ground": 0.0}
+    assert 0 < gate["names_platform"] < 1
 
 
 def build_uneven_split() -> datasets.Dataset:

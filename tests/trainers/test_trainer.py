@@ -16,7 +16,8 @@ from pemoe.trainers.trainer import prepare_for_stage
 
 
 def build_trainer(model: PeMoEModel, tmp_path, stage: str = "contrastive", steps: int = 3, **options) -> PeMoETrainer:
-    table = {name: options.pop(name, None) for name in ("hard_negatives", "image_states", "callbacks")}
+    names = ("hard_negatives", "image_states", "callbacks", "eval_dataset", "compute_metrics", "data_collator")
+    table = {name: options.pop(name) for name in names if name in options}
     arguments = PeMoETrainingArguments(
         output_dir=str(tmp_path / "run"),
         stage=stage,
@@ -173,6 +174,61 @@ def test_evaluate_tells_recall_by_platform(tmp_path) -> None:
     assert metrics["eval_n_queries"] == sum(metrics[f"eval_{p}_n_queries"] for p in ("satellite", "drone", "ground"))
 
 
+def test_several_splits_are_evaluated_each_by_its_name(tmp_path) -> None:
+    splits = {"small": build_split(3, split="test"), "large": build_split(5, split="test")}
+    each_step = {"eval_strategy": "steps", "eval_steps": 1, "logging_strategy": "steps", "logging_steps": 1}
+    trainer = build_trainer(build_tiny_model(), tmp_path, steps=1, eval_dataset=splits, **each_step)
+    trainer.train()
+    figures = trainer.evaluate()
+    for name, rows in splits.items():
+        alone = trainer.evaluate(rows, metric_key_prefix=f"eval_{name}")
+        assert {key: figures[key] for key in alone} == alone == trainer.evaluate({name: rows})
+        assert trainer.evaluate(name) == trainer.evaluate(rows)
+        logged = [entry for entry in trainer.state.log_history if f"eval_{name}_recall_at_1" in entry]
+        assert logged[0]["step"] == 1 and alone.items() <= logged[0].items()
+    assert figures["eval_small_n_queries"] < figures["eval_large_n_queries"] and "eval_recall_at_1" not in figures
+    with pytest.raises(
+        TrainingError, match=r"'medium' is no name of eval_dataset; its names are \['small', 'large'\]"
+    ):
+        trainer.evaluate("medium")
+    with pytest.raises(TrainingError, match="give eval_dataset"):
+        trainer.evaluate({})
+    alike = {"a": splits["small"], "a_drone": splits["small"]}  # of a, the queries of drones; and of a_drone, all
+    with pytest.raises(TrainingError, match=r"eval_dataset: eval_a_drone_.* is already a figure"):
+        trainer.evaluate(alike)
+
+
+def test_rows_without_captions_have_no_queries(tmp_path) -> None:
+    rows = build_split(split="test").map(lambda row: {"captions": []})
+    with pytest.raises(TrainingError, match="the rows of 'eval' have no captions, so there are no queries"):
+        build_trainer(build_tiny_model(), tmp_path).evaluate(rows)
+
+
+def test_predict_says_what_to_use(tmp_path) -> None:
+    with pytest.raises(TrainingError, match=r"predict: .* evaluate\(rows\), vectors of model\.encode_text"):
+        build_trainer(build_tiny_model(), tmp_path).predict(build_split(split="test"))
+
+
+@pytest.mark.parametrize(
+    ("returned", "word"),
+    [
+        (None, "compute_metrics: it returned a NoneType; return {name: figure}"),
+        ({"recall_at_1": 1.0}, "compute_metrics: eval_recall_at_1 is already a figure of evaluate"),
+        ({"eval_drone_n_queries": 1}, "compute_metrics: eval_drone_n_queries is already a figure of evaluate"),
+    ],
+)
+def test_figures_that_would_be_lost_are_refused(tmp_path, returned: dict | None, word: str) -> None:
+    trainer = build_trainer(build_tiny_model(), tmp_path, compute_metrics=lambda _: returned)
+    with pytest.raises(TrainingError, match=word):
+        trainer.evaluate(build_split(split="test"))
+
+
+def test_a_name_with_the_prefix_keeps_it_once(tmp_path) -> None:
+    trainer = build_trainer(build_tiny_model(), tmp_path, compute_metrics=lambda _: {"eval_mine": 1, "other": 2})
+    metrics = trainer.evaluate(build_split(split="test"))
+    assert (metrics["eval_mine"], metrics["eval_other"]) == (1, 2) and "eval_eval_mine" not in metrics
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -180,7 +236,10 @@ def test_evaluate_tells_recall_by_platform(tmp_path) -> None:
         ({"gate_loss": "x"}, "gate_loss"),
         ({"caption_column": "text"}, "caption_column"),
         ({"steps": 0}, "max_steps"),
-        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps: .* use activation_checkpointing=True"),
+        ({"hub_strategy": "checkpoint"}, "hub_strategy: 'checkpoint' pushes .* use 'end' or 'every_save'"),
+        ({"hub_strategy": "all_checkpoints"}, "hub_strategy: 'all_checkpoints' pushes"),
+        ({"data_collator": lambda views: views}, "data_collator: batches and loss are this trainer's own"),
         ({"stage": "hard_negative"}, "hard_negatives"),
         ({"stage": "unified"}, r"'unified' trains one expert: give model\.share_trunks"),
         ({"stage": "mine"}, "stage: 'mine' is unknown, use one of unified, contrastive, hard_negative, gate"),
