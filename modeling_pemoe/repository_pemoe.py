@@ -112,7 +112,7 @@ def push_folder(
     """Push what the folder of a saved model holds of `PUSHED_FILES`, and delete what an earlier push left over.
 
     One commit, without files of `ignore_patterns`; `commit` may hold `commit_description`, `create_pr` and
-    `run_as_future`. Nothing is made on the Hub where this raises ValueError: another option, or a folder without weights.
+    `run_as_future`. Nothing is made on the Hub where this raises ValueError: another option, a folder without weights.
     """
     if unknown := sorted(set(commit) - {"commit_description", "create_pr", "run_as_future"}):
         raise ValueError(f"push_to_hub: {', '.join(unknown)}: no option of a push")
