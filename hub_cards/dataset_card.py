@@ -173,10 +173,6 @@ def _of_kind(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def _title(source: str) -> str:
-    return SOURCES[source].title if source in SOURCES else ""
-
-
 def _license(source: str, license_id: str | None) -> dict[str, str]:
     known = SOURCES[source].license if source in SOURCES else {}  # a reader of one's own is in no registry
     if known and license_id:
