@@ -184,7 +184,8 @@ class PeMoETrainer(SavingTrainer):
         string is a name of the trainer's `eval_dataset`.
 
         Raises:
-            TrainingError: no rows, rows without captions, or a `compute_metrics` that returns no dict of other names.
+            TrainingError: no rows, rows without captions, or a `compute_metrics` that returns no dict or another value
+                under a name that is taken.
         """
         rows = self._eval_rows(eval_dataset)
         if isinstance(rows, dict):
@@ -244,9 +245,9 @@ class PeMoETrainer(SavingTrainer):
 
 
 def _merge_figures(metrics: dict[str, float], further: dict[str, float], source: str) -> None:
-    """Add figures to those there are; TrainingError names one that would hide another."""
-    if twice := sorted((metrics.keys() & further.keys()) - {"epoch"}):  # `log` puts it into each
-        raise TrainingError(f"{source}: {twice[0]} is already a figure of evaluate; use another name")
+    """Add figures to those there are; TrainingError names one that would hide another value."""
+    if twice := [name for name in sorted(metrics.keys() & further.keys()) if metrics[name] != further[name]]:
+        raise TrainingError(f"{source}: {twice[0]} is already another figure of evaluate; use another name")
     metrics.update(further)
 
 

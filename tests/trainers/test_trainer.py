@@ -194,7 +194,7 @@ def test_several_splits_are_evaluated_each_by_its_name(tmp_path) -> None:
     with pytest.raises(TrainingError, match="give eval_dataset"):
         trainer.evaluate({})
     alike = {"a": splits["small"], "a_drone": splits["small"]}  # of a, the queries of drones; and of a_drone, all
-    with pytest.raises(TrainingError, match=r"eval_dataset: eval_a_drone_.* is already a figure"):
+    with pytest.raises(TrainingError, match=r"eval_dataset: eval_a_drone_.* is already another figure"):
         trainer.evaluate(alike)
 
 
@@ -213,8 +213,8 @@ def test_predict_says_what_to_use(tmp_path) -> None:
     ("returned", "word"),
     [
         (None, "compute_metrics: it returned a NoneType; return {name: figure}"),
-        ({"recall_at_1": 1.0}, "compute_metrics: eval_recall_at_1 is already a figure of evaluate"),
-        ({"eval_drone_n_queries": 1}, "compute_metrics: eval_drone_n_queries is already a figure of evaluate"),
+        ({"recall_at_1": 2.0}, "compute_metrics: eval_recall_at_1 is already another figure of evaluate"),
+        ({"eval_drone_n_queries": -1}, "compute_metrics: eval_drone_n_queries is already another figure of evaluate"),
     ],
 )
 def test_figures_that_would_be_lost_are_refused(tmp_path, returned: dict | None, word: str) -> None:
