@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pemoe.common.errors import one_line
 from pemoe.hub_cards.checkpoint import (
+    ADAPTER,
     PROCESSOR,
     check_processor,
     code_files,
+    hash_weights,
     is_hub_id,
     is_packaged,
     read_config,
@@ -35,7 +37,9 @@ CARRIED = (  # beside configuration, weights and code, where they are there
     *("modules.json", "config_sentence_transformers.json", "sentence_pemoe_config.json"),
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
 )
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+PUBLISHED_METRICS = (  # the command is full of paths, and what others wrote there is not known
+    *("version", "commit", "seed", "device", "wall_s", "peak_rss_mb", "data", "model", "results"),
+)
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
 ADAPTER_MARKER = re.compile(r"(\w+/)?adapter_config\.json")
@@ -94,10 +98,11 @@ def plan_model(
         weights = weight_files(root, config, limit_bytes, has_own_code=bool(own_code))
         files = [*(PlannedFile(name, root / name) for name in names), *weights]
         card = _render_card(config, repo_id, figures, license_id, source)
+        notes += _check_measured(root, figures, source)
         if own_code:
             differs = f"differs from this package's ({', '.join(own_code)}) and is sent as it is"
             notes.append(f"the checkpoint's code {differs}; of its weights the experts' names alone were checked")
-    measured = [] if figures is None else [PlannedFile("metrics.json", as_json(figures))]
+    measured = [] if figures is None else [PlannedFile("metrics.json", as_json(figures, "metrics.json"))]
     files = [PlannedFile("README.md", card.encode()), *measured, *files]
     marker, ours = (ADAPTER_MARKER, ADAPTER_OURS) if adapters else (MARKER, OURS)
     left_out = tuple(_find_left_out(root, files))
@@ -114,8 +119,21 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    content = {name: value for name, value in read_object(path).items() if name != "command"}  # full of paths
+    content = {name: value for name, value in read_object(path).items() if name in PUBLISHED_METRICS}
     return without_machine_paths(content), f"the card's figures are those of {path}"
+
+
+def _check_measured(root: Path, figures: dict[str, Any] | None, source: str) -> list[str]:
+    """Refuse figures of other weights; a note where they do not say of which they are."""
+    if figures is None:
+        return []
+    recorded = figures.get("model")
+    digest = recorded.get("weights_sha256") if isinstance(recorded, dict) else None
+    if digest is None:
+        return ["the figures do not say which weights were measured: make sure that these were"]
+    if digest != hash_weights(root):
+        raise PublishError(f"{source}, which measured other weights than {root} holds; run pemoe evaluate on it")
+    return []
 
 
 def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:

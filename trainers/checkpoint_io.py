@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from pemoe.common.fingerprints import hash_lines
+from pemoe.hub_cards.checkpoint import hash_weights
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
 from pemoe.trainers.distributed import local_device
 from pemoe.trainers.errors import TrainingError
@@ -80,6 +81,16 @@ def describe_data(data: DataRecipe, split: str, rows: datasets.Dataset) -> dict:
     fingerprint = hash_lines(json.dumps(list(row.values())) for row in columns)
     root = _whole_path(data.root)
     return {"source": data.source, "root": root, "fingerprint": fingerprint, "split": split, "rows": len(rows)}
+
+
+def describe_model(checkpoint: str | Path, config: PeMoEConfig | None = None) -> dict:
+    """Which weights were measured, for `metrics.json`: `{"weights_sha256"}` of a directory, else `{"repo", "commit"}`.
+
+    `config` is that of the loaded model, which knows the commit that was read from the Hub.
+    """
+    if Path(checkpoint).is_dir():
+        return {"weights_sha256": hash_weights(Path(checkpoint))}
+    return {"repo": str(checkpoint), "commit": getattr(config, "_commit_hash", None)}
 
 
 def _whole_path(root: str | None) -> str | None:
