@@ -24,7 +24,6 @@ from pemoe.hub_cards.checkpoint import (
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
 from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
-from pemoe.hub_cards.report_sections import ENVIRONMENT
 from pemoe.hub_cards.weights import parse_size, read_tensors
 
 if TYPE_CHECKING:
@@ -42,8 +41,12 @@ PUBLISHED_METRICS = (  # the command is full of paths, and what others wrote the
 )
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
-ADAPTER_MARKER = re.compile(r"(\w+/)?adapter_config\.json")
-ADAPTER_OURS = re.compile(r"(\w+/)?adapter_(config\.json|model\.safetensors)|metrics\.json")
+UNMEASURED_ADAPTERS = "LoRA platforms have no figures of their own: they weigh 0 in what pemoe evaluate measures"
+ADAPTER_MARKER = re.compile(r"([^/]+/)?adapter_config\.json")
+ADAPTER_OURS = re.compile(
+    r"([^/]+/)?adapter_(config\.json|model\.safetensors)|metrics\.json|modules\.json"
+    r"|processor_config\.json|(sentence_pemoe_config|config_sentence_transformers)\.json"
+)
 
 
 def plan_model(
@@ -63,6 +66,7 @@ def plan_model(
             (`adapter_config.json`, `adapter_model.safetensors`), or one that holds several of them.
         repo_id: `owner/name` on the Hub.
         metrics: the `metrics.json` whose figures the card shows; None: that of the directory or of the one above it.
+            LoRA platforms take none.
         unmeasured: say in the card that nothing was measured, instead of figures.
         license_id: of the weights, as the Hub spells licences.
         private: whether only the owner shall see it.
@@ -82,12 +86,15 @@ def plan_model(
         check_license_id(license_id)
     if not root.is_dir():
         raise PublishError(f"{root}: no such directory; name a checkpoint that save_pretrained wrote")
-    figures, source = _read_figures(root, metrics, unmeasured)
-    notes = [visibility_note(private), source]
     adapters = [] if (root / "config.json").is_file() else _find_adapters(root)
+    if adapters and metrics:
+        raise PublishError(f"{metrics}: {UNMEASURED_ADAPTERS}; leave out --metrics")
+    figures, source = (None, UNMEASURED_ADAPTERS) if adapters else _read_figures(root, metrics, unmeasured)
+    notes = [visibility_note(private), source]
     if adapters:
         files = [PlannedFile(f"{prefix}{name}", root / prefix / name) for prefix in adapters for name in ADAPTER]
-        card = _render_adapter_card(root, adapters, repo_id, figures, license_id)
+        card = _render_adapter_card(root, adapters, repo_id, license_id)
+        files += _loading_files(root) if adapters == [""] else []
     else:
         refuse_pickles(root)
         content, config = read_config(root)
@@ -132,7 +139,8 @@ def _check_measured(root: Path, figures: dict[str, Any] | None, source: str) -> 
     if digest is None:
         return ["the figures do not say which weights were measured: make sure that these were"]
     if digest != hash_weights(root):
-        raise PublishError(f"{source}, which measured other weights than {root} holds; run pemoe evaluate on it")
+        todo = "run pemoe evaluate on it, and name its metrics.json with --metrics"
+        raise PublishError(f"{source}, which measured other weights than {root} holds; {todo}")
     return []
 
 
@@ -153,7 +161,8 @@ def _render_card(
     try:
         return render_model_card(config, repo_id=repo_id, metrics=figures, license_id=license_id)
     except ValueError as error:  # the model's own files know no error of ours
-        raise PublishError(f"{source}, and {one_line(error)}") from error
+        todo = ", and name its metrics.json with --metrics" if "pemoe evaluate" in str(error) else ""
+        raise PublishError(f"{source}, and {one_line(error)}{todo}") from error
 
 
 def _find_adapters(root: Path) -> list[str]:
@@ -163,27 +172,24 @@ def _find_adapters(root: Path) -> list[str]:
     return sorted(f"{path.parent.name}/" for path in root.glob(f"*/{ADAPTER[0]}"))
 
 
-def _render_adapter_card(
-    root: Path, prefixes: list[str], repo_id: str, figures: dict[str, Any] | None, license_id: str | None
-) -> str:
+def _loading_files(root: Path) -> list[PlannedFile]:
+    """What points at the code and the processor of a LoRA platform's base, written anew for the base it names now."""
+    from pemoe.modeling_pemoe.lora_pemoe import platform_files
+
+    contents = platform_files(read_object(root / ADAPTER[0])["base_model_name_or_path"])
+    return [PlannedFile(name, as_json(content, name)) for name, content in contents.items()]
+
+
+def _render_adapter_card(root: Path, prefixes: list[str], repo_id: str, license_id: str | None) -> str:
     """The card of LoRA platforms, whose folders are checked on the way: all are of one base that is on the Hub."""
     platforms = [_read_adapter(root / prefix) for prefix in prefixes]
     bases = sorted({one["base"] for one in platforms})
     if len(bases) > 1:
         raise PublishError(f"{root}: adapters of several base models ({', '.join(bases)}); publish them apart")
-    results = figures and (figures.get("results") or {}).get("test", figures.get("results"))
-    keys = ("n_queries", "recall_at_1", "recall_at_5", "recall_at_10", "score")
-    missing = [key for key in keys if figures is not None and not isinstance((results or {}).get(key), (int, float))]
-    if missing:
-        raise PublishError(f"metrics.json: results.{missing[0]} is missing; measure again with pemoe evaluate")
-    return ENVIRONMENT.get_template("adapter_card.md").render(
-        repo_id=repo_id,
-        name=repo_id.partition("/")[2],
-        base=bases[0],
-        license=license_id,
-        platforms=[{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)],
-        results=results and {key: results[key] for key in keys},
-    )
+    from pemoe.modeling_pemoe.lora_pemoe import render_platform_card
+
+    named = [{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)]
+    return render_platform_card(bases[0], named, repo_id=repo_id, license_id=license_id)
 
 
 def _read_adapter(folder: Path) -> dict[str, Any]:

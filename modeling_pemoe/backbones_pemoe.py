@@ -12,9 +12,11 @@ from typing import NamedTuple
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .vision_pemoe import build_vision_encoder, import_timm
 
@@ -108,6 +110,31 @@ def hash_trunks(state_dict: dict[str, Tensor], dtype: torch.dtype, roots: tuple[
     return digest.hexdigest()
 
 
+def has_file(repo: str | os.PathLike, name: str, hub: dict) -> bool:
+    """Whether a repository of the Hub or a directory holds a file."""
+    return cached_file(str(repo), name, _raise_exceptions_for_missing_entries=False, **hub) is not None
+
+
+def check_has_safetensors(repo: str | os.PathLike, hub: dict) -> None:
+    """Refuse (OSError, one line) a checkpoint without safetensors."""
+    if not any(has_file(repo, name, hub) for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        what = f"holds no {SAFE_WEIGHTS_NAME}, and pickled weights are never read"
+        raise OSError(f"{repo}: {what}; save the model as safetensors")
+
+
+def read_safetensors(path: str, repo: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors of a file of `repo`; OSError, one line, where it is cut short."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise unreadable(repo, os.path.basename(path), error) from error
+
+
+def unreadable(repo: str | os.PathLike, name: str, error: SafetensorError) -> OSError:
+    """What to raise for weights that are cut short or otherwise spoilt."""
+    return OSError(f"{repo}: {name} cannot be read ({error}); save or download it again")
+
+
 def _read_open_clip(repo: str, description: dict, weights: str) -> tuple[dict, dict[str, Tensor]]:
     vision = description.get("model_cfg", description).get("vision_cfg", {})
     if "timm_model_name" not in vision:
@@ -130,7 +157,7 @@ def _read_timm(repo: str, description: dict, weights: str) -> tuple[dict, dict[s
     if "architecture" not in description:
         raise ValueError(f"{repo}: neither an {OPEN_CLIP_CONFIG} nor a timm config.json with an architecture")
     is_safe = weights.endswith(".safetensors")
-    loaded = load_file(weights) if is_safe else torch.load(weights, map_location="cpu", weights_only=True)
+    loaded = read_safetensors(weights, repo) if is_safe else torch.load(weights, map_location="cpu", weights_only=True)
     config = {"architecture": description["architecture"], "model_args": dict(description.get("model_args") or {})}
     config |= _normalisation(description.get("pretrained_cfg", description))
     return config, {name: tensor.float() for name, tensor in loaded.items()}

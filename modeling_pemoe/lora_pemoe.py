@@ -11,11 +11,21 @@ import re
 from types import ModuleType
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub import ModelCardData
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CONFIG_NAME, cached_file
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    CONFIG_NAME,
+    PROCESSOR_NAME,
+    cached_file,
+)
 from transformers.utils.peft_utils import find_adapter_config_file
+
+from .backbones_pemoe import has_file, read_safetensors
+from .repository_pemoe import REPOSITORY_FILES
 
 ADAPTER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 PEFT_ROOT = "base_model.model."  # what peft puts before a model's own names
@@ -37,14 +47,17 @@ class LoraPlatforms:
                 learns = platform in names and (not is_lora(expert) or _TRAINED.search(name) is not None)
                 parameter.requires_grad_(learns)
 
-    def save_platform(self, name: str, directory: str | os.PathLike, base: str | None = None) -> None:
+    def save_platform(
+        self, name: str, directory: str | os.PathLike, base: str | None = None, repo_id: str | None = None
+    ) -> None:
         """Write a LoRA platform alone, a few MB: `adapter_config.json`, `adapter_model.safetensors` and a README.
 
-        `AutoModel.from_pretrained(directory, trust_remote_code=True)` then loads the base and adds the platform. The
-        processor is the base's.
+        `AutoModel`, `AutoProcessor`, `pipeline` and `SentenceTransformer` then load the directory with
+        `trust_remote_code=True`: the base, its code and its processor, and the platform added.
 
         Args:
             base: Hub id or directory of the model that the platform was added to; None where this model came from.
+            repo_id: where it will be published, for the README.
 
         Raises:
             ValueError: not a LoRA platform of this model, or nothing says what the base is.
@@ -58,7 +71,11 @@ class LoraPlatforms:
         os.makedirs(directory, exist_ok=True)
         save_file(tensors, os.path.join(directory, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
         with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
-            file.write(_card(name, config))
+            about = {"platform": name, "init_from": config.auto_mapping["init_from"], "rank": config.r, "folder": ""}
+            file.write(render_platform_card(config.base_model_name_or_path, [about], repo_id=repo_id))
+        for file_name, content in platform_files(config.base_model_name_or_path).items():
+            with open(os.path.join(directory, file_name), "w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=2) + "\n")
         config.save_pretrained(str(directory))
 
     def load_platform(self, repo: str | os.PathLike, **hub: object) -> str:
@@ -253,6 +270,25 @@ def resolve_adapter(name: str | os.PathLike | None, kwargs: dict) -> tuple[str |
     return base, {"peft_model_id": str(name), "adapter_kwargs": hub}
 
 
+def platform_files(base: str) -> dict[str, object]:
+    """The JSON files by which a LoRA platform's folder points at the code of its base, by their names."""
+    files = copy.deepcopy(REPOSITORY_FILES)
+    for module in files["modules.json"]:
+        module["type"] = f"{base}--{module['type']}"
+    auto_map = {"AutoProcessor": f"{base}--processing_pemoe.PeMoEProcessor"}
+    return {**files, PROCESSOR_NAME: {"auto_map": auto_map, "processor_class": "PeMoEProcessor"}}
+
+
+def resolve_processor(name: str | os.PathLike, options: dict) -> tuple[str | os.PathLike, dict]:
+    """Where the processor of a repository is, with the options to load it: a LoRA platform's is its base's."""
+    hub = {option: options[option] for option in ADAPTER_OPTIONS if option in options}
+    if has_file(name, TOKENIZER_CONFIG_FILE, hub) or find_adapter_config_file(str(name), **hub) is None:
+        return name, options
+    own = ("revision", "subfolder")  # of the adapter
+    kept = {option: value for option, value in options.items() if option not in own}
+    return read_adapter_config(name, hub)["base_model_name_or_path"], kept
+
+
 def read_adapter_config(repo: str | os.PathLike, hub: dict) -> dict:
     """Fields of a folder's `adapter_config.json`; OSError where there is none."""
     path = find_adapter_config_file(str(repo), **hub)
@@ -287,10 +323,7 @@ def _read_weights(repo: str | os.PathLike, hub: dict) -> dict[str, Tensor]:
     path = cached_file(str(repo), name, _raise_exceptions_for_missing_entries=False, **hub)
     if path is None:
         raise OSError(f"{repo}: holds no {name}; weights in another format are not read")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise OSError(f"{repo}: {name} cannot be read ({error}); save or download it again") from error
+    return read_safetensors(path, repo)
 
 
 def _check_is_lora(model: nn.Module, name: str) -> None:
@@ -303,30 +336,77 @@ def _scaling(expert: nn.Module, name: str) -> float:
     return config.lora_alpha / config.r
 
 
-def _card(name: str, config: object) -> str:
-    base, facts = config.base_model_name_or_path, config.auto_mapping
-    head = "" if os.path.isabs(base) else f"base_model: {base}\nbase_model_relation: adapter\n"
-    return f"""---
-{head}library_name: transformers
-tags:
-- pemoe
-- lora
-- peft
+def render_platform_card(
+    base: str,
+    platforms: list[dict],
+    *,
+    repo_id: str | None = None,
+    license_id: str | None = None,
+    results: dict | None = None,
+) -> str:
+    """The README.md of a LoRA platform, or of several in folders of one repository.
+
+    Args:
+        base: Hub id or directory of their base model.
+        platforms: `{"platform", "init_from", "rank", "folder"}` of each; "" is the repository itself.
+        repo_id: where they will be found; None: the code blocks are for the folder itself.
+        license_id: as the Hub names licences.
+        results: figures of a `metrics.json`; None says that nothing was measured.
+    """
+    fields = {"base_model": None if os.path.isabs(base) else base, "license": license_id, "tags": _TAGS}
+    relation = {} if os.path.isabs(base) else {"base_model_relation": "adapter"}
+    rows = [
+        f"| `{one['platform']}` | `{one['init_from']}` | {one['rank']} | {one['folder'] or '.'} |" for one in platforms
+    ]
+    loads = [f'model.load_platform("{repo_id}", subfolder="{one["folder"]}")' for one in platforms if one["folder"]]
+    start = base if loads else repo_id or "."
+    return _CARD.format(
+        metadata=ModelCardData(library_name="transformers", **fields, **relation).to_yaml(),
+        name=(repo_id or platforms[0]["platform"]).rpartition("/")[2],
+        base=os.path.basename(base) if os.path.isabs(base) else base,
+        platforms="\n".join(rows),
+        start=start,
+        loads="".join(f"{line}\n" for line in loads),
+        results=_RESULTS.format(**results) if results else "Nothing was measured.",
+        licences="" if license_id else ", which hold for these adapters too",
+    )
+
+
+_TAGS = ["pe-moe", "lora", "peft", "geo-localization"]
+_RESULTS = """On {n_queries:,} test queries, each against the whole mixed gallery: R@1 {recall_at_1:.1%}, R@5
+{recall_at_5:.1%}, R@10 {recall_at_10:.1%}, Score {score:.4f} (`metrics.json`)."""
+_CARD = """---
+{metadata}
 ---
 
-# Platform `{name}` for PE-MoE
+# {name}
 
-A LoRA adapter of rank {config.r} that adds the platform `{name}` to its base model. It starts from the base's expert
-`{facts["init_from"]}` and changes no weight of the base: vectors and scores of its platforms stay the same.
+LoRA platforms for the PE-MoE model `{base}`. Each starts from one of its experts, whose weights stay as they are: all
+that was there before gives the same vectors and scores.
+
+| platform | starts from | rank | folder |
+|---|---|---|---|
+{platforms}
+
+## Load
 
 ```python
-from transformers import AutoModel
+from transformers import AutoModel, AutoProcessor
 
-model = AutoModel.from_pretrained("this repository", trust_remote_code=True)  # the base, and this platform
-embeds = model(pixel_values=pixel_values, experts=["{name}"]).image_embeds  # (G, 1, D), unit rows
-```
+processor = AutoProcessor.from_pretrained("{start}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{start}", trust_remote_code=True)
+{loads}```
 
-The gate gives `{name}` the weight 0 until a gate stage has included it, so fused scores do not use it yet: search
-with its own embeddings. The processor is the base's. It loads on that base alone, and needs peft. Limits, intended use
-and licences are those of the base's card.
+It needs peft; code, processor and encoders are the base's, and the adapters load on that base alone. The gate gives a
+new platform the weight 0 until a gate stage has included it, so fused scores do not use it yet: search with its own
+embeddings, `model(pixel_values=pixel_values, experts=[platform]).image_embeds`.
+
+## Results
+
+{results}
+
+## Limits and licence
+
+Limits, intended use and misuse (locating people by their photographs) are those of the base model's card, and so are
+the licences of its backbones{licences}.
 """

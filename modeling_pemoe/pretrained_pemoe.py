@@ -9,14 +9,23 @@ from collections.abc import Callable
 
 import torch
 from huggingface_hub import CommitInfo, whoami
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers import initialization as init
-from transformers.utils import cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
-from .backbones_pemoe import TRUNK_ROOTS, hash_trunks, read_text_backbone, read_vision_backbone, split_weights
+from .backbones_pemoe import (
+    TRUNK_ROOTS,
+    check_has_safetensors,
+    hash_trunks,
+    read_safetensors,
+    read_text_backbone,
+    read_vision_backbone,
+    split_weights,
+    unreadable,
+)
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
 from .experts_pemoe import PlatformExpert
 from .gates_pemoe import Gate, build_gate
@@ -271,10 +280,12 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
         Arguments are those of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            OSError: checkpoint or backbone not found.
+            OSError: checkpoint or backbone not found, or weights that are cut short or no safetensors.
             ValueError: a backbone's weights are not those the experts were trained on, trunk weights are missing, or a
-                `device_map` that cannot be met.
+                `device_map` that cannot be met; `use_safetensors=False`.
         """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors: False would read a pickle; leave it out, weights are safetensors only")
         base, adapter = resolve_adapter(pretrained_model_name_or_path, kwargs)
         name = base
         wants_info = kwargs.pop("output_loading_info", False)
@@ -285,15 +296,19 @@ class PeMoEPreTrainedModel(LoraPlatforms, PreTrainedModel):
                 fields = {key: kwargs.pop(key) for key in list(kwargs) if key in PeMoEConfig.__annotations__}
                 config = cls.config_class.from_pretrained(name, **hub, **fields)
             _resolve_repos(config, name)
+            if state_dict is None and not kwargs.get("variant"):
+                check_has_safetensors(name, hub)
             if config.backbone_weights == "external" and state_dict is None:
                 state_dict = _assemble(config, name, hub)
                 kwargs = {option: value for option, value in kwargs.items() if option not in HUB_OPTIONS}
                 asked = kwargs.pop("torch_dtype", kwargs.get("dtype"))
                 kwargs["dtype"] = config.dtype or torch.float32 if asked in (None, "auto") else asked
                 name = None
-        model, info = super().from_pretrained(
-            name, *args, config=config, state_dict=state_dict, output_loading_info=True, **kwargs
-        )
+        kwargs |= {"use_safetensors": True, "output_loading_info": True}
+        try:
+            model, info = super().from_pretrained(name, *args, config=config, state_dict=state_dict, **kwargs)
+        except SafetensorError as error:
+            raise unreadable(name, "a safetensors file", error) from error
         if missing := sorted(info["missing_keys"]):
             what = f"{len(missing)} weights are missing, first {missing[0]}"
             raise ValueError(f"{pretrained_model_name_or_path}: {what}")
@@ -412,7 +427,7 @@ def _assemble(config: PeMoEConfig, name: str | os.PathLike, hub: dict) -> dict[s
             f"{name}: {config.text_repo} and {config.vision_repo} hold other weights than these experts were trained "
             "on; point text_repo and vision_repo at the right ones"
         )
-    return state_dict | load_file(cached_file(str(name), "model.safetensors", **hub))
+    return state_dict | read_safetensors(cached_file(str(name), SAFE_WEIGHTS_NAME, **hub), name)
 
 
 def _portable(repo: str | None, checkpoint: str | os.PathLike, experts_only: bool) -> str | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import os
 
 from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ImagesKwargs, TextKwargs
+from transformers.tokenization_utils_base import FULL_TOKENIZER_FILE
 
+from .backbones_pemoe import has_file
+from .lora_pemoe import ADAPTER_OPTIONS, resolve_processor
 from .pictures_pemoe import Picture, holds_floats, read_pictures
 
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
@@ -65,6 +69,25 @@ class PeMoEProcessor(ProcessorMixin):
             image_std=config.vision_config.get("image_std", CLIP_STD),
         )
         return cls(image_processor, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: object) -> PeMoEProcessor:
+        """The processor of a checkpoint, Hub id or directory; of a LoRA platform's folder that of its base.
+
+        `options` are those of `ProcessorMixin.from_pretrained`.
+
+        Raises:
+            OSError: no such repository or directory, or it has no tokenizer.
+        """
+        name, options = resolve_processor(pretrained_model_name_or_path, options)
+        try:
+            return super().from_pretrained(name, **options)
+        except ValueError as error:  # which speaks of every kind of tokenizer but names no file
+            hub = {option: options[option] for option in ADAPTER_OPTIONS if option in options}
+            if has_file(name, FULL_TOKENIZER_FILE, hub):
+                raise
+            what = f"holds no {FULL_TOKENIZER_FILE}; save the processor there, or download it again"
+            raise OSError(f"{name}: {what}") from error
 
     def __call__(
         self, images: Picture | list[Picture] | None = None, text: str | list[str] | None = None, **options: object

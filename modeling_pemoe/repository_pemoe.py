@@ -25,7 +25,8 @@ REPOSITORY_FILES = {  # those of sentence-transformers
     "sentence_pemoe_config.json": {},
     "config_sentence_transformers.json": {"model_type": "SentenceTransformer", **_SEARCH},
 }
-REPLACED_FILES = ["model*.safetensors", "model.safetensors.index.json", "*_pemoe.py", "metrics.json"]
+WEIGHTS = ["model*.safetensors", "model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors"]
+REPLACED_FILES = [*WEIGHTS, "*_pemoe.py", "metrics.json"]
 PROCESSOR_FILES = ["*processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*"]
 VOCABULARIES = ["merges.txt", "*.model"]
 PUSHED_FILES = ["README.md", "config.json", *REPLACED_FILES, *REPOSITORY_FILES, *PROCESSOR_FILES, *VOCABULARIES]
@@ -45,6 +46,7 @@ BACKBONE_PAPERS = {  # by a part of the repository's name
     "eva": "Q. Sun et al., *EVA-CLIP*, 2023, [arXiv 2303.15389](https://arxiv.org/abs/2303.15389)",
 }
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_PATH = re.compile(r"^(?:[A-Za-z]:[\\/]|~?/)[^\n]+|(?<![\w:/.])(?:[A-Za-z]:[\\/]|~?/)[^\s\"'<>|,;()]+")  # absolute
 
 
 def write_repository_files(model: PreTrainedModel, directory: str | os.PathLike) -> None:
@@ -123,21 +125,29 @@ def push_folder(
     return api.upload_folder(repo_id=repo_id, folder_path=folder, **patterns, **commit)
 
 
-def write_model_card(
-    config: PreTrainedConfig, directory: str | os.PathLike, *, metrics: dict | None, **options: object
-) -> None:
+def write_model_card(config: PreTrainedConfig, directory: str, *, metrics: dict | None, **options: object) -> None:
     """Write README.md, and metrics.json where figures are given, beside a checkpoint; see `render_model_card`."""
     if os.path.isfile(os.path.join(directory, "config.json")):
         config = type(config).from_pretrained(directory)  # what is stored decides, not what is in memory
     texts = {"README.md": render_model_card(config, metrics=metrics, **options)}
     if metrics is not None:
-        shown = {name: value for name, value in metrics.items() if name != "command"}  # which may hold paths
-        if _table_of(shown, "data").get("root"):
-            shown["data"] = {**shown["data"], "root": _shown_root(shown["data"]["root"])}
-        texts["metrics.json"] = json.dumps(shown, indent=2, ensure_ascii=False) + "\n"
+        texts["metrics.json"] = json.dumps(shown_metrics(metrics), indent=2, ensure_ascii=False) + "\n"
     for name, text in texts.items():
         with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def shown_metrics(metrics: dict) -> dict:
+    """Content of a `metrics.json` without the command; of absolute paths in it the last name stays."""
+    return _cut_paths({name: value for name, value in metrics.items() if name != "command"})
+
+
+def _cut_paths(value: object) -> object:
+    if isinstance(value, str):
+        return _PATH.sub(lambda path: _shown_root(path[0]), value)
+    if isinstance(value, dict):
+        return {_cut_paths(key): _cut_paths(inner) for key, inner in value.items()}
+    return [_cut_paths(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 _CARD = """---
@@ -280,10 +290,8 @@ def _read_figures(metrics: dict | None) -> dict | None:
     figures = _table_of(results, "test") if "test" in results else results
     names = ["n_queries", *FIGURES, *(f"{kind}_recall_at_{k}" for kind in BOUNDS for k in CUTOFFS)]
     platforms = _table_of(figures, "per_platform")
-    for where, block in {
-        "": figures,
-        **{f"per_platform.{name}.": _table_of(platforms, name) for name in platforms},
-    }.items():
+    blocks = {f"per_platform.{name}.": _table_of(platforms, name) for name in platforms}
+    for where, block in {"": figures, **blocks}.items():
         _require_numbers(block, names, where)
         for name in FIGURES:
             ends = _table_of(block, "intervals").get(name) or ()

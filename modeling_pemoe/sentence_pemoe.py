@@ -39,10 +39,7 @@ class PeMoESentenceModule(InputModule):
     save_in_root = True
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
-        if InputModule is torch.nn.Module:
-            raise ImportError(
-                "PeMoESentenceModule needs sentence-transformers: pip install 'sentence-transformers>=6'"
-            )
+        _require_library()
         super().__init__()
         self.model, self.processor = model, processor
 
@@ -67,7 +64,9 @@ class PeMoESentenceModule(InputModule):
 
         Raises:
             ValueError: a backend other than torch.
+            ImportError: sentence-transformers is older than 6.
         """
+        _require_library()
         if backend != "torch":
             raise ValueError(f"backend: {backend!r} is not for this model, use 'torch'; `pemoe export` writes ONNX")
         hub["cache_dir"] = cache_folder
@@ -175,6 +174,11 @@ class PeMoESentenceModule(InputModule):
             return {**features, "sentence_embedding": output.image_embeds.flatten(1)}
         weighted = output.gate_weights.unsqueeze(-1) * output.text_embeds  # (B, E, D)
         return {**features, "sentence_embedding": weighted.flatten(1), "gate_weights": output.gate_weights}
+
+
+def _require_library() -> None:
+    if InputModule is torch.nn.Module:
+        raise ImportError("PeMoESentenceModule needs sentence-transformers: pip install 'sentence-transformers>=6'")
 
 
 def _kind_of(one: object) -> str:

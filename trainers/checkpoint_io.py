@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,22 +15,31 @@ from transformers import AutoConfig
 from pemoe.common.fingerprints import hash_lines
 from pemoe.hub_cards.checkpoint import hash_weights
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
+from pemoe.modeling_pemoe.lora_pemoe import platform_facts, read_adapter_config, resolve_adapter
 from pemoe.trainers.distributed import local_device
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import DataRecipe, Recipe, build, data_recipe
 
 
 def read_config_of(checkpoint: str) -> PeMoEConfig:
-    """The config of a checkpoint, a directory or Hub id, without its weights.
+    """The config of a checkpoint, a directory or Hub id, without its weights; of a LoRA platform's folder its base's
+    with the platform, as the model has it that loads from there.
 
     Raises TrainingError when there is none, or it is another model's.
     """
+    if not os.path.isdir(checkpoint) and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", checkpoint):
+        raise TrainingError(f"{checkpoint}: no such directory, and no id of a model on the Hub; check the spelling")
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        base, adapter = resolve_adapter(checkpoint, {})
+        facts = platform_facts(read_adapter_config(checkpoint, {})) if adapter else None
+        config = AutoConfig.from_pretrained(base)
     except (ValueError, OSError, StrictDataclassError) as error:
         raise TrainingError(f"{checkpoint}: {error}") from error
     if not isinstance(config, PeMoEConfig):
         raise TrainingError(f"{checkpoint}: holds a {config.model_type} model, not a PE-MoE one")
+    if facts is not None:
+        config.platforms = [*config.platforms, facts["platform"]]
+        config.masked_platforms = [*config.masked_platforms, facts["platform"]]
     return config
 
 

@@ -37,7 +37,7 @@ class SavingTrainer(Trainer):
         os.makedirs(directory, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
         if self.lora_platform is not None:  # the processor is the base's
-            model.save_platform(self.lora_platform, directory)
+            model.save_platform(self.lora_platform, directory, repo_id=self.hub_model_id)
             return
         if has_adapter(model):
             model.save_pretrained(directory)

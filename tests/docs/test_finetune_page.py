@@ -130,5 +130,5 @@ def test_repositories_are_private_and_the_platforms_is_small(guided: tuple) -> N
     files = hub.repos["model", "me/pemoe-infrared"].files()
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(files)
     assert b'"base_model_name_or_path": "me/pemoe-town"' in files["adapter_config.json"]
-    assert b"base_model: me/pemoe-town" in files["README.md"] and b"Platform `infrared`" in files["README.md"]
+    assert b"base_model: me/pemoe-town" in files["README.md"] and b"| `infrared` | `" in files["README.md"]
     assert not {"config.json", "model.safetensors"} & set(files)

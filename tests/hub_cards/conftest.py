@@ -1,13 +1,16 @@
-"""A small built directory: the rendered campus, five places, two shards per platform in train; machine paths in it."""
+"""A small built directory: the rendered campus, five places, two shards per platform in train; machine paths in it.
+A Hub that holds one model in every form, its data and a metric."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub_stranger import publish
+from local_hub import LocalHub
 
 from pemoe.datasets_scripts.audit.audit import Audit
 from pemoe.datasets_scripts.audit.defects import Finding
@@ -51,3 +54,12 @@ def built_dir(built_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def build() -> Callable[..., Path]:
     return build_campus
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalHub, Path]]:
+    """A Hub after `hub_publisher`, and the directory of what it wrote."""
+    root = tmp_path_factory.mktemp("published")
+    with LocalHub(root / "hub") as hub:
+        publish(hub, root)
+        yield hub, root

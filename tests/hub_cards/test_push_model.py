@@ -282,11 +282,8 @@ def test_a_missing_figure_is_named(model_dir: Path) -> None:
     write_metrics(model_dir / "metrics.json", score=None)
     with pytest.raises(PublishError, match="score"):
         plan_model(model_dir, "me/pemoe")
-    (model_dir / "metrics.json").unlink()
-    adapter = write_adapter(model_dir.parent / "adapter")
-    write_metrics(adapter / "metrics.json", score=None)
-    with pytest.raises(PublishError, match=r"results\.score is missing"):
-        plan_model(adapter, "me/lora")
+    with pytest.raises(PublishError, match=r"and name its metrics\.json with --metrics"):
+        plan_model(model_dir, "me/pemoe")
 
 
 def test_lora_platforms_are_sent_alone_or_together(tmp_path: Path) -> None:
@@ -298,14 +295,17 @@ def test_lora_platforms_are_sent_alone_or_together(tmp_path: Path) -> None:
     names = ("adapter_config.json", "adapter_model.safetensors")
     assert paths(together) == {
         "README.md",
-        "metrics.json",
         *(f"{p}/{n}" for p in ("infrared", "night") for n in names),
     }
-    assert together.left_out == ("night/README.md",)
-    for word in ("base_model: me/pemoe", "license: mit", 'load_platform("me/lora", subfolder="night")', "R@1\n50.0 %"):
+    assert together.left_out == ("metrics.json", "night/README.md")
+    assert any("no figures of their own" in note for note in together.notes)
+    with pytest.raises(PublishError, match=r"no figures of their own.*leave out --metrics"):
+        plan_model(tmp_path / "adapters", "me/lora", metrics=tmp_path / "adapters" / "metrics.json")
+    for word in ("base_model: me/pemoe", "license: mit", 'load_platform("me/lora", subfolder="night")'):
         assert word in together.card
     alone = plan_model(tmp_path / "adapters" / "night", "me/night", unmeasured=True)
-    assert paths(alone) == {"README.md", *names}
+    pointers = {"processor_config.json", "modules.json", "sentence_pemoe_config.json"}
+    assert paths(alone) == {"README.md", *names, *pointers, "config_sentence_transformers.json"}
     assert 'AutoModel.from_pretrained("me/night"' in alone.card and "Nothing was measured" in alone.card
 
 

@@ -127,7 +127,12 @@ def test_folder_holds_the_adapter_alone(base: Path, folder: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "README.md",
+        "processor_config.json",
+        "modules.json",
+        "sentence_pemoe_config.json",
+        "config_sentence_transformers.json",
     }
+    assert sum(path.stat().st_size for path in folder.glob("*.json")) < 4000  # they only point at the base
     tensors = load_file(folder / "adapter_model.safetensors")
     assert all(
         re.search(r"^base_model\.model\.experts\.infrared\..*(lora_[AB]\.weight|logit_scale)$", n) for n in tensors

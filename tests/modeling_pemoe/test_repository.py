@@ -20,6 +20,7 @@ from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
+from pemoe.hub_cards import plan_model
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
 from pemoe.modeling_pemoe.repository_pemoe import (
     CUSTOM_PIPELINES,
@@ -191,7 +192,9 @@ PUSH = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from tiny_data import build_processor, build_split
+from datasets import Dataset
+from tiny_data import build_processor, build_row, build_split
+from pemoe.datasets_scripts.schema import features_of
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments
 source, folder, metrics = Path(sys.argv[2]), Path(sys.argv[3]), json.loads(Path(sys.argv[4]).read_text())
@@ -206,6 +209,13 @@ trainer.train()
 (folder / "one" / "notes.txt").write_text("mine")
 trainer.push_to_hub(license="mit", **card)
 model.push_to_hub("one", processor=processor, license_id="mit", private=True, **card)
+model.push_to_hub("me/plain", processor=processor, license_id="mit", metrics=metrics)
+based = PeMoEModel.from_pretrained("me/one")
+based.add_platform("infrared", "drone", lora_rank=2)
+rows = [build_row(place, "infrared", 0, "train") for place in range(4)]
+rows = Dataset.from_list(rows, features=features_of(["infrared"]))
+arguments = PeMoETrainingArguments(str(folder / "platform"), **options | {"hub_model_id": "me/platform"})
+PeMoETrainer(based, arguments, rows, processing_class=processor).push_to_hub()
 refused = []
 spoiled = {**metrics, "results": {}}
 for attempt in (
@@ -231,7 +241,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         assert done.returncode == 0, done.stderr[-2000:]
         assert hub.token not in done.stdout + done.stderr
         repos = {name: repo for (_, name), repo in hub.repos.items()}
-        assert set(repos) == {"me/one", "me/two", "me/bare", "me/saved"}
+        assert set(repos) == {"me/one", "me/two", "me/bare", "me/saved", "me/plain", "me/platform"}
         assert [len(repos[name].commits) for name in ("me/one", "me/two", "me/saved")] == [
             2,
             2,
@@ -241,6 +251,7 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
         assert repos["me/one"].private
         trial = repos["me/bare"].files("trial")
         saved = repos["me/saved"].files()
+        plain, platform = repos["me/plain"].files(), repos["me/platform"].files()
     assert set(one) - {".gitattributes"} == set(two) - {".gitattributes"} >= {"metrics.json", "tokenizer.json"}
     for name in set(one) - {"README.md"}:
         assert one[name] == two[name], name
@@ -259,3 +270,18 @@ def test_model_and_trainer_push_the_same_files_in_one_commit(tmp_path: Path, met
     refused = json.loads(done.stdout.splitlines()[-1])
     assert [one.partition(":")[0] for one in refused] == ["metrics", "experts_only", "dataset"]
     assert os.path.isfile(tmp_path / "out" / "one" / "notes.txt") and "notes.txt" not in two
+    figures = {"metrics": tmp_path / "metrics.json", "license_id": "mit"}
+    assert planned(tmp_path / "out" / "one", "me/plain", **figures) == without_git(plain)
+    files = planned(tmp_path / "out" / "platform", "me/platform", unmeasured=True)
+    assert {"adapter_model.safetensors", "modules.json", "processor_config.json"} <= set(files)
+    assert files == without_git(platform)
+
+
+def planned(directory: Path, repo_id: str, **options: object) -> dict[str, bytes]:
+    """What `pemoe publish model` would send."""
+    contents = {file.path: file.content for file in plan_model(directory, repo_id, **options).files}
+    return {path: one if isinstance(one, bytes) else one.read_bytes() for path, one in contents.items()}
+
+
+def without_git(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: content for path, content in files.items() if path != ".gitattributes"}

@@ -63,6 +63,10 @@ def test_the_adapter_alone_moves_and_is_what_is_saved(tmp_path: Path, model: PeM
         "adapter_config.json",
         "adapter_model.safetensors",
         "README.md",
+        "processor_config.json",
+        "modules.json",
+        "sentence_pemoe_config.json",
+        "config_sentence_transformers.json",
     }
     again = PeMoEModel.from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
