@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import close_session, constants
+from local_hub import LocalHub
 from tiny_data import build_split
 from tiny_models import build_tiny_model
 
@@ -31,6 +33,21 @@ def test_a_path_that_is_no_directory_is_not_asked_for_on_the_hub(tmp_path: Path)
     for name in (str(tmp_path / "nowhere"), "./model", "runs/train/model"):
         with pytest.raises(TrainingError, match="no such directory"):
             read_config_of(name)
+
+
+def test_a_model_that_the_hub_does_not_show_is_one_sentence_that_names_the_hub(tmp_path: Path, monkeypatch) -> None:
+    with LocalHub(tmp_path / "hub") as hub:
+        address = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
+        settings = {"ENDPOINT": hub.endpoint, "HUGGINGFACE_CO_URL_TEMPLATE": address, "HF_HUB_OFFLINE": False}
+        for name, value in settings.items():
+            monkeypatch.setattr(constants, name, value)
+        for token, status in ((hub.token, 404), ("hf_wrong", 401)):
+            monkeypatch.setenv("HF_TOKEN", token)
+            close_session()
+            with pytest.raises(TrainingError, match=f"no model that {hub.endpoint} shows to you .{status}") as error:
+                read_config_of("me/nothing")
+            assert "\n" not in str(error.value) and token not in str(error.value)
+    close_session()
 
 
 def test_figures_say_which_weights_were_measured(tmp_path: Path) -> None:
