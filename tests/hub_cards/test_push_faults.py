@@ -145,14 +145,20 @@ def test_a_hub_that_recovers_in_time_is_not_even_noticed(
     ],
 )
 def test_a_killed_push_goes_on(hub: LocalHub, plans: dict, tmp_path: Path, kind: str, page: str) -> None:
-    plan, started = plans[kind], []
+    plan, started, uploads = plans[kind], [], []
     (tmp_path / "plan").write_bytes(pickle.dumps(plan))
 
     def kill(method: str, path: str, _: int) -> int | None:
-        if page in path and (page != "/lfs/" or hub.sent("PUT", "/lfs/") or kind == "metric"):
-            os.kill(started[0].pid, signal.SIGKILL)
-            return CLOSE
-        return None
+        if page not in path:
+            return None
+        if page == "/lfs/" and kind != "metric":  # at the second upload, when the first one is whole
+            uploads.extend([path] * (method == "PUT"))
+            if len(uploads) != 2 or method != "PUT":
+                return CLOSE if len(uploads) > 2 else None
+            while not hub.sent("PUT", "/lfs/"):
+                time.sleep(0.01)
+        os.kill(started[0].pid, signal.SIGKILL)
+        return CLOSE
 
     hub.fault = kill
     env = hub.env(tmp_path / "home")
