@@ -56,11 +56,13 @@ def write_metrics(
     results: dict,
     device: str = "cpu",
     data: dict | None = None,
+    model: dict | None = None,
 ) -> dict:
     """Write `metrics.json` of a run and return its content.
 
     `command` is as typed, `seed` None where nothing is drawn, `started_s` from `time.monotonic()`, `device` "cpu" or
-    the name of a GPU, `data` what the figures were measured on, None where there is nothing to say.
+    the name of a GPU, `data` what the figures were measured on and `model` which weights, None where there is nothing
+    to say.
     """
     metrics = {
         "command": command,
@@ -69,6 +71,7 @@ def write_metrics(
         "seed": seed,
         "device": device,
         **({} if data is None else {"data": data}),
+        **({} if model is None else {"model": model}),
         "wall_s": round(time.monotonic() - started_s, 2),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
         "results": results,

@@ -16,12 +16,13 @@ from huggingface_hub.errors import StrictDataclassError
 from pemoe.common.errors import one_line
 from pemoe.hub_cards.hub_client import PublishError
 from pemoe.hub_cards.push import PlannedFile, as_json
-from pemoe.hub_cards.weights import StoredTensor, check_fit, index_of, read_tensors, split_tensors
+from pemoe.hub_cards.weights import StoredTensor, check_fit, hash_tensors, index_of, read_tensors, split_tensors
 
 if TYPE_CHECKING:
     from pemoe.modeling_pemoe import PeMoEConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 PICKLE = re.compile(r"(pytorch_model|model|adapter_model|consolidated)[\w.-]*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?")
 PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
 
@@ -97,7 +98,17 @@ def weight_files(root: Path, config: PeMoEConfig, limit_bytes: int, has_own_code
         raise PublishError(f"{paths[0]}: experts only, which is one file; raise --max-shard-size above its size")
     shards = split_tensors(tensors, limit_bytes)
     yield from (PlannedFile(name, shard) for name, shard in shards.items())
-    yield PlannedFile(INDEX, as_json(index_of(shards)))
+    yield PlannedFile(INDEX, as_json(index_of(shards), INDEX))
+
+
+def hash_weights(root: Path) -> str:
+    """SHA-256 of the weights in a checkpoint's directory, or of a LoRA platform's, however they are cut into files.
+
+    Raises:
+        PublishError: there are none as safetensors.
+    """
+    paths = [root / ADAPTER[1]] if (root / ADAPTER[0]).is_file() else _stored_weights(root)
+    return hash_tensors(tensor for path in paths for tensor in read_tensors(path))
 
 
 def check_processor(root: Path) -> None:
@@ -118,13 +129,15 @@ def code_files(root: Path, config: dict[str, Any]) -> list[str]:
 
     if not config.get("auto_map"):
         raise PublishError(f"{root / 'config.json'}: has no auto_map, so nobody could load it; use save_pretrained")
-    classes = [*_strings(config["auto_map"]), *(one["impl"] for one in config.get("custom_pipelines", {}).values())]
+    if not config.get("custom_pipelines") or not (root / "modules.json").is_file():
+        what = "made before checkpoints held a pipeline and modules.json, which its card shows"
+        raise PublishError(f"{root}: {what}; load it and call save_pretrained again")
+    classes = [*_strings(config["auto_map"]), *(one["impl"] for one in config["custom_pipelines"].values())]
     for name in PROCESSOR[:2]:
         if (root / name).is_file():
             classes += _strings(read_object(root / name).get("auto_map", {}))
-    if (root / "modules.json").is_file():
-        modules = _read_json(root / "modules.json")
-        classes += [one["type"] for one in modules if not one["type"].startswith("sentence_transformers.")]
+    modules = _read_json(root / "modules.json")
+    classes += [one["type"] for one in modules if not one["type"].startswith("sentence_transformers.")]
     named = {f"{one.partition('.')[0]}.py" for one in classes if "--" not in one}  # "--": of another repository
     try:
         reached = {Path(path).name for name in named for path in get_relative_import_files(root / name)}

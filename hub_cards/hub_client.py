@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from huggingface_hub import get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from pemoe.common.addresses import without_user
 from pemoe.common.errors import InputError
 
+# of a branch or tag, as git checks it: parts between slashes, none of which begins with a dot or ends in .lock
+REF_NAME = re.compile(r"(?!@$|[-/.])(?!.*(?:\.\.|//|/\.|@\{|\.lock(?:/|$)))[^\s~^:?*\[\\\x00-\x1f\x7f]+(?<![/.])")
 ANSWER_TIMEOUT_S = 120.0  # the client's own is none at all: a Hub that fell silent would hold a push for ever
+NONSENSE = (KeyError, TypeError, AttributeError)  # what the client raises where an answer lacks what it reads
 
 
 class PublishError(InputError):
@@ -69,6 +74,32 @@ def check_license_id(license_id: str) -> str:
     return license_id
 
 
+def check_ref_names(*names: str | None) -> None:
+    """Refuse (PublishError) what git or the Hub takes for no name of a branch or tag; None is none asked for.
+
+    Example:
+        >>> check_ref_names("v1.0", "next/large", None)
+    """
+    for name in names:
+        if name is not None and not (REF_NAME.fullmatch(name) and len(name) <= 200):
+            raise PublishError(f"{name!r} is no name for a branch or tag: use letters, digits, dots and hyphens")
+
+
+@contextmanager
+def only_our_words() -> Iterator[None]:
+    """Keep the client from saying in words of its own that nothing changed, while the context lasts."""
+    logger = logging.getLogger("huggingface_hub.hf_api")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No files have been modified")
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
 @contextmanager
 def bounded_waits() -> Iterator[None]:
     """Let no request wait longer than `ANSWER_TIMEOUT_S` for the server, while the context lasts."""
@@ -87,9 +118,9 @@ def one_line_errors(repo_id: str, endpoint: str, token: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+    except (HTTPError, *NONSENSE, OSError, RuntimeError, ValueError) as error:
         line = " ".join(_explain(error, repo_id, endpoint).split()).replace(token, "<token>")
-        raise PublishError(line) from None
+        raise PublishError(without_user(line)) from None
 
 
 def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
@@ -111,6 +142,8 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
         return f"{endpoint} answered {status} for {repo_id}: {said}; {again}"
     if any(isinstance(cause, HTTPError) for cause in causes):
         return f"{endpoint} cannot be reached ({type(causes[-1]).__name__}: {causes[-1]}): check the network; {again}"
+    if isinstance(error, NONSENSE):
+        return f"{endpoint} answered what no Hub does ({type(error).__name__}: {error}): check HF_ENDPOINT"
     return f"pushing {repo_id} failed ({type(error).__name__}: {error}); {again}"
 
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# an absolute path of any system; a letter, "/" or ":" before it would make it a part of a URL or a relative path
-START = r"(?:file://)?(?:[A-Za-z]:[\\/]|\\\\|~?/)"
-ABSOLUTE_PATH = re.compile(rf"^{START}[^\n]+|(?<![\w:/.]){START}[^\s\"'<>|,;()]+")  # a whole value may hold spaces
+# an absolute path of any system; a letter, "/" or "." before it makes it a part of a relative path, "://" of a URL
+START = r"(?:file://)?(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
+IN_TEXT = rf"(?<![\w/.])(?!(?<=:)//){START}[^\s\"'<>|,;()]+"
+ABSOLUTE_PATH = re.compile(rf"^{START}[^\n]+|{IN_TEXT}")  # a whole value may hold spaces
 NOT_IN_BASE64 = r"(?<![A-Za-z0-9+])"  # there it would be the middle of a picture
 USUAL_PLACES = "home|Users|root|tmp|var|data|mnt|media|opt|srv|work|workspace|private|scratch"
 USUAL_PATH = re.compile(rf"{NOT_IN_BASE64}(?:[A-Z]:\\|/(?:{USUAL_PLACES})/)[^\s\"'<>|,;()&]+")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from pemoe.hub_cards.hub_client import PublishError, check_repo_id
+from pemoe.hub_cards.hub_client import PublishError, check_ref_names, check_repo_id
 from pemoe.hub_cards.push import PlannedFile, PushPlan, visibility_note
 from pemoe.hub_cards.space_bundle import bundle_space
-
-OURS = re.compile(r"[a-z_]+\.py|requirements\.txt|index\.html|space\.json")
 
 
 def plan_space(
@@ -16,6 +15,8 @@ def plan_space(
     model_repo: str,
     gallery_repo: str | None = None,
     *,
+    model_revision: str | None = None,
+    gallery_revision: str | None = None,
     private: bool = True,
     private_model: bool = False,
 ) -> PushPlan:
@@ -25,6 +26,7 @@ def plan_space(
         repo_id: `owner/name` of the Space.
         model_repo: the model it loads, `owner/name`.
         gallery_repo: the data set it searches, `owner/name`; None: the pictures that its user gives.
+        model_revision, gallery_revision: commits or tags that the Space stays at; None follows main, as a note says.
         private: whether only the owner shall see the Space.
         private_model: let its README say which secret the Space needs to read model and gallery.
 
@@ -38,8 +40,15 @@ def plan_space(
     for name in (repo_id, model_repo, gallery_repo):
         if name is not None:
             check_repo_id(name)
-    files = bundle_space(model_repo, gallery_repo, private_model=private_model)
-    return plan_bundle(files, repo_id, "space.json", private=private)
+    check_ref_names(model_revision, gallery_revision)
+    revisions = {"model_revision": model_revision, "gallery_revision": gallery_revision}
+    files = bundle_space(model_repo, gallery_repo, repo_id=repo_id, private_model=private_model, **revisions)
+    plan = plan_bundle(files, repo_id, "space.json", private=private)
+    loose = [name for name, at in ((model_repo, model_revision), (gallery_repo, gallery_revision)) if name and not at]
+    if not loose:
+        return plan
+    follows = f"these files follow main of {' and '.join(loose)}"
+    return replace(plan, notes=(*plan.notes, f"{follows}; a push by `pemoe publish space` stays at today's commits"))
 
 
 def plan_metric(name: str, repo_id: str, *, private: bool = True) -> PushPlan:
@@ -74,4 +83,5 @@ def plan_bundle(files: dict[str, bytes], repo_id: str, marker: str, *, private: 
         raise PublishError(f"{repo_id}: the README of a Space names its sdk, this one does not")
     planned = tuple(PlannedFile(path, content) for path, content in sorted(files.items()))
     notes, pattern = (visibility_note(private),), re.compile(re.escape(marker))
-    return PushPlan(repo_id, "space", private, planned, card, pattern, OURS, notes, space_sdk=sdk[1])
+    ours = re.compile("|".join(map(re.escape, files)))  # what else lies there is its owner's
+    return PushPlan(repo_id, "space", private, planned, card, pattern, ours, notes, space_sdk=sdk[1])

@@ -43,7 +43,7 @@ def plan_dataset(
     shards = check_parquet(root, build["counts"])
     files = [
         PlannedFile("README.md", card.encode()),
-        PlannedFile("build.json", as_json(build)),
+        PlannedFile("build.json", as_json(build, "build.json")),
         *(PlannedFile(shard.relative_to(root).as_posix(), shard) for shard in shards),
         *_reports(root),
     ]
@@ -61,7 +61,7 @@ def _reports(root: Path) -> Iterator[PlannedFile]:
     for path in paths:
         content: Path | bytes = path
         if path in reports:
-            content = as_json(without_machine_paths(reports[path]))
+            content = as_json(without_machine_paths(reports[path]), path.name)
         elif path.suffix in TEXT_SUFFIXES:
             content = cut_machine_paths(path.read_text(encoding="utf-8"), known).encode()
         yield PlannedFile(path.relative_to(root).as_posix(), content)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pemoe.common.errors import one_line
 from pemoe.hub_cards.checkpoint import (
+    ADAPTER,
     PROCESSOR,
     check_processor,
     code_files,
+    hash_weights,
     is_hub_id,
     is_packaged,
     read_config,
@@ -20,6 +22,7 @@ from pemoe.hub_cards.checkpoint import (
     weight_files,
 )
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
+from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
 from pemoe.hub_cards.weights import parse_size, read_tensors
 
@@ -33,12 +36,15 @@ CARRIED = (  # beside configuration, weights and code, where they are there
     *("modules.json", "config_sentence_transformers.json", "sentence_pemoe_config.json"),
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
 )
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+PUBLISHED_METRICS = (  # the command is full of paths, and what others wrote there is not known
+    *("version", "commit", "seed", "device", "wall_s", "peak_rss_mb", "data", "model", "results"),
+)
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
-ADAPTER_MARKER = re.compile(r"(\w+/)?adapter_config\.json")
+UNMEASURED_ADAPTERS = "LoRA platforms have no figures of their own: they weigh 0 in what pemoe evaluate measures"
+ADAPTER_MARKER = re.compile(r"([^/]+/)?adapter_config\.json")
 ADAPTER_OURS = re.compile(
-    r"(\w+/)?adapter_(config\.json|model\.safetensors)|metrics\.json|modules\.json"
+    r"([^/]+/)?adapter_(config\.json|model\.safetensors)|metrics\.json|modules\.json"
     r"|processor_config\.json|(sentence_pemoe_config|config_sentence_transformers)\.json"
 )
 
@@ -60,6 +66,7 @@ def plan_model(
             (`adapter_config.json`, `adapter_model.safetensors`), or one that holds several of them.
         repo_id: `owner/name` on the Hub.
         metrics: the `metrics.json` whose figures the card shows; None: that of the directory or of the one above it.
+            LoRA platforms take none.
         unmeasured: say in the card that nothing was measured, instead of figures.
         license_id: of the weights, as the Hub spells licences.
         private: whether only the owner shall see it.
@@ -79,12 +86,14 @@ def plan_model(
         check_license_id(license_id)
     if not root.is_dir():
         raise PublishError(f"{root}: no such directory; name a checkpoint that save_pretrained wrote")
-    figures, source = _read_figures(root, metrics, unmeasured)
-    notes = [visibility_note(private), source]
     adapters = [] if (root / "config.json").is_file() else _find_adapters(root)
+    if adapters and metrics:
+        raise PublishError(f"{metrics}: {UNMEASURED_ADAPTERS}; leave out --metrics")
+    figures, source = (None, UNMEASURED_ADAPTERS) if adapters else _read_figures(root, metrics, unmeasured)
+    notes = [visibility_note(private), source]
     if adapters:
         files = [PlannedFile(f"{prefix}{name}", root / prefix / name) for prefix in adapters for name in ADAPTER]
-        card = _render_adapter_card(root, adapters, repo_id, figures, license_id)
+        card = _render_adapter_card(root, adapters, repo_id, license_id)
         files += _loading_files(root) if adapters == [""] else []
     else:
         refuse_pickles(root)
@@ -96,10 +105,11 @@ def plan_model(
         weights = weight_files(root, config, limit_bytes, has_own_code=bool(own_code))
         files = [*(PlannedFile(name, root / name) for name in names), *weights]
         card = _render_card(config, repo_id, figures, license_id, source)
+        notes += _check_measured(root, figures, source)
         if own_code:
             differs = f"differs from this package's ({', '.join(own_code)}) and is sent as it is"
             notes.append(f"the checkpoint's code {differs}; of its weights the experts' names alone were checked")
-    measured = [] if figures is None else [PlannedFile("metrics.json", as_json(figures))]
+    measured = [] if figures is None else [PlannedFile("metrics.json", as_json(figures, "metrics.json"))]
     files = [PlannedFile("README.md", card.encode()), *measured, *files]
     marker, ours = (ADAPTER_MARKER, ADAPTER_OURS) if adapters else (MARKER, OURS)
     left_out = tuple(_find_left_out(root, files))
@@ -116,9 +126,22 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    from pemoe.modeling_pemoe.repository_pemoe import shown_metrics
+    content = {name: value for name, value in read_object(path).items() if name in PUBLISHED_METRICS}
+    return without_machine_paths(content), f"the card's figures are those of {path}"
 
-    return shown_metrics(read_object(path)), f"the card's figures are those of {path}"
+
+def _check_measured(root: Path, figures: dict[str, Any] | None, source: str) -> list[str]:
+    """Refuse figures of other weights; a note where they do not say of which they are."""
+    if figures is None:
+        return []
+    recorded = figures.get("model")
+    digest = recorded.get("weights_sha256") if isinstance(recorded, dict) else None
+    if digest is None:
+        return ["the figures do not say which weights were measured: make sure that these were"]
+    if digest != hash_weights(root):
+        todo = "run pemoe evaluate on it, and name its metrics.json with --metrics"
+        raise PublishError(f"{source}, which measured other weights than {root} holds; {todo}")
+    return []
 
 
 def _find_left_out(root: Path, files: Iterable[PlannedFile]) -> list[str]:
@@ -138,7 +161,8 @@ def _render_card(
     try:
         return render_model_card(config, repo_id=repo_id, metrics=figures, license_id=license_id)
     except ValueError as error:  # the model's own files know no error of ours
-        raise PublishError(f"{source}, and {one_line(error)}") from error
+        todo = ", and name its metrics.json with --metrics" if "pemoe evaluate" in str(error) else ""
+        raise PublishError(f"{source}, and {one_line(error)}{todo}") from error
 
 
 def _find_adapters(root: Path) -> list[str]:
@@ -153,27 +177,19 @@ def _loading_files(root: Path) -> list[PlannedFile]:
     from pemoe.modeling_pemoe.lora_pemoe import platform_files
 
     contents = platform_files(read_object(root / ADAPTER[0])["base_model_name_or_path"])
-    return [PlannedFile(name, as_json(content)) for name, content in contents.items()]
+    return [PlannedFile(name, as_json(content, name)) for name, content in contents.items()]
 
 
-def _render_adapter_card(
-    root: Path, prefixes: list[str], repo_id: str, figures: dict[str, Any] | None, license_id: str | None
-) -> str:
+def _render_adapter_card(root: Path, prefixes: list[str], repo_id: str, license_id: str | None) -> str:
     """The card of LoRA platforms, whose folders are checked on the way: all are of one base that is on the Hub."""
     platforms = [_read_adapter(root / prefix) for prefix in prefixes]
     bases = sorted({one["base"] for one in platforms})
     if len(bases) > 1:
         raise PublishError(f"{root}: adapters of several base models ({', '.join(bases)}); publish them apart")
-    results = figures and (figures.get("results") or {}).get("test", figures.get("results"))
-    keys = ("n_queries", "recall_at_1", "recall_at_5", "recall_at_10", "score")
-    missing = [key for key in keys if figures is not None and not isinstance((results or {}).get(key), (int, float))]
-    if missing:
-        raise PublishError(f"metrics.json: results.{missing[0]} is missing; measure again with pemoe evaluate")
     from pemoe.modeling_pemoe.lora_pemoe import render_platform_card
 
     named = [{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)]
-    options = {"repo_id": repo_id, "license_id": license_id, "results": results}
-    return render_platform_card(bases[0], named, **options)
+    return render_platform_card(bases[0], named, repo_id=repo_id, license_id=license_id)
 
 
 def _read_adapter(folder: Path) -> dict[str, Any]:

@@ -19,8 +19,16 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
+from pemoe.common.addresses import without_user
 from pemoe.common.progress import progress_bars
-from pemoe.hub_cards.hub_client import PublishError, bounded_waits, one_line_errors, require_token
+from pemoe.hub_cards.hub_client import (
+    PublishError,
+    bounded_waits,
+    check_ref_names,
+    one_line_errors,
+    only_our_words,
+    require_token,
+)
 
 NEUTRAL = {".gitattributes", ".gitignore", "README.md", "LICENSE", "LICENSE.md"}  # may be there before the first push
 
@@ -88,12 +96,16 @@ class PushPlan:
 
 @dataclass(frozen=True)
 class PushResult:
-    """Address of the repository, the commit that holds what was pushed, and whether only its owner can read it."""
+    """Address of the repository, the commit that holds what was pushed, and whether only its owner can read it.
+
+    `changed` is False where everything was there already, so that no commit was made.
+    """
 
     url: str
     commit: str
     private: bool
     tag: str | None = None
+    changed: bool = True
 
 
 def visibility_note(private: bool) -> str:
@@ -103,9 +115,12 @@ def visibility_note(private: bool) -> str:
     return "public: everybody will see it"
 
 
-def as_json(value: object) -> bytes:
-    """A JSON value as the bytes of a file."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+def as_json(value: object, name: str) -> bytes:
+    """A JSON value as the bytes of the file of this name; `PublishError` for NaN and infinity, which JSON lacks."""
+    try:
+        return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except ValueError as error:
+        raise PublishError(f"{name}: holds NaN or an infinite number, which is no JSON; make it anew") from error
 
 
 def push(
@@ -129,26 +144,36 @@ def push(
         `PushResult`; when nothing changed, its commit is the one that was there.
 
     Raises:
-        PublishError: no or a wrong token, no right to write, a public repository in place of a private one, one that
-            holds something else, a tag that names another commit, or a Hub that cannot be reached or fails.
+        PublishError: no name for a branch or tag, no or a wrong token, no right to write, a public repository in place
+            of a private one or the other way round, one that holds something else, a tag that names another commit,
+            or a Hub that cannot be reached or fails.
 
     Example:
         >>> push(plan_model("runs/train/model", "me/pemoe"), tag="v1.0").url  # doctest: +SKIP
         'https://huggingface.co/me/pemoe'
     """
+    check_ref_names(revision, tag)
     token = require_token(token)
     api = HfApi(endpoint=endpoint, token=token)
     with progress_bars(show_progress), one_line_errors(plan.repo_id, api.endpoint, token), bounded_waits():
-        url, is_private = _prepare_repo(api, plan, revision)
-        with tempfile.TemporaryDirectory() as folder:
-            commit = _commit(api, plan, revision, tag, Path(folder))
+        url = _prepare_repo(api, plan)
+        with tempfile.TemporaryDirectory() as folder, only_our_words():
+            commit, is_changed = _commit(api, plan, revision or "main", tag, Path(folder))
         if tag:  # in place already where nothing changed since
             api.create_tag(plan.repo_id, tag=tag, revision=commit, repo_type=plan.repo_type, exist_ok=True)
-    return PushResult(url, commit, is_private, tag)
+    return PushResult(without_user(url), commit, plan.private, tag, is_changed)
 
 
-def _prepare_repo(api: HfApi, plan: PushPlan, revision: str | None) -> tuple[str, bool]:
-    """Make the repository and the branch where they are missing; their address, and whether it is private."""
+def newest_commit(repo_id: str, repo_type: str, token: str | None = None, endpoint: str | None = None) -> str:
+    """The commit that main of a repository stands at now; `PublishError` where this user cannot read it."""
+    token = require_token(token)
+    api = HfApi(endpoint=endpoint, token=token)
+    with one_line_errors(repo_id, api.endpoint, token), bounded_waits():
+        return api.repo_info(repo_id, repo_type=repo_type).sha
+
+
+def _prepare_repo(api: HfApi, plan: PushPlan) -> str:
+    """Make the repository where it is missing; its address. One that others see than the plan says is refused."""
     kind = {"repo_type": plan.repo_type}
     url = api.create_repo(plan.repo_id, private=plan.private, exist_ok=True, space_sdk=plan.space_sdk, **kind)
     is_private = bool(api.repo_info(plan.repo_id, **kind).private)
@@ -156,15 +181,21 @@ def _prepare_repo(api: HfApi, plan: PushPlan, revision: str | None) -> tuple[str
         raise PublishError(
             f"{plan.repo_id} exists and is public, nothing was sent: give --public or choose another name"
         )
-    if revision:
-        api.create_branch(plan.repo_id, branch=revision, exist_ok=True, **kind)
-    return str(url), is_private
+    if is_private and not plan.private:
+        todo = "make it public in its settings on the Hub, or leave out --public"
+        raise PublishError(f"{plan.repo_id} exists and is private, nothing was sent: {todo}")
+    return str(url)
 
 
-def _commit(api: HfApi, plan: PushPlan, revision: str | None, tag: str | None, folder: Path) -> str:
-    """Send the files and name them in one commit; `folder` takes those that are written for the push."""
-    kind = {"repo_type": plan.repo_type, "revision": revision}
-    entries = api.list_repo_tree(plan.repo_id, recursive=True, **kind)
+def _commit(api: HfApi, plan: PushPlan, branch: str, tag: str | None, folder: Path) -> tuple[str, bool]:
+    """Send the files and name them in one commit; the commit, and whether it is a new one.
+
+    A branch that is missing is made of main when all is checked. `folder` takes the files written for the push.
+    """
+    refs = api.list_repo_refs(plan.repo_id, repo_type=plan.repo_type)
+    heads = {one.name: one.target_commit for one in refs.branches}
+    head = heads.get(branch, heads.get("main"))
+    entries = api.list_repo_tree(plan.repo_id, recursive=True, repo_type=plan.repo_type, revision=head)
     there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     others = there.keys() - NEUTRAL
     if others and not any(plan.marker.fullmatch(path) for path in others):
@@ -173,10 +204,14 @@ def _commit(api: HfApi, plan: PushPlan, revision: str | None, tag: str | None, f
     additions = [CommitOperationAdd(file.path, _content(file, folder)) for file in plan.files]
     if tag:
         changes = bool(stale) or any(not _is_there(addition, there) for addition in additions)
-        _check_tag(api, plan, tag, api.repo_info(plan.repo_id, **kind).sha, changes)
+        _check_tag(plan, tag, {one.name: one.target_commit for one in refs.tags}, None if changes else head)
+    if branch not in heads:
+        api.create_branch(plan.repo_id, branch=branch, exist_ok=True, repo_type=plan.repo_type)
     deletions = [CommitOperationDelete(path) for path in sorted(stale)]
     message = f"Upload the {plan.repo_type} with pemoe"
-    return api.create_commit(plan.repo_id, [*additions, *deletions], commit_message=message, **kind).oid
+    options = {"commit_message": message, "repo_type": plan.repo_type, "revision": branch}
+    commit = api.create_commit(plan.repo_id, [*additions, *deletions], **options).oid
+    return commit, commit != head
 
 
 def _content(file: PlannedFile, folder: Path) -> Path | bytes:
@@ -196,9 +231,8 @@ def _is_there(addition: CommitOperationAdd, there: Mapping[str, RepoFile]) -> bo
         return entry.blob_id == git_hash(content.read())
 
 
-def _check_tag(api: HfApi, plan: PushPlan, tag: str, head: str | None, changes: bool) -> None:
-    """Refuse a tag that names another commit than this push will end at."""
-    tags = {one.name: one.target_commit for one in api.list_repo_refs(plan.repo_id, repo_type=plan.repo_type).tags}
-    if tag in tags and (changes or tags[tag] != head):
+def _check_tag(plan: PushPlan, tag: str, tags: Mapping[str, str], commit: str | None) -> None:
+    """Refuse a tag that names another commit than this push will end at; None stands for a new one."""
+    if tag in tags and tags[tag] != commit:
         named = f"the tag {tag} of {plan.repo_id} names another commit ({tags[tag][:7]})"
         raise PublishError(f"{named}, nothing was sent: choose another tag")

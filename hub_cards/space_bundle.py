@@ -12,6 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from pemoe.common.errors import InputError
 
+TITLE = "Find a place from a sentence"
 SOURCE = Path(__file__).with_name("space")
 EXAMPLES = (
     "round white arena beside a car park",
@@ -26,35 +27,31 @@ def bundle_space(
     model_repo: str,
     gallery_repo: str | None = None,
     *,
-    title: str = "Find a place from a sentence",
+    repo_id: str | None = None,
     model_revision: str | None = None,
     gallery_revision: str | None = None,
-    gallery_pictures: int = GALLERY_PICTURES,
     private_model: bool = False,
 ) -> dict[str, bytes]:
     """The files of the Space, by path: README.md, app.py, requirements.txt, space.json.
 
     Args:
-        model_repo, gallery_repo: ids on the Hub; directories serve to try the page on one computer. Without a gallery
-            the page searches uploaded pictures alone.
-        title: of the page and the Space.
+        model_repo, gallery_repo: ids on the Hub; directories, by their whole paths, serve to try the page here.
+            Without a gallery the page searches uploaded pictures alone.
+        repo_id: `owner/name` of the Space; None: it runs on this computer.
         model_revision, gallery_revision: commits or tags to stay at; None follows main.
-        gallery_pictures: how many of the gallery's test split are read, one per place and platform.
         private_model: README then says which secret the Space needs.
 
     Raises:
-        InputError: a name that is neither an id on the Hub nor a directory, or no picture to read.
+        InputError: a name that is neither an id on the Hub nor a directory.
 
     Example:
         >>> sorted(bundle_space("me/pemoe", "me/campus"))
         ['README.md', 'app.py', 'requirements.txt', 'space.json']
     """
-    if gallery_pictures < 1:
-        raise InputError(f"gallery_pictures is {gallery_pictures}: a gallery needs at least one picture")
     model_id, gallery_id = _hub_id(model_repo), _hub_id(gallery_repo) if gallery_repo else None
     requirements = (SOURCE / "requirements.txt").read_text(encoding="utf-8")
     front_matter = SpaceCardData(
-        title=title,
+        title=TITLE,
         sdk="gradio",
         sdk_version=re.search(r"^gradio==(\S+)$", requirements, re.MULTILINE)[1],
         app_file="app.py",
@@ -69,7 +66,8 @@ def bundle_space(
     )  # fmt: skip
     readme = template.render(
         front_matter=front_matter.to_yaml(),
-        title=title,
+        title=TITLE,
+        address=repo_id or "http://127.0.0.1:7860",
         model=model_repo,
         model_url=f"https://huggingface.co/{model_id}" if model_id else None,
         gallery=gallery_repo,
@@ -77,12 +75,12 @@ def bundle_space(
         private_model=private_model,
     )
     settings = {
-        "title": title,
+        "title": TITLE,
         "model": model_id or str(Path(model_repo).resolve()),
         "model_revision": model_revision,
         "gallery": gallery_repo and (gallery_id or str(Path(gallery_repo).resolve())),
         "gallery_revision": gallery_revision,
-        "gallery_pictures": gallery_pictures,
+        "gallery_pictures": GALLERY_PICTURES,
         "examples": list(EXAMPLES),
     }
     return {
@@ -94,13 +92,13 @@ def bundle_space(
 
 
 def _hub_id(name: str) -> str | None:
-    """The id, None for a directory; `InputError` for anything else."""
-    if name and Path(name).is_dir():
-        return None
+    """The id, None for a directory, which is not spelled owner/name; `InputError` for anything else."""
     try:
         validate_repo_id(name)
+        if name.count("/") == 1:
+            return name
     except HFValidationError:
-        name = ""
-    if name.count("/") != 1:
+        pass
+    if not name or not Path(name).is_dir():
         raise InputError(f"{name or 'the repository'} is neither owner/name on the Hub nor a directory: correct it")
-    return name
+    return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,13 @@ class StoredTensor:
     file: Path
     start_byte: int
     size_bytes: int
+
+    def read_parts(self) -> Iterator[bytes]:
+        """Its bytes, a part at a time."""
+        with self.file.open("rb") as source:
+            source.seek(self.start_byte)
+            for done in range(0, self.size_bytes, COPIED_BYTES):
+                yield source.read(min(COPIED_BYTES, self.size_bytes - done))
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,7 @@ class WeightShard:
         with path.open("wb") as target:
             target.write(self.header)
             for tensor in self.tensors:
-                with tensor.file.open("rb") as source:
-                    source.seek(tensor.start_byte)
-                    for done in range(0, tensor.size_bytes, COPIED_BYTES):
-                        target.write(source.read(min(COPIED_BYTES, tensor.size_bytes - done)))
+                target.writelines(tensor.read_parts())
 
 
 def read_tensors(path: Path) -> list[StoredTensor]:
@@ -84,6 +89,16 @@ def read_tensors(path: Path) -> list[StoredTensor]:
                 StoredTensor(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + start, end - start)
             )
     return sorted(tensors, key=lambda tensor: tensor.start_byte)
+
+
+def hash_tensors(tensors: Iterable[StoredTensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, by name: the same however the tensors are spread over files."""
+    digest = hashlib.sha256()
+    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
+        digest.update(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode() + b"\0")
+        for part in tensor.read_parts():
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def check_fit(tensors: Iterable[StoredTensor], expected: Mapping[str, tuple[int, ...]], where: Path) -> None:

@@ -20,6 +20,7 @@ from pemoe.console import (
     Overwrite,
     Resume,
     Seed,
+    check_endpoint,
     fail,
     format_columns,
     note,
@@ -195,7 +196,7 @@ def evaluate(
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
-    from pemoe.trainers.checkpoint_io import data_of, describe_data, load_checkpoint
+    from pemoe.trainers.checkpoint_io import data_of, describe_data, describe_model, load_checkpoint
     from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
 
@@ -205,10 +206,10 @@ def evaluate(
     recipe = data_of(checkpoint, data)
     model, processor = load_checkpoint(checkpoint)
     rows = load_rows(recipe, show_progress=True, needed=("test",))["test"]
+    measured = describe_data(recipe, "test", rows), describe_model(checkpoint, model.config)
     prepare_output(directory, overwrite)
     results = evaluate_split(model, processor, rows)
-    measured_on = describe_data(recipe, "test", rows)
-    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name(), measured_on)
+    metrics = write_metrics(directory, typed_command(), None, started_s, results, device_name(), *measured)
     _report(metrics, as_json, f"{directory / 'metrics.json'}")
 
 
@@ -216,6 +217,7 @@ def main() -> None:
     """Entry point: exit code 0, 2 with one line on bad input, 1 on a failure of ours."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read where a command imports transformers later
     try:
+        check_endpoint()
         code = app(prog_name="pemoe", standalone_mode=False)
     except typer.Exit as done:
         code = done.exit_code

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
+from urllib.parse import urlsplit
 
 import typer
 
@@ -20,6 +21,18 @@ def check_root(root: str | None) -> str | None:
     if root is None or may_hold_data(root):
         return root
     raise InputError(f"{root} is neither a directory nor the id of a data set on the Hub; check the spelling")
+
+
+def check_endpoint() -> None:
+    """Refuse an HF_ENDPOINT that is no address, before the Hub's client fails at it."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        address = urlsplit(endpoint)
+        is_address = address.scheme in ("http", "https") and bool(address.hostname)
+    except ValueError:
+        is_address = False
+    if endpoint and not is_address:
+        raise InputError("HF_ENDPOINT is no address as https://huggingface.co: correct or unset it")
 
 
 Output = Annotated[Path | None, typer.Option(help="Directory to write to (default: runs/<command>).")]

@@ -60,13 +60,19 @@ def model(  # noqa: PLR0913 - options of a command
 
 
 @publish_app.command()
-def space(
+def space(  # noqa: PLR0913 - options of a command
     repo: Repo,
     model: Annotated[str, typer.Option(help="The published model that it shows, owner/name.")],
     gallery: Annotated[str | None, typer.Option(help="The published data set that it searches, owner/name.")] = None,
+    model_revision: Annotated[
+        str | None, typer.Option(help="Commit or tag of the model (default: its newest commit).")
+    ] = None,
+    gallery_revision: Annotated[
+        str | None, typer.Option(help="Commit or tag of the gallery (default: its newest commit).")
+    ] = None,
     public: Public = False,
     private_model: Annotated[
-        bool, typer.Option("--private-model", help="Say in its README which secret lets it read the model.")
+        bool, typer.Option("--private-model", help="Say in its README which secret lets it read model and gallery.")
     ] = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -76,8 +82,18 @@ def space(
     Example: pemoe publish space --repo me/pemoe-demo --model me/pemoe --dry-run
     """
     from pemoe.hub_cards import plan_space
+    from pemoe.hub_cards.push import newest_commit
 
-    plan = plan_space(repo, model, gallery, private=not public, private_model=private_model)
+    def plan_at(model_revision: str | None, gallery_revision: str | None) -> PushPlan:
+        revisions = {"model_revision": model_revision, "gallery_revision": gallery_revision}
+        return plan_space(repo, model, gallery, private=not public, private_model=private_model, **revisions)
+
+    plan = plan_at(model_revision, gallery_revision)
+    if not dry_run:
+        model_revision = model_revision or newest_commit(model, "model")
+        if gallery is not None:
+            gallery_revision = gallery_revision or newest_commit(gallery, "dataset")
+        plan = plan_at(model_revision, gallery_revision)
     carry_out(plan, dry_run, as_json)
 
 
@@ -106,18 +122,19 @@ def carry_out(
     from dataclasses import asdict
 
     from pemoe.hub_cards import push
+    from pemoe.hub_cards.hub_client import check_ref_names
 
+    check_ref_names(revision, tag)
     if dry_run:
         _print_plan(plan, as_json)
         return
-    if not as_json:
-        for note in plan.notes:
-            typer.echo(note, err=True)
+    for note in plan.notes:
+        typer.echo(note, err=True)
     result = push(plan, revision=revision, tag=tag, show_progress=True)
     if as_json:
         print_json(asdict(result))
         return
-    named = f", tag {result.tag}" if result.tag else ""
+    named = (f", tag {result.tag}" if result.tag else "") + ("" if result.changed else "; nothing changed")
     typer.echo(f"{result.url} ({'private' if result.private else 'public'}), commit {result.commit}{named}")
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import datasets
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, StrictDataclassError
 from transformers import AutoConfig
 
+from pemoe.common.addresses import without_user
 from pemoe.common.fingerprints import hash_lines
+from pemoe.hub_cards.checkpoint import hash_weights
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import platform_facts, read_adapter_config, resolve_adapter
 from pemoe.trainers.distributed import local_device
@@ -25,12 +29,14 @@ def read_config_of(checkpoint: str) -> PeMoEConfig:
 
     Raises TrainingError when there is none, or it is another model's.
     """
+    if not os.path.isdir(checkpoint) and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", checkpoint):
+        raise TrainingError(f"{checkpoint}: no such directory, and no id of a model on the Hub; check the spelling")
     try:
         base, adapter = resolve_adapter(checkpoint, {})
         facts = platform_facts(read_adapter_config(checkpoint, {})) if adapter else None
         config = AutoConfig.from_pretrained(base)
     except (ValueError, OSError, StrictDataclassError) as error:
-        raise TrainingError(f"{checkpoint}: {error}") from error
+        raise TrainingError(f"{checkpoint}: {_explain(checkpoint, error)}") from error
     if not isinstance(config, PeMoEConfig):
         raise TrainingError(f"{checkpoint}: holds a {config.model_type} model, not a PE-MoE one")
     if facts is not None:
@@ -87,6 +93,28 @@ def describe_data(data: DataRecipe, split: str, rows: datasets.Dataset) -> dict:
     fingerprint = hash_lines(json.dumps(list(row.values())) for row in columns)
     root = _whole_path(data.root)
     return {"source": data.source, "root": root, "fingerprint": fingerprint, "split": split, "rows": len(rows)}
+
+
+def describe_model(checkpoint: str | Path, config: PeMoEConfig | None = None) -> dict:
+    """Which weights were measured, for `metrics.json`: `{"weights_sha256"}` of a directory, else `{"repo", "commit"}`.
+
+    `config` is that of the loaded model, which knows the commit that was read from the Hub.
+    """
+    if Path(checkpoint).is_dir():
+        return {"weights_sha256": hash_weights(Path(checkpoint))}
+    return {"repo": str(checkpoint), "commit": getattr(config, "_commit_hash", None)}
+
+
+def _explain(checkpoint: str, error: Exception) -> str:
+    """What an error says; where the Hub shows no such repository to this user, so in a sentence that names the Hub."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HfHubHTTPError):
+        cause = cause.__cause__
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if os.path.isdir(checkpoint) or isinstance(cause, EntryNotFoundError) or status not in (401, 403, 404):
+        return str(error)
+    where = without_user(constants.ENDPOINT)
+    return f"no directory, and no model that {where} shows to you ({status}); check name, `hf auth login`, HF_ENDPOINT"
 
 
 def _whole_path(root: str | None) -> str | None:

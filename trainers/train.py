@@ -14,7 +14,7 @@ import torch
 from pemoe.common.files import write_json
 from pemoe.common.runs import check_output, prepare_output, write_metrics
 from pemoe.retrieval.evaluation import evaluate_split
-from pemoe.trainers.checkpoint_io import describe_data, recipe_record
+from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_record
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.distributed import device_name, first_process_first, join_processes, process_count, rank
 from pemoe.trainers.errors import TrainingError
@@ -68,7 +68,8 @@ def train_into(
     figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
     results = {"stages": records, "test": figures}
     data = describe_data(recipe.data, "test", splits["test"])
-    return write_metrics(output, command, recipe.seed, started_s, results, device_name(), data)
+    measured = describe_model(output / "model")
+    return write_metrics(output, command, recipe.seed, started_s, results, device_name(), data, measured)
 
 
 def _remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:

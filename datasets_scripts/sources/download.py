@@ -36,6 +36,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 from tqdm.auto import tqdm
 
+from pemoe.common.addresses import without_user
 from pemoe.common.errors import InputError, one_line
 from pemoe.common.files import write_json
 from pemoe.common.fingerprints import hash_file
@@ -86,7 +87,8 @@ class RemoteFile:
 class FetchPlan:
     """What a fetch would do: the files at a commit, where they go, how many bytes of them are not there yet.
 
-    `notes` are sentences that the user should read first.
+    `notes` are sentences that the user should read first; `include` are the globs asked for; `is_part`: the
+    repository holds more files that readers need.
     """
 
     repo: PublicRepo
@@ -96,6 +98,8 @@ class FetchPlan:
     directory: Path
     missing_bytes: int
     notes: tuple[str, ...]
+    include: tuple[str, ...] = ()
+    is_part: bool = False
 
     @property
     def total_bytes(self) -> int:
@@ -107,7 +111,8 @@ class FetchPlan:
         return {
             "repo": self.repo.repo_id,
             "commit": self.commit,
-            "complete": complete,
+            "include": list(self.include),
+            "complete": complete and not self.is_part,
             "total_bytes": self.total_bytes,
             "notes": list(self.notes),
             "files": [asdict(file) for file in self.files],
@@ -145,15 +150,22 @@ def plan_fetch(
         notes.append(
             f"{repo.revision} is now at {commit}; this goes on at {begun['commit']}, which {target} was begun with"
         )
-        commit, files = _list_files(api, repo, begun["commit"])
+        try:
+            commit, files = _list_files(api, repo, begun["commit"])
+        except FetchError as error:
+            raise FetchError(f"{target} cannot go on at its commit: {error}; or use another --output") from error
     recorded = {file["path"] for file in begun["files"]} if begun else set()
     named = {file.path for file in files if _is_wanted(file.path, include, repo.leave_out)}
+    usual = {file.path for file in files if _is_wanted(file.path, (), repo.leave_out)}
+    if not usual:
+        raise FetchError(f"{repo.repo_id} holds no files at {commit}, nothing to fetch: give another --revision")
     if not named:
         raise FetchError(f"{repo.repo_id} has no file {' or '.join(include) or 'to fetch'}: correct --include")
     wanted = tuple(file for file in files if file.path in named | recorded)
     missing_bytes = sum(file.size_bytes - _bytes_here(target, file) for file in wanted)
     _check_space(target, missing_bytes)
-    return FetchPlan(repo, api.endpoint, commit, wanted, target, missing_bytes, tuple(notes))
+    about = {"include": tuple(include), "is_part": not usual <= named | recorded}
+    return FetchPlan(repo, api.endpoint, commit, wanted, target, missing_bytes, tuple(notes), **about)
 
 
 def fetch_files(plan: FetchPlan, license: Mapping[str, str], *, show_progress: bool = False) -> dict[str, Any]:
@@ -166,8 +178,11 @@ def fetch_files(plan: FetchPlan, license: Mapping[str, str], *, show_progress: b
         FetchError: another process fetches into the directory, a Hub that fails, a full disk, wrong bytes.
     """
     partial = plan.directory / PARTIAL_NAME
-    with _one_line_errors(plan.repo.repo_id, plan.endpoint):
+    try:
         partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FetchError(f"{plan.directory}: cannot be made ({error.strerror}); use another --output") from error
+    with _one_line_errors(plan.repo.repo_id, plan.endpoint):
         with _alone(partial / "lock", plan.directory), progress_bars(False):
             write_json(plan.directory / RECORD_NAME, {"license": dict(license), **plan.record(complete=False)})
             _fetch_all(plan, show_progress)
@@ -204,14 +219,17 @@ def _is_wanted(path: str, include: Sequence[str], leave_out: Sequence[str]) -> b
 
 def _read_record(directory: Path, repo_id: str) -> dict[str, Any] | None:
     """What an earlier fetch wrote; None for a new or empty directory."""
+    if directory.exists() and not directory.is_dir():
+        raise FetchError(f"{directory}: is a file; name a directory with --output")
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return None
     try:
         record = json.loads((directory / RECORD_NAME).read_bytes())
         found = record["repo"], record["commit"], [file["path"] for file in record["files"]]
     except (OSError, ValueError, KeyError, TypeError):
-        if directory.is_dir() and {path.name for path in directory.iterdir()} == {PARTIAL_NAME}:
-            return None  # killed before the first byte
+        names = {path.name for path in directory.iterdir()}
+        if all(name == PARTIAL_NAME or fnmatch.fnmatchcase(name, f".{RECORD_NAME}.*.tmp") for name in names):
+            return None  # killed before the first byte, perhaps while the record was written
         raise FetchError(f"{directory} is not empty and holds no earlier fetch: use another --output") from None
     if found[0] != repo_id:
         raise FetchError(f"{directory} holds a fetch of {found[0]}: use another --output")
@@ -327,7 +345,7 @@ def _one_line_errors(repo_id: str, endpoint: str, revision: str = "") -> Iterato
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         token = build_hf_headers().get("authorization", "").removeprefix("Bearer ")
         line = " ".join(_explain(error, repo_id, endpoint, revision).split())
-        raise FetchError(line.replace(token, "<token>") if token else line) from None
+        raise FetchError(without_user(line.replace(token, "<token>") if token else line)) from None
 
 
 def _explain(error: BaseException, repo_id: str, endpoint: str, revision: str) -> str:

@@ -145,14 +145,20 @@ def test_a_hub_that_recovers_in_time_is_not_even_noticed(
     ],
 )
 def test_a_killed_push_goes_on(hub: LocalHub, plans: dict, tmp_path: Path, kind: str, page: str) -> None:
-    plan, started = plans[kind], []
+    plan, started, uploads = plans[kind], [], []
     (tmp_path / "plan").write_bytes(pickle.dumps(plan))
 
     def kill(method: str, path: str, _: int) -> int | None:
-        if page in path and (page != "/lfs/" or hub.sent("PUT", "/lfs/") or kind == "metric"):
-            os.kill(started[0].pid, signal.SIGKILL)
-            return CLOSE
-        return None
+        if page not in path:
+            return None
+        if page == "/lfs/" and kind != "metric":  # at the second upload, when the first one is whole
+            uploads.extend([path] * (method == "PUT"))
+            if len(uploads) != 2 or method != "PUT":
+                return CLOSE if len(uploads) > 2 else None
+            while not hub.sent("PUT", "/lfs/"):
+                time.sleep(0.01)
+        os.kill(started[0].pid, signal.SIGKILL)
+        return CLOSE
 
     hub.fault = kill
     env = hub.env(tmp_path / "home")
@@ -199,6 +205,55 @@ def test_what_is_somebody_elses_or_public_is_left_alone(hub: LocalHub, plans: di
     with pytest.raises(PublishError, match="exists and is public, nothing was sent"):
         send(plan, hub)
     assert theirs.files() == {} and hub.sent("PUT", "") == []
+
+
+def test_a_private_repository_is_not_taken_for_a_public_one(hub: LocalHub, plans: dict[str, PushPlan]) -> None:
+    send(plans["metric"], hub)
+    with pytest.raises(PublishError, match="exists and is private, nothing was sent"):
+        send(replace(plans["metric"], private=False), hub)
+
+
+def test_a_push_that_is_refused_makes_no_branch(hub: LocalHub, plans: dict[str, PushPlan]) -> None:
+    plan = plans["metric"]
+    first = send(plan, hub, tag="v1.0")
+    repo = repo_of(plan, hub)
+    with pytest.raises(PublishError, match="names another commit"):
+        send(earlier(plan), hub, revision="next", tag="v1.0")
+    theirs = hub.repos[plan.repo_type, "me/theirs"] = Repo(plan.repo_type, "me/theirs", private=True)
+    theirs.commit("main", {"notes/a.txt": hub.store(b"rows", lfs=False)})
+    with pytest.raises(PublishError, match="holds other data"):
+        send(replace(plan, repo_id="me/theirs"), hub, revision="next")
+    assert set(theirs.refs) == {"main"} and repo.refs == {"main": first}
+    second = send(earlier(plan), hub, revision="next", tag="v2.0")
+    assert repo.refs == {"main": first, "next": second} and repo.tags == {"v1.0": first, "v2.0": second}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a..b", "-a", ".a", "a/.b", "a.lock", "a/", "a.", "@", "a@{1}", "a~1", "a:b"]
+)
+def test_names_that_git_refuses_are_refused_before_anything_is_sent(hub: LocalHub, plans: dict, name: str) -> None:
+    for option in ("tag", "revision"):
+        with pytest.raises(PublishError, match="is no name for a branch or tag"):
+            send(plans["metric"], hub, **{option: name})
+    assert hub.requests == []
+
+
+def test_a_server_that_is_no_hub_is_one_line_without_its_password(hub: LocalHub, plans: dict[str, PushPlan]) -> None:
+    hub.fault = lambda method, path, _: Answer(200, {}) if "/refs" in path else None
+    with pytest.raises(PublishError, match="answered what no Hub does"):
+        send(plans["metric"], hub)
+    endpoint = hub.endpoint.replace("://", "://anna:secret@")
+    with pytest.raises(PublishError, match=f"^{hub.endpoint} ") as reported:
+        push(plans["metric"], token=hub.token, endpoint=endpoint)
+    assert "secret" not in str(reported.value) and "\n" not in str(reported.value)
+
+
+def test_files_of_the_owner_stay_in_a_space(hub: LocalHub, plans: dict[str, PushPlan]) -> None:
+    for kind in ("space", "metric"):
+        own = {name: PlannedFile(name, b"mine") for name in ("helpers.py", "notes.html", "icon.png")}
+        send(replace(plans[kind], files=(*plans[kind].files, *own.values())), hub)
+        send(plans[kind], hub)
+        assert own.keys() <= repo_of(plans[kind], hub).files().keys()
 
 
 def test_what_an_earlier_push_alone_held_is_deleted(hub: LocalHub, plans: dict[str, PushPlan]) -> None:

@@ -19,6 +19,7 @@ from tiny_data import build_processor
 from tiny_models import build_tiny_inputs
 
 from pemoe.hub_cards import PublishError, PushPlan, plan_model
+from pemoe.hub_cards.checkpoint import hash_weights
 from pemoe.hub_cards.weights import WeightShard
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.trainers.experiments.fresh_process import run_without_package
@@ -128,6 +129,30 @@ def test_figures_come_from_metrics_without_paths_of_the_machine(model_dir: Path,
     assert str(path) in planned.notes[1]
 
 
+def test_figures_of_other_weights_are_refused(model_dir: Path) -> None:
+    path = model_dir / "metrics.json"
+    content = write_metrics(path)
+    assert any("do not say which weights" in note for note in plan_model(model_dir, "me/pemoe").notes)
+    measured = {**content, "model": {"weights_sha256": hash_weights(model_dir)}, "host": "box.home", "note": "own"}
+    path.write_text(json.dumps(measured))
+    planned = plan_model(model_dir, "me/pemoe", max_shard_size="300KB")
+    assert not any("which weights" in note for note in planned.notes)
+    sent = json.loads(next(file for file in planned.files if file.path == "metrics.json").content)
+    assert sent["model"] == measured["model"] and not {"host", "note", "command"} & sent.keys()
+    write_files(planned, model_dir.parent / "sharded")
+    assert hash_weights(model_dir.parent / "sharded") == hash_weights(model_dir)
+    change_weights(lambda one: {**one, "logit_scale": one["logit_scale"] + 1})(model_dir)
+    with pytest.raises(PublishError, match=r"metrics\.json, which measured other weights than .*; run pemoe evaluate"):
+        plan_model(model_dir, "me/pemoe")
+
+
+def test_nan_is_no_figure(model_dir: Path) -> None:
+    content = write_metrics(model_dir / "metrics.json", extra=float("nan"))
+    assert content["results"]["extra"] != content["results"]["extra"]
+    with pytest.raises(PublishError, match=r"metrics\.json: holds NaN"):
+        plan_model(model_dir, "me/pemoe")
+
+
 def experts_only(directory: Path) -> Path:
     """An experts-only checkpoint whose backbones are directories."""
     backbones = directory / "backbones"
@@ -209,6 +234,8 @@ def disguised(root: Path) -> None:
         (change_config(platforms="drone"), "config.json: "),
         (change_config(gate="own"), "gate: 'own' is unknown"),
         (change_config(auto_map={}), "has no auto_map"),
+        (change_config(custom_pipelines=None), "load it and call save_pretrained again"),
+        (drop("modules.json"), "load it and call save_pretrained again"),
         (change_config(text_repo="/home/anna/bge"), "text_repo is /home/anna/bge"),
         (change_config(platforms=["satellite", "drone", "ground", "night"]), r"experts\.night\.\S+ is missing"),
         (change_weights(lambda one: {k: v for k, v in one.items() if ".ground." not in k}), r"experts\.ground\."),
@@ -255,11 +282,8 @@ def test_a_missing_figure_is_named(model_dir: Path) -> None:
     write_metrics(model_dir / "metrics.json", score=None)
     with pytest.raises(PublishError, match="score"):
         plan_model(model_dir, "me/pemoe")
-    (model_dir / "metrics.json").unlink()
-    adapter = write_adapter(model_dir.parent / "adapter")
-    write_metrics(adapter / "metrics.json", score=None)
-    with pytest.raises(PublishError, match=r"results\.score is missing"):
-        plan_model(adapter, "me/lora")
+    with pytest.raises(PublishError, match=r"and name its metrics\.json with --metrics"):
+        plan_model(model_dir, "me/pemoe")
 
 
 def test_lora_platforms_are_sent_alone_or_together(tmp_path: Path) -> None:
@@ -271,11 +295,13 @@ def test_lora_platforms_are_sent_alone_or_together(tmp_path: Path) -> None:
     names = ("adapter_config.json", "adapter_model.safetensors")
     assert paths(together) == {
         "README.md",
-        "metrics.json",
         *(f"{p}/{n}" for p in ("infrared", "night") for n in names),
     }
-    assert together.left_out == ("night/README.md",)
-    for word in ("base_model: me/pemoe", "license: mit", 'load_platform("me/lora", subfolder="night")', "R@1 50.0%"):
+    assert together.left_out == ("metrics.json", "night/README.md")
+    assert any("no figures of their own" in note for note in together.notes)
+    with pytest.raises(PublishError, match=r"no figures of their own.*leave out --metrics"):
+        plan_model(tmp_path / "adapters", "me/lora", metrics=tmp_path / "adapters" / "metrics.json")
+    for word in ("base_model: me/pemoe", "license: mit", 'load_platform("me/lora", subfolder="night")'):
         assert word in together.card
     alone = plan_model(tmp_path / "adapters" / "night", "me/night", unmeasured=True)
     pointers = {"processor_config.json", "modules.json", "sentence_pemoe_config.json"}

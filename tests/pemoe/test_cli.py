@@ -89,6 +89,12 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path: Path, arguments: list[str]
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("endpoint", ["http://[bad", "hub.org", "http://"])
+def test_an_endpoint_that_is_no_address_is_one_line(monkeypatch, capsys, endpoint: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert_refused(monkeypatch, capsys, ["info", "--preset", "tiny"], "HF_ENDPOINT")
+
+
 def test_unknown_recipe_key_is_named(monkeypatch, capsys, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("contrastive: {steps: 1, learningrate: 1e-3}\n")

@@ -13,6 +13,7 @@ from command_line import assert_refused, run
 from doc_blocks import read_blocks
 from huggingface_hub import close_session, constants
 from local_hub import LocalHub
+from local_hub_routes import Repo
 from publish_plans import write_metrics, write_model
 
 
@@ -62,14 +63,44 @@ def test_a_dry_run_tells_what_a_push_then_sends(hub: LocalHub, runs: Path, monke
     plan = json.loads(capsys.readouterr().out)
     assert hub.requests == [] and plan["left_out"] == ["optimizer.pt"] and plan["private"]
     assert run(monkeypatch, *command, "--public", "--tag", "v1.0", "--revision", "next") == 0
-    result = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert "public: everybody will see it" in said.err
     repo = hub.repos["model", "me/pemoe"]
     files = repo.files("next")
     assert {path: len(content) for path, content in files.items() if path != ".gitattributes"} == plan["bytes"]
-    assert result == {"url": f"{hub.endpoint}/me/pemoe", "commit": repo.refs["next"], "private": False, "tag": "v1.0"}
+    about = {"commit": repo.refs["next"], "private": False, "tag": "v1.0", "changed": True}
+    assert result == {"url": f"{hub.endpoint}/me/pemoe", **about}
     assert files["README.md"].decode() == plan["card"]
     for figure in ("50.0", "75.0", "87.5", "68.8"):  # those of metrics.json, in per cent
         assert figure in plan["card"]
+
+
+def test_a_second_push_says_that_nothing_changed_in_words_of_ours(hub, runs: Path, monkeypatch, capsys) -> None:
+    command = ["publish", "metric", "geo_recall", "--repo", "me/geo_recall"]
+    for is_second in (False, True):
+        assert run(monkeypatch, *command) == 0
+        said = capsys.readouterr()
+        assert ("nothing changed" in said.out) == is_second and "No files have been modified" not in said.err
+
+
+def test_a_space_stays_at_the_commits_of_its_push(hub: LocalHub, runs: Path, monkeypatch, capsys) -> None:
+    command = ["publish", "space", "--repo", "me/demo", "--model", "me/pemoe", "--gallery", "me/campus"]
+    assert_refused(monkeypatch, capsys, command, "me/pemoe was not found")
+    (runs.parent / "me" / "pemoe").mkdir(parents=True)  # of the same name as the model
+    for kind, name in (("model", "me/pemoe"), ("dataset", "me/campus")):
+        repo = hub.repos[kind, name] = Repo(kind, name, private=True)
+        repo.commit("main", {"README.md": hub.store(kind.encode(), lfs=False)})
+    assert run(monkeypatch, *command, "--dry-run") == 0
+    assert "follow main of me/pemoe and me/campus" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--gallery-revision", "v2") == 0
+    assert "follow main" not in capsys.readouterr().err
+    files = hub.repos["space", "me/demo"].files()
+    settings = json.loads(files["space.json"])
+    assert (settings["model"], settings["gallery"]) == ("me/pemoe", "me/campus")
+    assert settings["model_revision"] == hub.repos["model", "me/pemoe"].refs["main"]
+    assert settings["gallery_revision"] == "v2"
+    assert 'Client("me/demo")' in files["README.md"].decode()
 
 
 @pytest.mark.parametrize("command", ["model", "space", "metric"])
@@ -88,6 +119,8 @@ def test_every_command_explains_itself_with_an_example(monkeypatch, capsys, comm
         (["space", "--repo", "me/x", "--model", "pemoe"], "owner/name"),
         (["metric", "magic", "--repo", "me/magic"], "magic"),
         (["metric", "geo_recall", "--repo", "me/other"], "geo_recall"),
+        (["metric", "geo_recall", "--repo", "me/geo_recall", "--tag", ""], "no name for a branch or tag"),
+        (["metric", "geo_recall", "--repo", "me/geo_recall", "--tag", "a..b", "--dry-run"], "no name for a branch"),
     ],
 )
 def test_bad_arguments(monkeypatch, capsys, tmp_path: Path, arguments: list[str], word: str) -> None:

@@ -58,7 +58,7 @@ def plan_of(kind: str, folder: Path, built_dir: Path, repo_id: str = "me/thing")
 
     def adapters() -> PushPlan:
         for platform in ("infrared", "night"):
-            write_adapter(folder / "adapters" / platform, platform)
+            write_adapter(folder / "adapters" / f"{platform}-v1.0", platform)
         return plan_model(folder / "adapters", repo_id, unmeasured=True)
 
     kinds: dict[str, Callable[[], PushPlan]] = {

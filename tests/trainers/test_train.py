@@ -87,6 +87,7 @@ def test_evaluate_and_mine_read_the_data_of_their_run(tmp_path: Path, trained: R
         said = json.loads(capsys.readouterr().out)
         if command == "evaluate":
             assert said["results"] == trained.metrics["results"]["test"]
+            assert said["model"] == trained.metrics["model"] and said["model"]["weights_sha256"]
         else:
             assert said["results"]["rows"] == 18 and (tmp_path / "mine" / "negatives.npy").is_file()
 

@@ -166,10 +166,11 @@ def test_include_adds_to_what_was_fetched_and_a_changed_file_comes_again(
     assert files_of(out).keys() == {"train.json", "fetch.json"}
     (out / "train.json").write_bytes(b"[7]")
     record = fetch(hub, out, include=["images/train/*"])
+    assert (record["include"], record["complete"]) == (["images/train/*"], False)
     assert [file["path"] for file in record["files"]] == ["images/train/0001.tar.gz", "train.json"]
     assert (out / "train.json").read_bytes() == FILES["train.json"]
     assert "is not as it was published" in caplog.text
-    fetch(hub, out)
+    assert fetch(hub, out)["complete"]
     assert files_of(out).keys() == {*published(), "fetch.json"}
     assert_refused(hub, out, "*.csv", include=["*.csv"])
 
@@ -191,11 +192,35 @@ def test_other_peoples_folders_are_left_alone(hub: LocalHub, tmp_path: Path) -> 
     (tmp_path / "photos" / "a.jpg").write_bytes(b"mine")
     (tmp_path / "file").write_bytes(b"")
     assert_refused(hub, tmp_path / "photos", "--output")
-    assert_refused(hub, tmp_path / "file", "--output")
+    assert_refused(hub, tmp_path / "file", "is a file", "--output")
+    assert_refused(hub, tmp_path / "file" / "below", "cannot be made", "--output")
     fetch(hub, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "fetch.json").read_text())
     (tmp_path / "out" / "fetch.json").write_text(json.dumps({**record, "repo": "owner/other"}))
     assert_refused(hub, tmp_path / "out", "owner/other", "--output")
+
+
+def test_a_repository_without_files_and_a_commit_that_is_gone_are_one_line(hub: LocalHub, tmp_path: Path) -> None:
+    put(hub, {".gitattributes": b"*"})
+    assert_refused(hub, tmp_path / "out", "holds no files")
+    first = put(hub, FILES)
+    fetch(hub, tmp_path / "out")
+    put(hub, {**FILES, "train.json": b"[2]"})
+    del hub.repos["dataset", REPO.repo_id].commits[first]
+    assert_refused(hub, tmp_path / "out", first, "another --output")
+
+
+def test_a_kill_while_the_record_is_written_leaves_a_folder_that_can_be_used(hub: LocalHub, tmp_path: Path) -> None:
+    put(hub, FILES)
+    (tmp_path / "out" / ".partial").mkdir(parents=True)
+    (tmp_path / "out" / ".fetch.json.77.tmp").write_bytes(b"{")
+    assert fetch(hub, tmp_path / "out")["complete"]
+
+
+def test_passwords_in_the_address_of_the_hub_are_not_shown(hub: LocalHub, tmp_path: Path) -> None:
+    with pytest.raises(FetchError) as refused:
+        plan_fetch(REPO, tmp_path / "out", endpoint=hub.endpoint.replace("://", "://anna:secret@"))
+    assert "secret" not in str(refused.value) and "127.0.0.1" in str(refused.value)
 
 
 @pytest.mark.parametrize(
