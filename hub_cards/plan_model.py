@@ -22,7 +22,6 @@ from pemoe.hub_cards.checkpoint import (
     weight_files,
 )
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
-from pemoe.hub_cards.machine_paths import without_machine_paths
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
 from pemoe.hub_cards.weights import parse_size, read_tensors
 
@@ -35,9 +34,6 @@ CARRIED = (  # beside configuration, weights and code, where they are there
     *("merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
     *("modules.json", "config_sentence_transformers.json", "sentence_pemoe_config.json"),
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
-)
-PUBLISHED_METRICS = (  # the command is full of paths, and what others wrote there is not known
-    *("version", "commit", "seed", "device", "wall_s", "peak_rss_mb", "data", "model", "results"),
 )
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
@@ -126,8 +122,9 @@ def _read_figures(root: Path, metrics: str | Path | None, unmeasured: bool) -> t
     path = Path(metrics) if metrics else next((path for path in usual if path.is_file()), None)
     if path is None:
         raise PublishError(f"{root}: no metrics.json there or above it; name one with --metrics, or say --unmeasured")
-    content = {name: value for name, value in read_object(path).items() if name in PUBLISHED_METRICS}
-    return without_machine_paths(content), f"the card's figures are those of {path}"
+    from pemoe.modeling_pemoe.repository_pemoe import shown_metrics
+
+    return shown_metrics(read_object(path)), f"the card's figures are those of {path}"
 
 
 def _check_measured(root: Path, figures: dict[str, Any] | None, source: str) -> list[str]:

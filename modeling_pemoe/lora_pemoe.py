@@ -342,7 +342,6 @@ def render_platform_card(
     *,
     repo_id: str | None = None,
     license_id: str | None = None,
-    results: dict | None = None,
 ) -> str:
     """The README.md of a LoRA platform, or of several in folders of one repository.
 
@@ -351,7 +350,6 @@ def render_platform_card(
         platforms: `{"platform", "init_from", "rank", "folder"}` of each; "" is the repository itself.
         repo_id: where they will be found; None: the code blocks are for the folder itself.
         license_id: as the Hub names licences.
-        results: figures of a `metrics.json`; None says that nothing was measured.
     """
     fields = {"base_model": None if os.path.isabs(base) else base, "license": license_id, "tags": _TAGS}
     relation = {} if os.path.isabs(base) else {"base_model_relation": "adapter"}
@@ -367,14 +365,11 @@ def render_platform_card(
         platforms="\n".join(rows),
         start=start,
         loads="".join(f"{line}\n" for line in loads),
-        results=_RESULTS.format(**results) if results else "Nothing was measured.",
         licences="" if license_id else ", which hold for these adapters too",
     )
 
 
 _TAGS = ["pe-moe", "lora", "peft", "geo-localization"]
-_RESULTS = """On {n_queries:,} test queries, each against the whole mixed gallery: R@1 {recall_at_1:.1%}, R@5
-{recall_at_5:.1%}, R@10 {recall_at_10:.1%}, Score {score:.4f} (`metrics.json`)."""
 _CARD = """---
 {metadata}
 ---
@@ -403,7 +398,7 @@ embeddings, `model(pixel_values=pixel_values, experts=[platform]).image_embeds`.
 
 ## Results
 
-{results}
+Nothing was measured.
 
 ## Limits and licence
 

@@ -33,7 +33,11 @@ REPLACED_FILES = [*WEIGHTS, "*_pemoe.py", "metrics.json"]
 PROCESSOR_FILES = ["*processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*"]
 VOCABULARIES = ["merges.txt", "*.model"]
 PUSHED_FILES = ["README.md", "config.json", *REPLACED_FILES, *REPOSITORY_FILES, *PROCESSOR_FILES, *VOCABULARIES]
-_PATH = re.compile(r"^(?:[A-Za-z]:[\\/]|~?/)[^\n]+|(?<![\w:/.])(?:[A-Za-z]:[\\/]|~?/)[^\s\"'<>|,;()]+")  # absolute
+PUBLISHED_METRICS = (  # the command is full of paths, and what others wrote there is not known
+    *("version", "commit", "seed", "device", "wall_s", "peak_rss_mb", "data", "model", "results"),
+)
+_START = r"(?:[A-Za-z]:[\\/]|~[\w.-]*/|/)"  # of an absolute path; not behind a letter, a dot or the colon of a URL
+_PATH = re.compile(rf"^{_START}[^\n]+|(?<![\w/.])(?!(?<=:)//){_START}[^\s\"'<>|,;()]+")
 
 
 def write_repository_files(model: PreTrainedModel, directory: str | os.PathLike) -> None:
@@ -141,8 +145,8 @@ def write_model_card(config: PreTrainedConfig, directory: str, *, metrics: dict 
 
 
 def shown_metrics(metrics: dict) -> dict:
-    """Content of a `metrics.json` without the command; of absolute paths in it the last name stays."""
-    return _cut_paths({name: value for name, value in metrics.items() if name != "command"})
+    """The `PUBLISHED_METRICS` of a `metrics.json`; of absolute paths in them the last name stays."""
+    return _cut_paths({name: value for name, value in metrics.items() if name in PUBLISHED_METRICS})
 
 
 def _cut_paths(value: object) -> object:
