@@ -247,7 +247,9 @@ def test_its_trainer_moves_experts_and_gate_and_leaves_the_trunks(found: dict) -
 
 
 def test_the_file_needs_sentence_transformers_only_when_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    loaded = [name for name in sys.modules if name.startswith("sentence_transformers.")]
+    for name in ("sentence_transformers", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     spec = importlib.util.spec_from_file_location("alone", folder / "full" / "sentence_pemoe.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -61,6 +61,7 @@ def test_a_directory_without_a_model_is_refused(tmp_path, monkeypatch, capsys) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_none_and_the_next_one_is_whole(checkpoint, tmp_path, monkeypatch, capsys) -> None:
     output = tmp_path / "out"
     arguments = ["export", str(checkpoint), "--torch-export", "--output", str(output)]
@@ -83,6 +84,7 @@ def test_a_killed_export_leaves_none_and_the_next_one_is_whole(checkpoint, tmp_p
     assert said["source"]["repo"] == "model" and str(tmp_path) not in json.dumps(said)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(checkpoint, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)

@@ -79,7 +79,8 @@ class LocalHub:
 
     def env(self, home: Path, token: str | None = None) -> dict[str, str]:
         """Environment of a subprocess that takes this server for the Hub; `token` "" for none at all."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE"))}
+        foreign = ("HF_", "HUGGING_FACE", "TRANSFORMERS_")  # what other tests of this process set
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         given = self.token if token is None else token
         return {
             **kept,

@@ -188,7 +188,9 @@ def test_the_pace_keeps_within_the_servers_limit(tmp_path: Path) -> None:
         refiner = refiner_for(paced, tmp_path / "paced", requests_per_minute=20 * 60)
         refined = refiner.refine_batch(requests_for(20))
     with ScriptedLLM(sound_reply, **limit) as hurried:
-        refiner_for(hurried, tmp_path / "hurried").refine_batch(requests_for(20))
+        refiner_for(hurried, tmp_path / "hurried", retries=100).refine_batch(
+            requests_for(20)
+        )  # some are unlucky often
     assert paced.violations == 0 and len(paced.log) == 20 and hurried.violations > 0
     assert [one.refiner for one in refined] == ["llm"] * 20
     starts_s = [logged.started_s for logged in paced.log]
