@@ -117,8 +117,12 @@ class LoraPlatforms:
         """transformers' own way to adapters: a folder of `save_platform` adds its platform, any other goes to peft."""
         given = {**kwargs, **(kwargs.get("adapter_kwargs") or {})}
         hub = {option: given[option] for option in ADAPTER_OPTIONS if option in given}
-        if peft_model_id is None or platform_facts(read_adapter_config(peft_model_id, hub)) is None:
+        facts = None if peft_model_id is None else platform_facts(read_adapter_config(peft_model_id, hub))
+        if facts is None:
             return super().load_adapter(peft_model_id, *args, **kwargs)
+        asked = args[0] if args else kwargs.get("adapter_name")
+        if asked not in (None, "default", facts["platform"]):
+            raise ValueError(f"adapter_name: {peft_model_id} holds the platform {facts['platform']!r}, not {asked!r}")
         return self.load_platform(peft_model_id, **hub)
 
     def merge_platform(self, name: str) -> None:

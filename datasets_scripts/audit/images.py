@@ -10,6 +10,7 @@ from PIL import Image, ImageStat
 
 from pemoe.datasets_scripts.audit.attribution import find_text_band
 from pemoe.datasets_scripts.schema import looks_down
+from pemoe.datasets_scripts.sources.images import eight_bits
 
 MIN_SIDE_PX = 64
 MAX_ASPECT = 2.0
@@ -33,14 +34,14 @@ def hash_image(image: Image.Image) -> Hashes:
         >>> hash_image(picture) == hash_image(picture.convert("RGB"))
         True
     """
-    grey = image.convert("L")
+    grey = eight_bits(image).convert("L")
     grey = grey.reduce(max(1, min(grey.size) // HASHED_PX))
     return Hashes(*(int(str(kind(grey)), 16) for kind in (imagehash.phash, imagehash.dhash)))
 
 
 def thumbnail(image: Image.Image) -> bytes:
     """A copy of at most `THUMBNAIL_PX` a side, as JPEG."""
-    small = image.convert("RGB")
+    small = eight_bits(image).convert("RGB")
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
@@ -64,7 +65,7 @@ def find_odd_size(image: Image.Image, platform: str | None) -> str | None:
 
 def find_blank(image: Image.Image, platform: str | None) -> str | None:
     """Find pictures that have one colour throughout."""
-    return "has a single colour" if ImageStat.Stat(image.convert("L")).stddev[0] < BLANK_SPREAD else None
+    return "has a single colour" if ImageStat.Stat(eight_bits(image).convert("L")).stddev[0] < BLANK_SPREAD else None
 
 
 def find_attribution(image: Image.Image, platform: str | None) -> str | None:

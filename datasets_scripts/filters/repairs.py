@@ -10,6 +10,7 @@ from PIL import Image
 
 from pemoe.datasets_scripts.audit.captions import Found
 from pemoe.datasets_scripts.sources.geotext.rows import region_lists
+from pemoe.datasets_scripts.sources.images import eight_bits
 from pemoe.datasets_scripts.text.sentences import complete_sentences, normalize_space, split_sentences
 
 JPEG_QUALITY = 95
@@ -59,7 +60,7 @@ def _encoded(image: Image.Image, was: str | None) -> dict[str, Any]:
 
 def to_rgb(row: Mapping[str, Any], image: Image.Image) -> tuple[dict[str, Any], Image.Image]:
     """A copy of a row with its picture in RGB, and the picture; transparent parts become white."""
-    rgb = image
+    rgb = image = eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         rgb = Image.new("RGB", image.size, "white")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from pemoe.common.errors import one_line
@@ -57,3 +58,19 @@ def check_decodes(data: bytes, path: str) -> None:
         decode_sound(data)
     except ImageError as error:
         raise ImageError(f"image {path} cannot be decoded ({error}); replace or remove it", error.kind) from error
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A 16-bit grey picture in 8 bits, v / 257 rounded, as the model's processor reads it; others as they are.
+
+    Pillow's own `convert` cuts values at 255, which makes such a picture white.
+
+    Example:
+        >>> eight_bits(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+        255
+    """
+    if not image.mode.startswith("I;16"):
+        return image
+    grey = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    grey.format, grey.info = image.format, image.info
+    return grey

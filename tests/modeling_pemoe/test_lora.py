@@ -322,6 +322,7 @@ def test_wrong_requests_are_refused_in_one_line(base: Path, folder: Path, monkey
         (lambda: model.add_platform("drone", "drone", lora_rank=2), "no name twice"),
         (lambda: model.add_platform("a.b", "drone", lora_rank=2), "'a.b' is no platform name"),
         (lambda: model.load_platform(folder), "the model has a platform 'infrared' already"),
+        (lambda: model.load_adapter(str(folder), "other"), "holds the platform 'infrared', not 'other'"),
         (lambda: model.load_platform(base), "holds no adapter_config.json"),
         (lambda: model.load_platform(stock), "is no PE-MoE platform's; use load_adapter"),
         (lambda: model.save_platform("drone", base), r"'drone' is not among the LoRA platforms \['infrared'\]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
@@ -46,6 +47,13 @@ def test_colours_and_shapes(views: list[Image.Image]) -> None:
     assert kinds(encoded(image.crop((0, 0, 160, 79)))) == ["odd_size_image"]
     assert kinds(encoded(image.crop((0, 0, 160, 80)))) == []
     assert kinds(encoded(Image.new("RGB", (160, 160)))) == ["blank_image"]
+
+
+def test_a_16_bit_picture_is_seen_as_its_8_bits(views: list[Image.Image]) -> None:
+    grey = views[0].convert("L")
+    deep = Image.fromarray(np.asarray(grey, dtype=np.uint16) * 257)
+    assert kinds(encoded(deep, "PNG")) == ["non_rgb_image"]  # and not blank
+    assert hash_image(deep) == hash_image(grey)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])

@@ -21,6 +21,7 @@ from pemoe.datasets_scripts.schema import SPLITS, DataError
 from pemoe.datasets_scripts.sources.geotext.files import ImageFiles
 from pemoe.datasets_scripts.sources.geotext.names import platform_of
 from pemoe.datasets_scripts.sources.geotext.records import find_json, iter_records
+from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 
 FILTERS = filter_names()
 ROW_FILTERS = filter_names(on_rows=True)
@@ -178,6 +179,16 @@ def test_a_transparent_picture_turns_white_below() -> None:
     kept = Filters(["non_rgb_image"]).image({**row, "platform": "ground", "regions": []})
     image = Image.open(io.BytesIO(kept["image"]["bytes"]))
     assert image.mode == "RGB" and image.getpixel((40, 40)) == (255, 255, 255)
+
+
+def test_a_16_bit_picture_keeps_its_greys_as_the_processor_reads_them() -> None:
+    buffer = io.BytesIO()
+    deep = np.random.default_rng(0).integers(0, 65536, (80, 80), dtype=np.uint16)
+    Image.fromarray(deep).save(buffer, "PNG")
+    row = {"image": {"bytes": buffer.getvalue(), "path": None}, "image_id": "6/6.png", "split": "train"}
+    kept = Filters(["non_rgb_image"]).image({**row, "platform": "ground", "regions": []})
+    image = Image.open(io.BytesIO(kept["image"]["bytes"]))
+    assert image.mode == "RGB" and np.array_equal(np.asarray(image), np.asarray(read_picture(buffer.getvalue())))
 
 
 def row(**changes: Any) -> dict[str, Any]:
