@@ -101,6 +101,7 @@ def export_model(
     directory = Path(directory)
     check_options(graph_format, opset, int8, rows is not None)
     check_exportable(model)
+    check_space(directory, model, int8)
     if rows is not None:
         check_has_queries(rows)
     suffix = SUFFIXES[graph_format]
@@ -142,6 +143,15 @@ def check_options(graph_format: str, opset: int, int8: bool, has_rows: bool) -> 
         raise ExportError("--opset is of ONNX graphs; give it with --onnx")
     if int8 and not has_rows:
         raise ExportError("--int8 loses accuracy, so it needs --data, whose test split says how much")
+
+
+def check_space(directory: Path, model: PeMoEModel, int8: bool) -> None:
+    """Raise `ExportError` where the graphs do not fit on the disk: PyTorch's own writer ends the process there."""
+    needed = _bytes_of(model) * (1.4 if int8 else 1.1)  # int8 is a quarter; tokenizer and descriptions are small
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        sizes = f"the graphs need about {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        raise ExportError(f"{directory.parent}: {sizes}; make room, or choose another --output")
 
 
 def _write_description(

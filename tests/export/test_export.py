@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -224,6 +225,17 @@ def test_a_graph_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         staged_output(tmp_path / "out") as staging,
     ):
         export_model(build_tiny_model(), build_processor(), staging, "torch-export")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("graph_format", ["onnx", "torch-export"])
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph_format: str
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(ExportError, match="MB are free; make room"), staged_output(tmp_path / "out") as staging:
+        export_model(build_tiny_model(), build_processor(), staging, graph_format)
     assert list(tmp_path.iterdir()) == []
 
 
