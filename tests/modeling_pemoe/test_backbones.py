@@ -10,7 +10,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import pos_embed_sincos
 from tiny_backbones import TIMM_NAME, write_open_clip_backbone, write_text_backbone, write_timm_backbone
+from tiny_models import build_tiny_model
 from transformers import AutoModel
 
 from pemoe.modeling_pemoe import PeMoEModel
@@ -122,3 +124,11 @@ def test_directory_called_snapshots_gives_no_revision(tmp_path: Path) -> None:
     vision_dir = write_timm_backbone(tmp_path / "snapshots" / "hf" / "vision")
     config = PeMoEModel.from_backbones(str(text_dir), str(vision_dir), image_size=224).config
     assert config.text_revision is None and config.vision_revision is None
+
+
+def test_a_timm_that_is_too_old_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in vars(pos_embed_sincos).values():
+        if isinstance(kind, type) and "init_non_persistent_buffers" in vars(kind):
+            monkeypatch.delattr(kind, "init_non_persistent_buffers")
+    with pytest.raises(ImportError, match=r"^this timm cannot .*: run `pip install -U 'timm>=1.0.24'`$"):
+        build_tiny_model()
