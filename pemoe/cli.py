@@ -166,7 +166,7 @@ def mine(
     from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
     from pemoe.trainers.data import load_rows
     from pemoe.trainers.distributed import device_name
-    from pemoe.trainers.hard_negatives import mine_split, save_negatives
+    from pemoe.trainers.mining import mine_split, save_negatives
 
     started_s = time.monotonic()
     _quiet_transformers()

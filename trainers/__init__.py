@@ -3,7 +3,7 @@
 from pemoe.modeling_pemoe.losses_pemoe import InfoNCELoss, TripletLoss
 from pemoe.trainers.arguments import PeMoETrainingArguments
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.hard_negatives import mine_hard_negatives, mine_split
+from pemoe.trainers.mining import mine_hard_negatives, mine_split
 from pemoe.trainers.trainer import PeMoETrainer
 
 __all__ = [

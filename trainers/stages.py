@@ -26,7 +26,7 @@ from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairDataset
 from pemoe.trainers.distributed import join_processes, local_device, process_count, process_options, rank, wait_for_all
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.hard_negatives import NEGATIVES, mine_split, save_negatives
+from pemoe.trainers.mining import NEGATIVES, mine_split, save_negatives
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, prepare_for_stage
 

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import NoReturn
 
 import datasets
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction
 from transformers.utils import logging
 
 from pemoe.datasets_scripts.schema import PLATFORMS
-from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, PeMoEOutput, PeMoEProcessor, TripletLoss
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
-from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
-from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
-from pemoe.retrieval.evaluation import score_split
-from pemoe.retrieval.metrics import CUTOFFS
-from pemoe.retrieval.scoring import search
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
-from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
+from pemoe.trainers.data import PairCollator, PairDataset
+from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
+from pemoe.trainers.steps import StageLoss
 
 logger = logging.get_logger(__name__)
-EvalRows = datasets.Dataset | dict[str, datasets.Dataset]
 UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
 
 
-class PeMoETrainer(SavingTrainer):
+class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -88,10 +81,9 @@ class PeMoETrainer(SavingTrainer):
         if train_dataset is not None:
             negatives = hard_negatives if stage.needs_negatives else None
             pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
-        self.loss, self.platform_names = stage.loss, list(PLATFORMS) if pairs is None else pairs.platform_names
+        platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
         self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
-        self.info_nce = InfoNCELoss(same_place=args.same_place)
-        self.triplet = TripletLoss(margin=args.margin)
+        self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self.model_accepts_loss_kwargs = False
@@ -121,134 +113,15 @@ class PeMoETrainer(SavingTrainer):
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
-    ) -> Tensor | tuple[Tensor, PeMoEOutput]:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch in this stage; the embeddings of all processes take part."""
-        place_id = gather_without_grad(inputs["place_id"])
-        if self.loss == "gate":
-            loss, output = self._gate_loss(model, model_inputs(inputs), inputs["platform_id"], place_id)
-        else:
-            output = model(**model_inputs(inputs), experts=[self._expert_of(inputs["platform_id"])])
-            loss = self._expert_loss(output, place_id, inputs.get("has_negative"))
-        return (loss, output) if return_outputs else loss
-
-    def _expert_of(self, platform_id: Tensor) -> str:
-        """Name of the expert a batch belongs to; a mixed batch belongs to the unified model's only one."""
-        names = list(self.model.config.platforms)
-        return names[0] if self.model.config.is_unified else self.platform_names[int(platform_id[0])]
-
-    def _expert_loss(self, output: PeMoEOutput, place_id: Tensor, has_negative: Tensor | None) -> Tensor:
-        text, images = output.text_embeds[:, 0], output.image_embeds[:, 0]  # (B, D), (B or 2B, D)
-        positives, negatives = images[: len(text)], images[len(text) :]
-        joined = gather_with_grad(text), gather_with_grad(positives)  # (W * B, D) each
-        loss = self.info_nce(*joined, place_id, output.logit_scale[0])["loss"]
-        if self.loss == "contrastive":
-            return loss
-        joined = *joined, gather_with_grad(negatives)
-        has_negative = gather_without_grad(has_negative)  # as many on one process as on the joined batch
-        if has_negative.any():
-            triplets = [vectors[has_negative] for vectors in joined]  # (n, D) each
-            return self.triplet(*triplets)["loss"] + self.args.info_nce_weight * loss
-        return self.args.info_nce_weight * loss
-
-    def _gate_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], platform_id: Tensor, place_id: Tensor
-    ) -> tuple[Tensor, PeMoEOutput]:
-        needs_images = self.args.gate_loss != "platform"
-        if not needs_images:
-            inputs = {name: t for name, t in inputs.items() if name in ("input_ids", "attention_mask")}
-        output = model(**inputs)
-        losses = []
-        if self.args.gate_loss != "retrieval":
-            names = list(self.model.config.platforms)
-            expert_of_platform = torch.tensor([names.index(p) if p in names else -1 for p in self.platform_names])
-            target = expert_of_platform.to(platform_id.device)[platform_id]  # (B,)
-            losses.append(F.cross_entropy(output.gate_logits, target, ignore_index=-1))
-        if needs_images:
-            joined = gather_with_grad(fuse_text(output)), gather_with_grad(fuse_images(output))
-            losses.append(self.info_nce(*joined, place_id, self.model.logit_scale)["loss"])
-        return torch.stack(losses).sum(), output
+        embeds = self.stage_loss.embed(model, inputs)
+        parts = self.stage_loss(embeds, inputs)
+        return (parts["loss"], embeds) if return_outputs else parts["loss"]
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay for matrices only: no norm, bias or temperature."""
         return [name for name in super().get_decay_parameter_names(model) if not name.endswith("logit_scale")]
-
-    def evaluate(
-        self,
-        eval_dataset: EvalRows | str | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Recall of the whole split, queries against its mixed gallery: `{"eval_recall_at_1": ..., ...}`.
-
-        Of several splits, `{name: rows}`, each is a gallery of its own: `{"eval_<name>_recall_at_1": ..., ...}`. A
-        string is a name of the trainer's `eval_dataset`.
-
-        Raises:
-            TrainingError: no rows, rows without captions, or a `compute_metrics` that returns no dict or another value
-                under a name that is taken.
-        """
-        rows = self._eval_rows(eval_dataset)
-        if isinstance(rows, dict):
-            metrics: dict[str, float] = {}
-            for name, one in rows.items():
-                _merge_figures(metrics, self.evaluate(one, ignore_keys, f"{metric_key_prefix}_{name}"), "eval_dataset")
-            return metrics
-        metrics = self._measure(rows, metric_key_prefix)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict(self, test_dataset: EvalRows, *arguments: object, **options: object) -> NoReturn:
-        """Refused: a retrieval model has no labels to predict."""
-        advice = "figures are of evaluate(rows), vectors of model.encode_text and model.encode_images"
-        raise TrainingError(f"predict: a retrieval model predicts no labels; {advice}")
-
-    def _eval_rows(self, given: EvalRows | str | None) -> EvalRows:
-        """The rows asked for, by value or by name."""
-        rows = given if given is not None else self.eval_dataset
-        if isinstance(rows, str):
-            names = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
-            if rows not in names:
-                raise TrainingError(f"evaluate: {rows!r} is no name of eval_dataset; its names are {names}")
-            rows = self.eval_dataset[rows]
-        if rows is None or rows == {}:
-            raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
-        return rows
-
-    def _measure(self, rows: datasets.Dataset, prefix: str) -> dict[str, float]:
-        """The figures of one split, those of `compute_metrics` among them."""
-        if not any(rows["captions"]):
-            raise TrainingError(f"evaluate: the rows of {prefix!r} have no captions, so there are no queries to rank")
-        split = self._embed(rows)
-        results = score_split(split, n_resamples=0)
-        platforms, _ = results.pop("per_platform"), results.pop("gate")
-        metrics = {f"{prefix}_{name}": value for name, value in results.items()}
-        for platform, figures in platforms.items():
-            metrics.update({f"{prefix}_{platform}_{name}": value for name, value in figures.items()})
-        if self.compute_metrics is not None:
-            own = self.compute_metrics(rank_places(split))
-            if not isinstance(own, dict):
-                raise TrainingError(f"compute_metrics: it returned a {type(own).__name__}; return {{name: figure}}")
-            own = {f"{prefix}_{str(name).removeprefix(f'{prefix}_')}": value for name, value in own.items()}
-            _merge_figures(metrics, own, "compute_metrics")
-        return metrics
-
-    def _embed(self, rows: datasets.Dataset) -> EmbeddedSplit:
-        """A split as vectors; of a LoRA platform in training those of its expert alone, which the gate leaves out."""
-        config, masked = self.model.config, self.model.config.masked_platforms
-        if self.lora_platform is not None:
-            config.masked_platforms = [name for name in config.platforms if name != self.lora_platform]
-        try:
-            return embed_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
-        finally:
-            config.masked_platforms = masked
-
-
-def _merge_figures(metrics: dict[str, float], further: dict[str, float], source: str) -> None:
-    """Add figures to those there are; TrainingError names one that would hide another value."""
-    if twice := [name for name in sorted(metrics.keys() & further.keys()) if metrics[name] != further[name]]:
-        raise TrainingError(f"{source}: {twice[0]} is already another figure of evaluate; use another name")
-    metrics.update(further)
 
 
 def build_sampler(
@@ -278,14 +151,6 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
             f"platforms: the model has {list(model.config.platforms)}, the data {[names[k] for k in sorted(in_data)]}"
         )
     return shared
-
-
-def rank_places(split: EmbeddedSplit) -> EvalPrediction:
-    """Place ids: of each query's first 10 pictures, best first, `(Q, 10)`; the true ones, `(Q,)`; the gallery's."""
-    k = min(max(CUTOFFS), len(split.gallery))
-    _, pictures = search(split.query, split.gallery, k)
-    ranked = split.place_id[np.asarray(pictures)]
-    return EvalPrediction(predictions=ranked, label_ids=split.query_place_id, inputs=split.place_id)
 
 
 def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:

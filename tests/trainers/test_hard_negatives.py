@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pemoe.trainers.hard_negatives import FalseNegatives, mine_hard_negatives
+from pemoe.trainers.mining import FalseNegatives, mine_hard_negatives
 
 
 def problem(seed: int, n_queries: int = 150, n_gallery: int = 2200, n_places: int = 12):

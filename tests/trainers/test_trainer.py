@@ -48,7 +48,9 @@ def record_steps(trainer: PeMoETrainer) -> list[tuple[str, set[str]]]:
     def watched_loss(model, inputs, **kwargs):
         if "after" in state:
             steps.append((state["platform"], changed_parts(state["before"], snapshot(trainer.model))))
-        state.update(before=snapshot(trainer.model), after=True, platform=trainer._expert_of(inputs["platform_id"]))
+        state.update(
+            before=snapshot(trainer.model), after=True, platform=trainer.stage_loss.expert_of(inputs["platform_id"])
+        )
         assert not trainer.model.text_trunk.training and not trainer.model.vision_trunk.training
         assert trainer.model.experts.training
         return compute_loss(model, inputs, **kwargs)

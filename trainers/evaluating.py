@@ -1,0 +1,112 @@
+"""What a Trainer measures: recall of whole splits, by place and platform, and the user's own metrics."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import datasets
+import numpy as np
+from transformers import EvalPrediction, Trainer
+
+from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
+from pemoe.retrieval.evaluation import score_split
+from pemoe.retrieval.metrics import CUTOFFS
+from pemoe.retrieval.scoring import search
+from pemoe.trainers.errors import TrainingError
+
+EvalRows = datasets.Dataset | dict[str, datasets.Dataset]
+
+
+class EvaluatingTrainer(Trainer):
+    """`transformers.Trainer` whose `evaluate` ranks every query of a split against its whole gallery.
+
+    A subclass sets `lora_platform`, the LoRA platform in training or None: its expert is then measured alone.
+    """
+
+    lora_platform: str | None = None
+
+    def evaluate(
+        self,
+        eval_dataset: EvalRows | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Recall of the whole split, queries against its mixed gallery: `{"eval_recall_at_1": ..., ...}`.
+
+        Of several splits, `{name: rows}`, each is a gallery of its own: `{"eval_<name>_recall_at_1": ..., ...}`. A
+        string is a name of the trainer's `eval_dataset`.
+
+        Raises:
+            TrainingError: no rows, rows without captions, or a `compute_metrics` that returns no dict or another value
+                under a name that is taken.
+        """
+        rows = self._eval_rows(eval_dataset)
+        if isinstance(rows, dict):
+            metrics: dict[str, float] = {}
+            for name, one in rows.items():
+                _merge_figures(metrics, self.evaluate(one, ignore_keys, f"{metric_key_prefix}_{name}"), "eval_dataset")
+            return metrics
+        metrics = self._measure(rows, metric_key_prefix)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(self, test_dataset: EvalRows, *arguments: object, **options: object) -> NoReturn:
+        """Refused: a retrieval model has no labels to predict."""
+        advice = "figures are of evaluate(rows), vectors of model.encode_text and model.encode_images"
+        raise TrainingError(f"predict: a retrieval model predicts no labels; {advice}")
+
+    def _eval_rows(self, given: EvalRows | str | None) -> EvalRows:
+        """The rows asked for, by value or by name."""
+        rows = given if given is not None else self.eval_dataset
+        if isinstance(rows, str):
+            names = list(self.eval_dataset) if isinstance(self.eval_dataset, dict) else []
+            if rows not in names:
+                raise TrainingError(f"evaluate: {rows!r} is no name of eval_dataset; its names are {names}")
+            rows = self.eval_dataset[rows]
+        if rows is None or rows == {}:
+            raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
+        return rows
+
+    def _measure(self, rows: datasets.Dataset, prefix: str) -> dict[str, float]:
+        """The figures of one split, those of `compute_metrics` among them."""
+        if not any(rows["captions"]):
+            raise TrainingError(f"evaluate: the rows of {prefix!r} have no captions, so there are no queries to rank")
+        split = self._embed(rows)
+        results = score_split(split, n_resamples=0)
+        platforms, _ = results.pop("per_platform"), results.pop("gate")
+        metrics = {f"{prefix}_{name}": value for name, value in results.items()}
+        for platform, figures in platforms.items():
+            metrics.update({f"{prefix}_{platform}_{name}": value for name, value in figures.items()})
+        if self.compute_metrics is not None:
+            own = self.compute_metrics(rank_places(split))
+            if not isinstance(own, dict):
+                raise TrainingError(f"compute_metrics: it returned a {type(own).__name__}; return {{name: figure}}")
+            own = {f"{prefix}_{str(name).removeprefix(f'{prefix}_')}": value for name, value in own.items()}
+            _merge_figures(metrics, own, "compute_metrics")
+        return metrics
+
+    def _embed(self, rows: datasets.Dataset) -> EmbeddedSplit:
+        """A split as vectors; of a LoRA platform in training those of its expert alone, which the gate leaves out."""
+        config, masked = self.model.config, self.model.config.masked_platforms
+        if self.lora_platform is not None:
+            config.masked_platforms = [name for name in config.platforms if name != self.lora_platform]
+        try:
+            return embed_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
+        finally:
+            config.masked_platforms = masked
+
+
+def _merge_figures(metrics: dict[str, float], further: dict[str, float], source: str) -> None:
+    """Add figures to those there are; TrainingError names one that would hide another value."""
+    if twice := [name for name in sorted(metrics.keys() & further.keys()) if metrics[name] != further[name]]:
+        raise TrainingError(f"{source}: {twice[0]} is already another figure of evaluate; use another name")
+    metrics.update(further)
+
+
+def rank_places(split: EmbeddedSplit) -> EvalPrediction:
+    """Place ids: of each query's first 10 pictures, best first, `(Q, 10)`; the true ones, `(Q,)`; the gallery's."""
+    k = min(max(CUTOFFS), len(split.gallery))
+    _, pictures = search(split.query, split.gallery, k)
+    ranked = split.place_id[np.asarray(pictures)]
+    return EvalPrediction(predictions=ranked, label_ids=split.query_place_id, inputs=split.place_id)

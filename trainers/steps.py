@@ -1,0 +1,93 @@
+"""One step of a stage: what the model embeds of a batch, and the loss of it with its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, TripletLoss
+from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
+from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
+from pemoe.trainers.data import model_inputs
+from pemoe.trainers.distributed import gather_with_grad, gather_without_grad
+
+
+class StageLoss:
+    """The loss of a stage in two halves, so that a batch may be embedded in pieces and its loss still be the whole's.
+
+    `embed` runs the model on this process's rows; the call joins the rows of all processes and gives the loss.
+
+    Args:
+        args: which stage, and its losses.
+        model: whose experts are trained, without a wrapper around it.
+        platform_names: of the numbers in a batch's `platform_id`.
+    """
+
+    def __init__(self, args: PeMoETrainingArguments, model: PeMoEModel, platform_names: Sequence[str]) -> None:
+        self.args, self.kind, self.model, self.platform_names = args, STAGES[args.stage].loss, model, platform_names
+        self.info_nce = InfoNCELoss(same_place=args.same_place)
+        self.triplet = TripletLoss(margin=args.margin)
+
+    def expert_of(self, platform_id: Tensor) -> str:
+        """Name of the expert a batch belongs to; a mixed batch belongs to the unified model's only one."""
+        names = list(self.model.config.platforms)
+        return names[0] if self.model.config.is_unified else self.platform_names[int(platform_id[0])]
+
+    def embed(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the loss needs of this process's B pairs.
+
+        Returns:
+            Of a stage of experts: `query`, `gallery` and, with negatives, `negative`, `(B, D)` unit rows, and
+            `logit_scale`, 0-d. Of a gate stage: `gate_logits (B, E)`, and with a retrieval loss `query` and `gallery`
+            `(B, E * D)` of Eq. (1) and `logit_scale`.
+        """
+        inputs = model_inputs(batch)
+        if self.kind == "gate":
+            return self._embed_for_gate(model, inputs)
+        output = model(**inputs, experts=[self.expert_of(batch["platform_id"])])
+        query, images = output.text_embeds[:, 0], output.image_embeds[:, 0]  # (B, D), (B or 2B, D)
+        embeds = {"query": query, "gallery": images[: len(query)], "logit_scale": output.logit_scale[0]}
+        return {**embeds, "negative": images[len(query) :]} if self.kind == "hard_negative" else embeds
+
+    def _embed_for_gate(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.args.gate_loss == "platform":
+            texts = {name: part for name, part in inputs.items() if name in ("input_ids", "attention_mask")}
+            return {"gate_logits": model(**texts).gate_logits}
+        output = model(**inputs)
+        fused = {"query": fuse_text(output), "gallery": fuse_images(output), "logit_scale": self.model.logit_scale}
+        return {"gate_logits": output.gate_logits, **fused}
+
+    def __call__(self, embeds: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of the joined batch under "loss", and its parts by name, 0-d each; `embeds` as `embed` gives."""
+        place_id = gather_without_grad(batch["place_id"])
+        parts = {}
+        if self.kind == "gate" and self.args.gate_loss != "retrieval":
+            target = self._experts_of(batch["platform_id"])
+            parts["platform"] = F.cross_entropy(embeds["gate_logits"], target, ignore_index=-1)
+        if "query" in embeds:
+            joined = gather_with_grad(embeds["query"]), gather_with_grad(embeds["gallery"])  # (W * B, D) each
+            parts["info_nce"] = self.info_nce(*joined, place_id, embeds["logit_scale"])["loss"]
+            if self.kind == "hard_negative":
+                parts.update(self._triplet(joined, embeds["negative"], batch["has_negative"]))
+                parts["info_nce"] = self.args.info_nce_weight * parts["info_nce"]
+        return {
+            "loss": torch.stack(list(parts.values())).sum() if len(parts) > 1 else parts[next(iter(parts))],
+            **parts,
+        }
+
+    def _triplet(self, joined: tuple[Tensor, Tensor], negative: Tensor, has_negative: Tensor) -> dict[str, Tensor]:
+        """The triplets of the rows that have a negative; nothing where no row has."""
+        joined = *joined, gather_with_grad(negative)
+        has_negative = gather_without_grad(has_negative)  # as many on one process as on the joined batch
+        if not has_negative.any():
+            return {}
+        return {"triplet": self.triplet(*(vectors[has_negative] for vectors in joined))["loss"]}  # of (n, D) each
+
+    def _experts_of(self, platform_id: Tensor) -> Tensor:
+        """Place on the E axis of each row's platform, `(B,)`; -1 where the model has no expert for it."""
+        names = list(self.model.config.platforms)
+        expert_of_platform = torch.tensor([names.index(p) if p in names else -1 for p in self.platform_names])
+        return expert_of_platform.to(platform_id.device)[platform_id]
