@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pemoe.modeling_pemoe.vision_pemoe import needs_gradient
 from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.distributed import world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.steps import StageLoss
 
@@ -87,24 +88,25 @@ def split_batch(batch: dict[str, Tensor], chunk_size: int) -> list[dict[str, Ten
     ]
 
 
-def check_chunks(args: PeMoETrainingArguments, is_deepspeed: bool, is_fsdp: bool) -> None:
-    """Refuse chunks where several backward passes in a step do not add up to the gradient of the batch."""
+def check_large_batches(args: PeMoETrainingArguments, is_deepspeed: bool, is_fsdp: bool) -> None:
+    """Refuse what would not give the gradient of the whole batch, or fail in the first step; TrainingError."""
     if args.gradient_accumulation_steps != 1:
-        advice = "give gradient_accumulation_steps to PeMoETrainingArguments, not to accelerate or afterwards"
-        raise TrainingError(
-            f"gradient_accumulation_steps: set to {args.gradient_accumulation_steps} too late; {advice}"
-        )
-    if not args.in_chunks:
-        return
+        what = f"gradient_accumulation_steps: set to {args.gradient_accumulation_steps} too late"
+        raise TrainingError(f"{what}; give it to PeMoETrainingArguments, not to accelerate or afterwards")
+    reentrant = args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
+    if reentrant and world_size() > 1 and not (is_deepspeed or is_fsdp):
+        what = "activation_checkpointing_kwargs: use_reentrant=True hides the idle experts from DDP"
+        raise TrainingError(f"{what}; use {{'use_reentrant': False}} on several processes")
     reasons = {
         "DeepSpeed shares gradients at every backward pass": is_deepspeed,
         "FSDP has no whole weights outside its own forward pass": is_fsdp,
         "DataParallel splits each batch over GPUs": args.n_gpu > 1,
         f"optim {str(args.optim)!r} changes weights in the backward pass": "lomo" in str(args.optim).lower(),
     }
-    if wrong := [reason for reason, holds in reasons.items() if holds]:
+    wrong = next((reason for reason, holds in reasons.items() if holds), None)
+    if args.in_chunks and wrong is not None:
         what = f"chunk_size: {args.chunk_size} of {args.per_device_train_batch_size} pairs (gradient accumulation too)"
-        raise TrainingError(f"{what} cannot be exact, {wrong[0]}; use activation_checkpointing=True or DDP instead")
+        raise TrainingError(f"{what} cannot be exact, {wrong}; use activation_checkpointing=True or DDP instead")
 
 
 def _embed_chunks(

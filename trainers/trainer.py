@@ -15,7 +15,7 @@ from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.chunks import PICTURES, check_chunks, loss_in_chunks
+from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
 from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
@@ -89,7 +89,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self.model_accepts_loss_kwargs = False
-        check_chunks(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
+        check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
         self.can_save_experts_only = False
         with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
             model.check_trunks_are_external()

@@ -15,7 +15,7 @@ from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.retrieval.embedding import run_image_trunk
-from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
+from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, chunks
 from pemoe.trainers.chunks import split_batch
 from pemoe.trainers.recipes import Recipe, build
 
@@ -106,8 +106,8 @@ def test_dropout_is_the_same_again(tmp_path) -> None:
 
 def test_negatives_stay_with_their_pairs() -> None:
     batch = {"place_id": torch.arange(5), "pixel_values": torch.arange(10)}
-    chunks = split_batch(batch, 2)
-    assert [chunk["pixel_values"].tolist() for chunk in chunks] == [[0, 1, 5, 6], [2, 3, 7, 8], [4, 9]]
+    pixels = [chunk["pixel_values"].tolist() for chunk in split_batch(batch, 2)]
+    assert pixels == [[0, 1, 5, 6], [2, 3, 7, 8], [4, 9]]
 
 
 def test_cached_trunk_states_in_chunks(tmp_path) -> None:
@@ -222,13 +222,17 @@ def given_fields(arguments: PeMoETrainingArguments) -> set[str]:
     return {name for name, field in arguments.__dataclass_fields__.items() if field.init}
 
 
-@pytest.mark.parametrize("kind", ["is_deepspeed_enabled", "is_fsdp_enabled", "n_gpu", "optim", "late"])
+@pytest.mark.parametrize("kind", ["is_deepspeed_enabled", "is_fsdp_enabled", "n_gpu", "optim", "late", "reentrant"])
 def test_where_chunks_would_not_be_exact(tmp_path, monkeypatch, kind: str) -> None:
     options, word = {"chunk_size": 2}, "chunk_size: 2 of 6 pairs .* cannot be exact, .*; use activation_checkpointing"
     if kind == "n_gpu":
         monkeypatch.setattr(PeMoETrainingArguments, "n_gpu", 2)
     elif kind == "optim":
         options["optim"] = "lomo"
+    elif kind == "reentrant":
+        monkeypatch.setattr(chunks, "world_size", lambda: 2)
+        options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+        word = "use_reentrant=True hides the idle experts from DDP; use .*False"
     elif kind == "late":
         options["accelerator_config"] = {"gradient_accumulation_kwargs": {"num_steps": 2}}
         word = "gradient_accumulation_steps: set to 2 too late"
