@@ -50,6 +50,11 @@ class PlatformExpert(nn.Module):
         image = None if tokens is None else self.embed_image(tokens, rope)
         return text, image, self.logit_scale.float()
 
+    def compile_layers(self, **options: object) -> None:
+        """`torch.compile` the text layers and the vision blocks in place, with its options: names and weights stay."""
+        for layer in (*self.text_layers, *self.vision_blocks):
+            layer.compile(**options)
+
     def embed_text(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`t_k`: normalised CLS of the text tail; `(B, S, D)` -> `(B, D)` fp32."""
         hidden = hidden.to(self.logit_scale.dtype)

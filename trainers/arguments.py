@@ -57,6 +57,7 @@ class PeMoETrainingArguments(TrainingArguments):
 
     `gradient_accumulation_steps=N` means a batch N times as large, embedded in N chunks: it becomes
     `per_device_train_batch_size` times N, `chunk_size` (where none is given) the batch size before, and itself 1.
+    `torch_compile` compiles the layers of the experts, each in place, not the model as a whole.
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
     `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`), `remove_unused_columns` False,

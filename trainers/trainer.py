@@ -7,6 +7,7 @@ from contextlib import suppress
 import datasets
 import numpy as np
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.utils import logging
@@ -90,10 +91,18 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self.model_accepts_loss_kwargs = False
         check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
+        if args.torch_compile:
+            for expert in model.experts.values():
+                expert.compile_layers(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self.can_save_experts_only = False
         with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
             model.check_trunks_are_external()
             self.can_save_experts_only = True
+
+    def _build_accelerator_args(self, **kwargs: object) -> dict[str, object]:
+        """As the Trainer's, but with `torch_compile` the model as a whole is left alone: the experts' layers are."""
+        options = super()._build_accelerator_args(**kwargs)
+        return {**options, "dynamo_plugin": TorchDynamoPlugin(backend="no")} if self.args.torch_compile else options
 
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
