@@ -72,11 +72,14 @@ class PlatformExpert(nn.Module):
         tokens = tokens.to(self.logit_scale.dtype)
         options = {} if rope is None else {"rope": rope}
         for number, block in enumerate(self.vision_blocks):
-            if self.gradient_checkpointing and self.training and number % self.checkpoint_every == 0:
-                tokens = self._gradient_checkpointing_func(partial(block, **options), tokens)
-            else:
-                tokens = block(tokens, **options)
+            tokens = self._run_layer(number, partial(block, **options), tokens)
         return tokens
+
+    def _run_layer(self, number: int, layer: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        """Layer `number` of several on its inputs, checkpointed where that is asked for."""
+        if self.gradient_checkpointing and self.training and number % self.checkpoint_every == 0:
+            return self._gradient_checkpointing_func(layer, *inputs)
+        return layer(*inputs)
 
     def pool_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """Pooled image tail before the projection; `(B, N, W)` -> `(B, W)`."""
@@ -94,5 +97,4 @@ class PlatformExpert(nn.Module):
             return F.normalize(self.visual_projection(self.pool_image(tokens, rope)).float(), dim=-1)
         states = self.vision_norm(self.run_vision_blocks(tokens, rope))
         patches = self.visual_projection(states[:, self.num_prefix_tokens :])
-        checkpoint = self._gradient_checkpointing_func if self.gradient_checkpointing and self.training else None
-        return self.embed_text(encode_patches(patches, checkpoint), None)
+        return self.embed_text(encode_patches(patches, self._run_layer), None)

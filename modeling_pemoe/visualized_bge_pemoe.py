@@ -32,10 +32,7 @@ class PatchProjection(nn.Module):
 
 
 def encode_patches(
-    text_trunk: PreTrainedModel,
-    prompt_ids: list[int],
-    patches: Tensor,
-    checkpoint: Callable[..., Tensor] | None = None,
+    text_trunk: PreTrainedModel, prompt_ids: list[int], patches: Tensor, run_layer: Callable[..., Tensor]
 ) -> Tensor:
     """Token states at the end of the text trunk of `[first, patch 1, ..., patch N, last]`; no padding, so no mask.
 
@@ -43,21 +40,21 @@ def encode_patches(
     id + 1). Gradients reach the patches through a frozen trunk too.
 
     Args:
-        text_trunk: its embeddings and layers run one by one.
+        text_trunk: its embeddings and layers are run one by one: a frozen one is in eval mode, where its layers would
+            not save memory by checkpoints themselves.
         prompt_ids: the first and the last token.
         patches: `(B, N, D)`, in the width of the trunk's embeddings.
-        checkpoint: called with a layer and its arguments while the trunk is in eval mode, as a frozen one always is:
-            its layers would not save memory themselves then. None keeps all that backward needs.
+        run_layer: called with the number of a layer, the layer and its inputs.
 
     Returns:
-        `(B, 1 + N + 1, D)`.
+        `(B, 1 + N + 1, D)`, on the device of the patches.
     """
     first, last = text_trunk.get_input_embeddings()(torch.tensor(prompt_ids, device=patches.device))  # (D,) each
-    ends = [token.expand(len(patches), 1, -1) for token in (first, last)]  # (B, 1, D) each
+    batch_size = patches.shape[0]  # `len` would make it a constant of exported graphs
+    ends = [token.expand(batch_size, 1, -1) for token in (first, last)]  # (B, 1, D) each
     hidden = text_trunk.embeddings(inputs_embeds=torch.cat([ends[0], patches.to(first), ends[1]], dim=1))
-    for layer in text_trunk.encoder.layer:
-        uses_own = checkpoint is None or text_trunk.training
-        hidden = layer(hidden, None) if uses_own else checkpoint(layer, hidden, None)
+    for number, layer in enumerate(text_trunk.encoder.layer):
+        hidden = run_layer(number, layer, hidden, None)
     return hidden.to(patches.device)
 
 
