@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from pemoe.modeling_pemoe.losses_pemoe import SAME_PLACE
+from pemoe.modeling_pemoe.losses_pemoe import LOSSES, MAX_LOG_SCALE, SAME_PLACE, InfoNCELoss
 from pemoe.trainers.data import AUGMENTS
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
@@ -47,7 +48,12 @@ class PeMoETrainingArguments(TrainingArguments):
         stage: a key of `STAGES`: "contrastive" (InfoNCE), "hard_negative" (triplets with mined negatives), "gate", or
             "unified" (InfoNCE of a model with one expert for all platforms).
         caption_column: "refined_captions", or "captions" for the raw ones.
-        same_place: how InfoNCE treats another image of the same place: "mask" or "multi_positive".
+        same_place: how InfoNCE treats another image of the same place: "mask", "multi_positive" or "negative".
+        loss: a key of `LOSSES`, for what is called InfoNCE here; `label_smoothing_factor` is its label smoothing, and
+            that of the gate's cross-entropy.
+        hardness: of loss "hard_weighted", see `InfoNCELoss`; None for the others.
+        loss_direction: "symmetric", or "t2i" for text to image alone.
+        temperature: None to learn it; a number, 0.01 at least, fixes it.
         margin: of the triplet loss, in cosine.
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
         augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
@@ -70,7 +76,11 @@ class PeMoETrainingArguments(TrainingArguments):
 
     stage: str = field(default="contrastive", metadata={"help": ", ".join(STAGES)})
     caption_column: str = field(default="refined_captions", metadata={"help": "refined_captions or captions"})
-    same_place: str = field(default="mask", metadata={"help": "mask or multi_positive"})
+    same_place: str = field(default="mask", metadata={"help": ", ".join(SAME_PLACE)})
+    loss: str = field(default="info_nce", metadata={"help": ", ".join(LOSSES)})
+    hardness: float | None = field(default=None, metadata={"help": "weight of hard negatives, loss hard_weighted"})
+    loss_direction: str = field(default="symmetric", metadata={"help": "symmetric or t2i"})
+    temperature: float | None = field(default=None, metadata={"help": "fixed, at least 0.01; None learns it"})
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
     augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
@@ -86,7 +96,8 @@ class PeMoETrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         check_choice("stage", self.stage, tuple(STAGES))
         check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
-        check_choice("same_place", self.same_place, SAME_PLACE)
+        build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing_factor, self.loss_direction)
+        check_temperature(self.temperature)
         check_choice("augment", self.augment, AUGMENTS)
         check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
         check_range("margin", self.margin, 0, 2)
@@ -110,3 +121,23 @@ class PeMoETrainingArguments(TrainingArguments):
     def in_chunks(self) -> bool:
         """Whether a process's batch is embedded in pieces: the same on all processes, whatever rows a batch has."""
         return self.chunk_size is not None and self.chunk_size < self.per_device_train_batch_size
+
+def build_loss(
+    loss: str, same_place: str, hardness: float | None, label_smoothing: float, direction: str
+) -> InfoNCELoss:
+    """The loss of these arguments; TrainingError for one that is unknown, out of range, or that it would not use."""
+    check_choice("loss", loss, tuple(LOSSES))
+    check_range("label_smoothing", label_smoothing, 0, 1)
+    if hardness is not None:
+        check_range("hardness", hardness, 0)
+    options = {"same_place": same_place, "label_smoothing": label_smoothing, "direction": direction}
+    try:
+        return LOSSES[loss](hardness=hardness, **options)
+    except ValueError as error:
+        raise TrainingError(str(error)) from error
+
+
+def check_temperature(temperature: float | None) -> None:
+    """Refuse (TrainingError) a fixed temperature whose inverse the losses would clamp."""
+    if temperature is not None:
+        check_range("temperature", temperature, round(math.exp(-MAX_LOG_SCALE), 9))

@@ -23,7 +23,7 @@ from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
-from pemoe.trainers.steps import StageLoss, StepRecord
+from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 
 logger = logging.get_logger(__name__)
 UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
@@ -86,6 +86,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
         platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
         self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
+        fix_temperature(model, args)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)

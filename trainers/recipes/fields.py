@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from pemoe.modeling_pemoe import PeMoEConfig
-from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
+from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES, build_loss, check_temperature
 from pemoe.trainers.data import AUGMENTS, DataRecipe
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
@@ -82,6 +82,9 @@ class Recipe:
     whole batch; activation_checkpointing: compute the experts' layers anew going back, for memory; then the stages,
     see `STAGES`: with `unified`, the experts start from a unified model trained on the same captions, else from the
     backbones.
+
+    loss, same_place, hardness, label_smoothing, loss_direction, temperature: of every stage, see
+    `PeMoETrainingArguments`, where label_smoothing is `label_smoothing_factor`.
     """
 
     seed: int = 0
@@ -95,6 +98,12 @@ class Recipe:
     num_workers: int = 0
     chunk_size: int | None = None
     activation_checkpointing: bool = False
+    loss: str = "info_nce"
+    same_place: str = "mask"
+    hardness: float | None = None
+    label_smoothing: float = 0.0
+    loss_direction: str = "symmetric"
+    temperature: float | None = None
     unified: StageRecipe = field(default_factory=StageRecipe)
     contrastive: StageRecipe = field(default_factory=StageRecipe)
     mine: MineRecipe = field(default_factory=MineRecipe)
@@ -105,6 +114,8 @@ class Recipe:
         check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
         check_choice("augment", self.augment, AUGMENTS)
+        build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing, self.loss_direction)
+        check_temperature(self.temperature)
         check_choice("gate.gate_loss", self.gate.gate_loss, GATE_LOSSES)
         if self.cache_image_states and self.augment != "none":
             raise TrainingError("augment: pictures whose states are cached cannot be augmented; use one of the two")
