@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import SAME_PLACE
-from pemoe.trainers.data import AUGMENTS
+from pemoe.trainers.data import AUGMENTS, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
@@ -51,6 +51,7 @@ class PeMoETrainingArguments(TrainingArguments):
         margin: of the triplet loss, in cosine.
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
         augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
+        augmented_views: ways in which each picture is augmented, visits taking turns; 0 draws a new one each time.
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
@@ -68,6 +69,7 @@ class PeMoETrainingArguments(TrainingArguments):
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
     augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
+    augmented_views: int = field(default=0, metadata={"help": "ways to augment a picture, 0 for no limit"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
@@ -81,6 +83,7 @@ class PeMoETrainingArguments(TrainingArguments):
         check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
         check_choice("same_place", self.same_place, SAME_PLACE)
         check_choice("augment", self.augment, AUGMENTS)
+        check_views(self.augment, self.augmented_views, cached=False)
         check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
         check_range("margin", self.margin, 0, 2)
         check_range("info_nce_weight", self.info_nce_weight, 0)
