@@ -73,7 +73,15 @@ class ImageStates:
         return torch.stack([self.view(row) for row in rows])
 
     def view(self, row: int, plan: Hashable | None = None) -> Tensor:
-        """State `(N, W)` of a row's picture as augmented by `plan`; KeyError where it was not among the views."""
+        """State `(N, W)` of a row's picture as augmented by `plan`.
+
+        Raises FeatureCacheError where it was not among the views that were asked for.
+        """
+        if (int(row), plan) not in self.found:
+            what = f"row {row} is wanted in a view that was not asked for"
+            raise FeatureCacheError(
+                f"feature cache: {what}; fill it with PairDataset.views() of the same seed and data"
+            )
         path, number = self.found[int(row), plan]
         if path not in self._files:
             self._files[path] = np.memmap(path, DTYPES[self.records.dtype][0], "r")
