@@ -267,9 +267,7 @@ def check_views(augment: str, augmented_views: int, cached: bool) -> None:
     """Raise TrainingError where views are limited of what is not augmented, or not limited of what is cached."""
     check_range("augmented_views", augmented_views, 0)
     if augment == "none" and augmented_views:
-        raise TrainingError(
-            f"augmented_views: {augmented_views} views of pictures that augment: none leaves as they are"
-        )
+        raise TrainingError(f"augmented_views: {augmented_views}, but augment is none; set augment, or leave it out")
     if augment != "none" and cached and not augmented_views:
         what = f"augment: {augment} draws a new picture at every visit, which no cache can hold"
         raise TrainingError(f"{what}; set augmented_views to 1 or more, or cache_image_states to false")
