@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import LOSSES, MAX_LOG_SCALE, SAME_PLACE, InfoNCELoss
-from pemoe.trainers.data import AUGMENTS
+from pemoe.trainers.data import AUGMENTS, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
@@ -57,6 +57,7 @@ class PeMoETrainingArguments(TrainingArguments):
         margin: of the triplet loss, in cosine.
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
         augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
+        augmented_views: ways in which each picture is augmented, visits taking turns; 0 draws a new one each time.
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
         chunk_size: pairs that a process embeds at a time, for batches that memory would not hold; loss and gradient
             are those of the whole batch (see `loss_in_chunks`). None embeds all at once.
@@ -84,6 +85,7 @@ class PeMoETrainingArguments(TrainingArguments):
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
     augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
+    augmented_views: int = field(default=0, metadata={"help": "ways to augment a picture, 0 for no limit"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     chunk_size: int | None = field(default=None, metadata={"help": "pairs embedded at a time; None: all"})
     learning_rate: float = field(default=2e-5)
@@ -99,6 +101,7 @@ class PeMoETrainingArguments(TrainingArguments):
         build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing_factor, self.loss_direction)
         check_temperature(self.temperature)
         check_choice("augment", self.augment, AUGMENTS)
+        check_views(self.augment, self.augmented_views, cached=False)
         check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
         check_range("margin", self.margin, 0, 2)
         check_range("info_nce_weight", self.info_nce_weight, 0)
@@ -121,6 +124,7 @@ class PeMoETrainingArguments(TrainingArguments):
     def in_chunks(self) -> bool:
         """Whether a process's batch is embedded in pieces: the same on all processes, whatever rows a batch has."""
         return self.chunk_size is not None and self.chunk_size < self.per_device_train_batch_size
+
 
 def build_loss(
     loss: str, same_place: str, hardness: float | None, label_smoothing: float, direction: str

@@ -13,18 +13,26 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
 from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically, write_json
+from pemoe.datasets_scripts.augment.pictures import SatelliteAugmentation
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
-from pemoe.retrieval.embedding import run_image_trunk
+from pemoe.retrieval.feature_cache import FeatureCache, ImageStates, View
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairDataset
-from pemoe.trainers.distributed import join_processes, local_device, process_count, process_options, rank, wait_for_all
+from pemoe.trainers.distributed import (
+    join_processes,
+    local_device,
+    process_count,
+    process_options,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, mine_split, save_negatives
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
@@ -80,7 +88,7 @@ class StageRunner:
         model, processor: from `build_model`; the model is trained in place.
         rows, recipe, directory: the training split, the run and its directory.
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
-        image_states: trunk states of `rows`, shared between runs; None computes them when the recipe caches them.
+        features: cache of the trunk states of `rows`, shared between runs; None opens the recipe's, where it has one.
         hard_negatives: `(rows, k)` of an earlier run; None mines them before the first stage that needs them.
     """
 
@@ -93,7 +101,7 @@ class StageRunner:
         directory: Path,
         resume: bool = False,
         show_progress: bool = False,
-        image_states: Tensor | None = None,
+        features: FeatureCache | None = None,
         hard_negatives: np.ndarray | None = None,
     ) -> None:
         join_processes()
@@ -103,10 +111,10 @@ class StageRunner:
         if left_over:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
-        self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
-        if image_states is None and recipe.cache_image_states:
-            image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
-        self.image_states, self.hard_negatives = image_states, hard_negatives
+        self.pairs = self._pairs(None)
+        if features is None and recipe.cache_image_states:
+            features = open_cache(recipe, directory, model, processor, rows, show_progress)
+        self.features, self.hard_negatives = features, hard_negatives
 
     def run(self, names: Sequence[str] = tuple(STAGES)) -> dict[str, dict]:
         """The recipe's stages of these names, in order; returns what each one's `done.json` says."""
@@ -167,13 +175,33 @@ class StageRunner:
         wait_for_all()
         return record
 
+    @property
+    def image_states(self) -> ImageStates | None:
+        """Trunk states of every picture as it is, None without a cache; all processes ask for them together."""
+        return self._states(self.pairs.plain_views())
+
+    def _states(self, views: list[list[View]]) -> ImageStates | None:
+        """Trunk states of these views, None without a cache; what is missing is computed, each process its share."""
+        if self.features is None:
+            return None
+        apply = SatelliteAugmentation.apply if self.pairs.augmentation is None else self.pairs.augmentation.apply
+        return self.features.states(views, apply, (rank(), world_size()), wait_for_all)
+
+    def _pairs(self, hard_negatives: np.ndarray | None) -> PairDataset:
+        """The pairs that a stage trains on, without their states."""
+        recipe = self.recipe
+        options = {"augment": recipe.augment, "augmented_views": recipe.augmented_views}
+        return PairDataset(self.rows, recipe.caption_column, recipe.seed, hard_negatives, **options)
+
     def mine(self) -> dict:
         """Hard negatives of every row, found by the first process and read by the others."""
         directory = self.directory / "mine"
-        if not (self.resume and (directory / DONE).is_file()) and rank() == 0:
+        is_finished = self.resume and (directory / DONE).is_file()
+        image_states = None if is_finished else self.image_states
+        if not is_finished and rank() == 0:
             started_s = time.monotonic()
             recipe = self.recipe
-            options = {"positive_ratio": recipe.mine.positive_ratio, "image_states": self.image_states}
+            options = {"positive_ratio": recipe.mine.positive_ratio, "image_states": image_states}
             drawn = recipe.mine.k, recipe.caption_column, recipe.seed
             negatives = mine_split(self.model, self.processor, self.rows, *drawn, **options)
             save_negatives(directory, negatives)
@@ -197,6 +225,7 @@ class StageRunner:
             label_smoothing_factor=self.recipe.label_smoothing,
             loss_direction=self.recipe.loss_direction,
             temperature=self.recipe.temperature,
+            augmented_views=self.recipe.augmented_views,
             max_steps=steps,
             per_device_train_batch_size=self.batch_size,
             chunk_size=self.recipe.chunk_size,
@@ -211,12 +240,29 @@ class StageRunner:
             **process_options(),
             **options,
         )
-        tables = {"hard_negatives": self.hard_negatives, "image_states": self.image_states}
+        negatives = self.hard_negatives if STAGES[name].needs_negatives else None
+        states = None if self.features is None else self._states(self._pairs(negatives).views())
+        tables = {"hard_negatives": self.hard_negatives, "image_states": states}
         trainer = PeMoETrainer(model, arguments, self.rows, processing_class=self.processor, **tables)
         trainer.remove_callback(PrinterCallback)  # prints to stdout
         if self.show_progress:
             trainer.add_callback(_StepBar(name))
         return trainer
+
+
+def open_cache(
+    recipe: Recipe,
+    directory: Path,
+    model: PeMoEModel,
+    processor: PeMoEProcessor,
+    rows: datasets.Dataset,
+    show_progress: bool = False,
+) -> FeatureCache:
+    """The feature cache that a recipe asks for, of these rows, in a run's directory unless it names another."""
+    options = asdict(recipe.feature_cache)
+    where = options.pop("directory") or directory / "feature_cache"
+    shown = show_progress and rank() == 0
+    return FeatureCache(where, model, processor, rows, **options, num_workers=recipe.num_workers, show_progress=shown)
 
 
 def last_complete_checkpoint(directory: Path) -> str | None:

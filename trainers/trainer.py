@@ -15,6 +15,7 @@ from transformers.utils import logging
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
+from pemoe.retrieval.feature_cache import ImageStates, check_trunk_is_frozen
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
 from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
@@ -46,7 +47,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`; `eval_dataset` also several by name.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
-        image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
+        image_states: trunk states of the training rows, `(rows, N, W)` or of a `FeatureCache`; None runs the image
+            trunk in every step.
         kwargs: passed to `transformers.Trainer`. `compute_metrics` is called by `evaluate` with an `EvalPrediction`:
             `predictions` are the place ids of each query's first 10 pictures, best first, `(n_queries, 10)` strings
             (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`, and `inputs`
@@ -68,7 +70,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         eval_dataset: EvalRows | None = None,
         processing_class: PeMoEProcessor | None = None,
         hard_negatives: np.ndarray | None = None,
-        image_states: Tensor | None = None,
+        image_states: Tensor | ImageStates | None = None,
         **kwargs: object,
     ) -> None:
         if processing_class is None:
@@ -83,10 +85,13 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         pairs = None
         if train_dataset is not None:
             negatives = hard_negatives if stage.needs_negatives else None
-            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
+            drawn = args.caption_column, args.seed, negatives, image_states, args.augment, args.augmented_views
+            pairs = PairDataset(train_dataset, *drawn)
         platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
         self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
         fix_temperature(model, args)
+        if image_states is not None:
+            check_trunk_is_frozen(model)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 
 from pemoe.modeling_pemoe import PeMoEConfig
+from pemoe.retrieval.feature_cache import DTYPES
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES, build_loss, check_temperature
-from pemoe.trainers.data import AUGMENTS, DataRecipe
+from pemoe.trainers.data import AUGMENTS, DataRecipe, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
@@ -72,16 +73,26 @@ class MineRecipe:
 
 
 @dataclass(frozen=True)
+class FeatureCacheRecipe:
+    """How `cache_image_states` keeps them, see `FeatureCache`; without a directory in `feature_cache` of the run's."""
+
+    directory: str | None = None
+    dtype: str | None = None
+    max_gb: float = 100.0
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run: data, model and stages.
 
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
-    output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
-    `PairAugmentation`; chunk_size: pairs per process embedded at a time, None for all, with loss and gradient of the
-    whole batch; activation_checkpointing: compute the experts' layers anew going back, for memory; then the stages,
-    see `STAGES`: with `unified`, the experts start from a unified model trained on the same captions, else from the
-    backbones.
+    outputs on disk, as `feature_cache` says; augment: of satellite pictures, see `PairAugmentation`, in
+    `augmented_views` ways each (0: without end, which cannot be cached); chunk_size: pairs per process embedded at a
+    time, None for all, with loss and gradient of the whole batch; activation_checkpointing: compute the experts'
+    layers anew going back, for memory; then the stages, see `STAGES`: with `unified`, the experts start from a unified
+    model trained on the same captions, else from the backbones.
 
     loss, same_place, hardness, label_smoothing, loss_direction, temperature: of every stage, see
     `PeMoETrainingArguments`, where label_smoothing is `label_smoothing_factor`.
@@ -94,7 +105,9 @@ class Recipe:
     global_batch_size: int = 128
     precision: str = "float32"
     cache_image_states: bool = False
+    feature_cache: FeatureCacheRecipe = field(default_factory=FeatureCacheRecipe)
     augment: str = "none"
+    augmented_views: int = 0
     num_workers: int = 0
     chunk_size: int | None = None
     activation_checkpointing: bool = False
@@ -117,8 +130,9 @@ class Recipe:
         build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing, self.loss_direction)
         check_temperature(self.temperature)
         check_choice("gate.gate_loss", self.gate.gate_loss, GATE_LOSSES)
-        if self.cache_image_states and self.augment != "none":
-            raise TrainingError("augment: pictures whose states are cached cannot be augmented; use one of the two")
+        check_views(self.augment, self.augmented_views, self.cache_image_states)
+        if self.feature_cache != FeatureCacheRecipe() and not self.cache_image_states:
+            raise TrainingError("feature_cache: says how to cache, but cache_image_states is false; set it to true")
         if self.global_batch_size < 2:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:
@@ -148,6 +162,10 @@ def _check_ranges(recipe: Recipe) -> None:
     check_range("num_workers", recipe.num_workers, 0)
     if recipe.chunk_size is not None:
         check_range("chunk_size", recipe.chunk_size, 1)
+    cache = recipe.feature_cache
+    check_choice("feature_cache.dtype", cache.dtype or "float32", tuple(DTYPES))
+    check_range("feature_cache.max_gb", cache.max_gb, 0)
+    check_range("feature_cache.batch_size", cache.batch_size, 1)
     check_range("mine.k", recipe.mine.k, 1)
     if recipe.mine.positive_ratio is not None:
         check_range("mine.positive_ratio", recipe.mine.positive_ratio, 0, 1)
