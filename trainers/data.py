@@ -159,6 +159,11 @@ class PairDataset(Dataset):
                 pair["negative_image"] = self.augmentation.picture(pair["negative_image"], draw, negative, plan)
         return pair
 
+    def drawn_caption(self, visit: Visit) -> int:
+        """Which caption of its row a visit shows: the first draw of `__getitem__`."""
+        rng = np.random.default_rng((self.seed, visit.visit, visit.row))
+        return int(rng.integers(len(self.captions[visit.row])))
+
     def _image(self, row: int) -> Image.Image | Tensor:
         if self.image_states is not None:
             return self.image_states[row]

@@ -9,6 +9,7 @@ from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
 from pemoe.trainers.data import AUGMENTS, DataRecipe
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.mining import MineRecipe
 
 SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
     "linear",
@@ -61,14 +62,6 @@ class GateRecipe(StageRecipe):
     """The gate's stage; see `PeMoETrainingArguments` for the losses."""
 
     gate_loss: str = "platform"
-
-
-@dataclass(frozen=True)
-class MineRecipe:
-    """Mining between the stages; see `mine_split`."""
-
-    k: int = 10
-    positive_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,9 +124,6 @@ def _check_ranges(recipe: Recipe) -> None:
     """Refuse numbers that would only fail hours later, after the first stage."""
     check_range("seed", recipe.seed, 0, 2**32 - 1)
     check_range("num_workers", recipe.num_workers, 0)
-    check_range("mine.k", recipe.mine.k, 1)
-    if recipe.mine.positive_ratio is not None:
-        check_range("mine.positive_ratio", recipe.mine.positive_ratio, 0, 1)
     check_range("hard_negative.margin", recipe.hard_negative.margin, 0, 2)
     check_range("hard_negative.info_nce_weight", recipe.hard_negative.info_nce_weight, 0)
     tokens = recipe.model.options.get("max_text_tokens")
