@@ -106,6 +106,9 @@ class StageRunner:
         self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
         if recipe.mine.min_distance_m is not None and recipe.hard_negative.steps:
             read_coordinates_deg(rows, "mine.min_distance_m")  # refused now, not when the first stages are trained
+        for name, spec in recipe.stages.items():
+            if spec.neighbours == "metres":
+                read_coordinates_deg(rows, f"{name}.neighbours: metres")
         if image_states is None and recipe.cache_image_states:
             image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
         self.image_states, self.hard_negatives = image_states, hard_negatives

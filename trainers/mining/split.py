@@ -33,7 +33,7 @@ from pemoe.trainers.samplers import Visit
 
 _BATCHES_PER_BLOCK = 16  # forward passes whose vectors are written at once
 SIDES = ("query", "gallery")
-_TEXT_INPUTS = ("input_ids", "attention_mask")
+TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
 def mine_split(  # noqa: PLR0913 -- the model, the rows, what training uses of them, the rules, and where it is done
@@ -218,7 +218,7 @@ class _SplitMiner:
     def _embed_pictures(self, share: Searched, numbers: np.ndarray) -> Tensor:
         """Vectors of pictures `(n, D)`, read as training reads them."""
         batch = model_inputs(self.collate([self.pairs[Visit(int(share.rows[n]), 0)] for n in numbers]))
-        images = {name: part for name, part in batch.items() if name not in _TEXT_INPUTS}
+        images = {name: part for name, part in batch.items() if name not in TEXT_INPUTS}
         return self._run(share, images).image_embeds[:, 0]
 
     def _run(self, share: Searched, inputs: dict[str, Tensor]) -> PeMoEOutput:

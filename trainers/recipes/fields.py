@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from pemoe.modeling_pemoe import PeMoEConfig
-from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
+from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES, check_neighbours
 from pemoe.trainers.data import AUGMENTS, DataRecipe
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.mining import MineRecipe
@@ -39,7 +39,10 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage."""
+    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage.
+
+    neighbours, neighbour_refresh_steps: which places share a batch, see `PeMoETrainingArguments`.
+    """
 
     steps: int = 0
     learning_rate: float = 2e-5
@@ -47,6 +50,8 @@ class StageRecipe:
     warmup_steps: int = 0
     lr_scheduler_type: str = "cosine"
     save_steps: int = 0
+    neighbours: str = "none"
+    neighbour_refresh_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,4 +140,5 @@ def _check_ranges(recipe: Recipe) -> None:
             check_range(f"{name}.{part}", getattr(stage, part), 0)
         if not 0 < stage.learning_rate < math.inf:
             raise TrainingError(f"{name}.learning_rate: {stage.learning_rate} is out of range, use one above 0")
+        check_neighbours(f"{name}.", name == "gate", stage.neighbours, stage.neighbour_refresh_steps)
         check_choice(f"{name}.lr_scheduler_type", stage.lr_scheduler_type, SCHEDULERS)
