@@ -29,6 +29,7 @@ from pemoe.console import (
 )
 from pemoe.data_cli import data_app
 from pemoe.export_cli import export
+from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
@@ -38,6 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
 app.command()(export)
+app.command()(mine)
 
 
 def _show_version(asked: bool) -> None:
@@ -146,40 +148,6 @@ def train(
     metrics = train_into(directory, read_config(config, data, seed), typed_command(), overwrite, resume, show)
     if metrics is not None:  # on the first process
         _report(metrics, as_json, f"Model: {directory / 'model'}")
-
-
-@app.command()
-def mine(
-    checkpoint: Checkpoint,
-    data: Data = None,
-    output: Output = None,
-    k: Annotated[int, typer.Option(min=1, help="Negatives per picture.")] = 10,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
-    """Find the hard negatives of the training split: OUTPUT/negatives.npy, (rows, k) row numbers, -1 for none.
-
-    Example: pemoe mine runs/train/model --output runs/mine
-    """
-    from pemoe.common.runs import check_output, prepare_output, write_metrics
-    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
-    from pemoe.trainers.data import load_rows
-    from pemoe.trainers.distributed import device_name
-    from pemoe.trainers.mining import mine_split, save_negatives
-
-    started_s = time.monotonic()
-    _quiet_transformers()
-    directory = check_output(output or Path("runs/mine"), overwrite)
-    recipe = data_of(checkpoint, data)
-    model, processor = load_checkpoint(checkpoint)
-    rows = load_rows(recipe, show_progress=True, needed=("train",))["train"]
-    prepare_output(directory, overwrite)
-    negatives = mine_split(model, processor, rows, k, seed=seed)
-    save_negatives(directory, negatives)
-    results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
-    metrics = write_metrics(directory, typed_command(), seed, started_s, results, device_name())
-    _report(metrics, as_json, f"{directory / 'negatives.npy'}")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from pemoe.trainers.data import AUGMENTS, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
+NEIGHBOURS = ("none", "embedding", "metres")
 GATE_LOSSES = ("platform", "retrieval", "both")
 UNLOADABLE_STRATEGIES = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)  # a model without its code, and pickles
 
@@ -40,6 +41,19 @@ STAGES = {  # in the order a run takes them; a stage's name is its field in a re
 }
 
 
+def check_neighbours(where: str, trains_gate: bool, neighbours: str, refresh_steps: int) -> None:
+    """Refuse near-neighbour batches that a stage could not draw, or a refresh that would do nothing; else nothing.
+
+    `where` stands before the names of the options, "contrastive." for one.
+    """
+    check_choice(f"{where}neighbours", neighbours, NEIGHBOURS)
+    check_range(f"{where}neighbour_refresh_steps", refresh_steps, 0)
+    if trains_gate and neighbours != "none":
+        raise TrainingError(f"{where}neighbours: the gate's batches are drawn at random; use 'none'")
+    if refresh_steps and neighbours != "embedding":
+        raise TrainingError(f"{where}neighbour_refresh_steps: only neighbours 'embedding' are refreshed; set it to 0")
+
+
 @dataclass
 class PeMoETrainingArguments(TrainingArguments):
     """Arguments of `PeMoETrainer`; only what differs from `transformers.TrainingArguments` is listed.
@@ -58,6 +72,9 @@ class PeMoETrainingArguments(TrainingArguments):
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
         augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
         augmented_views: ways in which each picture is augmented, visits taking turns; 0 draws a new one each time.
+        neighbours: which places share a batch: "none" (random ones), or near ones, by "embedding" (of the pictures, by
+            the expert in training) or by "metres" between coordinates; see `NeighbourTables`. Not for stage "gate".
+        neighbour_refresh_steps: embed anew every so many steps; 0 embeds once, before the first step.
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
         chunk_size: pairs that a process embeds at a time, for batches that memory would not hold; loss and gradient
             are those of the whole batch (see `loss_in_chunks`). None embeds all at once.
@@ -88,6 +105,8 @@ class PeMoETrainingArguments(TrainingArguments):
     augmented_views: int = field(default=0, metadata={"help": "ways to augment a picture, 0 for no limit"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     chunk_size: int | None = field(default=None, metadata={"help": "pairs embedded at a time; None: all"})
+    neighbours: str = field(default="none", metadata={"help": "none, embedding or metres"})
+    neighbour_refresh_steps: int = field(default=0, metadata={"help": "steps between embeddings of near places"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
     per_device_train_batch_size: int = field(default=128)
@@ -105,6 +124,7 @@ class PeMoETrainingArguments(TrainingArguments):
         check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
         check_range("margin", self.margin, 0, 2)
         check_range("info_nce_weight", self.info_nce_weight, 0)
+        check_neighbours("", STAGES[self.stage].trains == "gate", self.neighbours, self.neighbour_refresh_steps)
         check_range("learning_rate", self.learning_rate, 0)
         if self.max_steps < 1:
             raise TrainingError("max_steps: give the number of steps of this stage, at least 1")

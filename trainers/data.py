@@ -225,6 +225,11 @@ class PairDataset(Dataset):
     def _negatives_of(self, row: int) -> np.ndarray:
         return self.hard_negatives[row][self.hard_negatives[row] >= 0]
 
+    def drawn_caption(self, visit: Visit) -> int:
+        """Which caption of its row a visit shows: the first draw of `__getitem__`."""
+        rng = np.random.default_rng((self.seed, visit.visit, visit.row))
+        return int(rng.integers(len(self.captions[visit.row])))
+
     def _image(self, row: int, plan: AugmentationPlan | None) -> Image.Image | Tensor:
         if self.image_states is not None:
             return self.image_states[row] if plan is None else self.image_states.view(row, plan)

@@ -34,7 +34,7 @@ from pemoe.trainers.distributed import (
     world_size,
 )
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.mining import NEGATIVES, mine_split, save_negatives
+from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, prepare_for_stage
 
@@ -115,6 +115,11 @@ class StageRunner:
         if features is None and recipe.cache_image_states:
             features = open_cache(recipe, directory, model, processor, rows, show_progress)
         self.features, self.hard_negatives = features, hard_negatives
+        if recipe.mine.min_distance_m is not None and recipe.hard_negative.steps:
+            read_coordinates_deg(rows, "mine.min_distance_m")  # refused now, not when the first stages are trained
+        for name, spec in recipe.stages.items():
+            if spec.neighbours == "metres":
+                read_coordinates_deg(rows, f"{name}.neighbours: metres")
 
     def run(self, names: Sequence[str] = tuple(STAGES)) -> dict[str, dict]:
         """The recipe's stages of these names, in order; returns what each one's `done.json` says."""
@@ -194,21 +199,19 @@ class StageRunner:
         return PairDataset(self.rows, recipe.caption_column, recipe.seed, hard_negatives, **options)
 
     def mine(self) -> dict:
-        """Hard negatives of every row, found by the first process and read by the others."""
-        directory = self.directory / "mine"
-        is_finished = self.resume and (directory / DONE).is_file()
-        image_states = None if is_finished else self.image_states
-        if not is_finished and rank() == 0:
+        """Hard negatives of every row, found by all processes, each its share; a finished mining is read back."""
+        directory, options = self.directory / "mine", asdict(self.recipe.mine)
+        if not (self.resume and (directory / DONE).is_file()):
             started_s = time.monotonic()
-            recipe = self.recipe
-            options = {"positive_ratio": recipe.mine.positive_ratio, "image_states": image_states}
-            drawn = recipe.mine.k, recipe.caption_column, recipe.seed
-            negatives = mine_split(self.model, self.processor, self.rows, *drawn, **options)
-            save_negatives(directory, negatives)
-            record = {"stage": "mine", "k": recipe.mine.k, "found": int((negatives >= 0).sum())}
-            write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
-        wait_for_all()
-        self.hard_negatives = np.load(directory / NEGATIVES)
+            drawn = {"caption_column": self.recipe.caption_column, "seed": self.recipe.seed, **options}
+            place = {"directory": directory, "resume": self.resume, "show_progress": self.show_progress}
+            tables = {"image_states": self.image_states}
+            negatives = mine_split(self.model, self.processor, self.rows, **drawn, **tables, **place)
+            if rank() == 0:
+                record = {"stage": "mine", "k": options["k"], "found": int((negatives >= 0).sum())}
+                write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
+            wait_for_all()
+        self.hard_negatives = load_negatives(directory / NEGATIVES, len(self.rows), options["k"])
         return json.loads((directory / DONE).read_text())
 
     def _trainer(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> PeMoETrainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import datasets
@@ -22,6 +23,7 @@ from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
+from pemoe.trainers.mining.neighbours import NeighbourTables
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
 from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
@@ -95,6 +97,12 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
+        self.neighbours = None
+        if pairs is not None and args.neighbours != "none":
+            plain = PairDataset(train_dataset, args.caption_column, args.seed, image_states=image_states)
+            groups = list(self.build_sampler().plan())
+            self.neighbours = NeighbourTables(model, processing_class, train_dataset, plain, groups, args)
+            self.add_callback(self.neighbours)
         self.model_accepts_loss_kwargs = False
         check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
         if args.torch_compile:
@@ -113,7 +121,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
-        return build_sampler(self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed)
+        batches = self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed
+        return build_sampler(*batches, None if self.neighbours is None else self.neighbours.at)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
@@ -162,7 +171,13 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
 
 
 def build_sampler(
-    model: PeMoEModel, pairs: PairDataset, stage: str, batch_size: int, num_steps: int, seed: int
+    model: PeMoEModel,
+    pairs: PairDataset,
+    stage: str,
+    batch_size: int,
+    num_steps: int,
+    seed: int,
+    neighbours: Callable[[int], np.ndarray] | None = None,
 ) -> PlatformBatchSampler:
     """The batches of a stage for this process: one platform a step, or mixed as stage or model asks."""
     unified = model.config.is_unified or STAGES[stage].trains == "unified"
@@ -176,6 +191,7 @@ def build_sampler(
         rank=rank(),
         world_size=world_size(),
         mixed=unified or STAGES[stage].mixed,
+        neighbours=neighbours,
     )
 
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 
 from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.retrieval.feature_cache import DTYPES
-from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES, build_loss, check_temperature
+from pemoe.trainers.arguments import (
+    CAPTION_COLUMNS,
+    GATE_LOSSES,
+    STAGES,
+    build_loss,
+    check_neighbours,
+    check_temperature,
+)
 from pemoe.trainers.data import AUGMENTS, DataRecipe, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.mining import MineRecipe
 
 SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
     "linear",
@@ -39,7 +47,10 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage."""
+    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage.
+
+    neighbours, neighbour_refresh_steps: which places share a batch, see `PeMoETrainingArguments`.
+    """
 
     steps: int = 0
     learning_rate: float = 2e-5
@@ -47,6 +58,8 @@ class StageRecipe:
     warmup_steps: int = 0
     lr_scheduler_type: str = "cosine"
     save_steps: int = 0
+    neighbours: str = "none"
+    neighbour_refresh_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,14 +75,6 @@ class GateRecipe(StageRecipe):
     """The gate's stage; see `PeMoETrainingArguments` for the losses."""
 
     gate_loss: str = "platform"
-
-
-@dataclass(frozen=True)
-class MineRecipe:
-    """Mining between the stages; see `mine_split`."""
-
-    k: int = 10
-    positive_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,9 +171,6 @@ def _check_ranges(recipe: Recipe) -> None:
     check_choice("feature_cache.dtype", cache.dtype or "float32", tuple(DTYPES))
     check_range("feature_cache.max_gb", cache.max_gb, 0)
     check_range("feature_cache.batch_size", cache.batch_size, 1)
-    check_range("mine.k", recipe.mine.k, 1)
-    if recipe.mine.positive_ratio is not None:
-        check_range("mine.positive_ratio", recipe.mine.positive_ratio, 0, 1)
     check_range("hard_negative.margin", recipe.hard_negative.margin, 0, 2)
     check_range("hard_negative.info_nce_weight", recipe.hard_negative.info_nce_weight, 0)
     tokens = recipe.model.options.get("max_text_tokens")
@@ -180,4 +182,5 @@ def _check_ranges(recipe: Recipe) -> None:
             check_range(f"{name}.{part}", getattr(stage, part), 0)
         if not 0 < stage.learning_rate < math.inf:
             raise TrainingError(f"{name}.learning_rate: {stage.learning_rate} is out of range, use one above 0")
+        check_neighbours(f"{name}.", name == "gate", stage.neighbours, stage.neighbour_refresh_steps)
         check_choice(f"{name}.lr_scheduler_type", stage.lr_scheduler_type, SCHEDULERS)
