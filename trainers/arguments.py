@@ -11,6 +11,7 @@ from transformers.trainer_utils import HubStrategy
 from pemoe.modeling_pemoe.losses_pemoe import SAME_PLACE
 from pemoe.trainers.data import AUGMENTS
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.options import METRIC_SCHEDULERS, check_arguments, refused_in_one_line
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
 GATE_LOSSES = ("platform", "retrieval", "both")
@@ -54,12 +55,14 @@ class PeMoETrainingArguments(TrainingArguments):
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
-    `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`), `remove_unused_columns` False,
+    `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`) and takes the place of
+    `num_train_epochs`, 0, `metric_for_best_model` "recall_at_1", `remove_unused_columns` False,
     `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_strategy` "no".
 
     Raises:
         TrainingError: unknown choices, numbers out of range, no `max_steps`, gradient accumulation (it is no larger
-            contrastive batch), or a `hub_strategy` that pushes raw checkpoints.
+            contrastive batch), a `hub_strategy` that pushes raw checkpoints, a learning-rate schedule that lacks
+            something, or any option that would be ignored: docs/training.md lists all.
     """
 
     stage: str = field(default="contrastive", metadata={"help": ", ".join(STAGES)})
@@ -69,6 +72,7 @@ class PeMoETrainingArguments(TrainingArguments):
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
     augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
+    num_train_epochs: float = field(default=0.0)
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
     per_device_train_batch_size: int = field(default=128)
@@ -84,7 +88,10 @@ class PeMoETrainingArguments(TrainingArguments):
         check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
         check_range("margin", self.margin, 0, 2)
         check_range("info_nce_weight", self.info_nce_weight, 0)
-        check_range("learning_rate", self.learning_rate, 0)
+        for name in ("learning_rate", "weight_decay", "label_smoothing_factor"):
+            check_range(name, getattr(self, name), 0)
+        if self.label_smoothing_factor >= 1:
+            raise TrainingError(f"label_smoothing_factor: {self.label_smoothing_factor} must lie below 1")
         if self.max_steps < 1:
             raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
         if self.hub_strategy in UNLOADABLE_STRATEGIES:
@@ -94,4 +101,12 @@ class PeMoETrainingArguments(TrainingArguments):
             reason = "accumulated small batches are no larger contrastive batch"
             advice = "use activation_checkpointing=True or more processes instead"
             raise TrainingError(f"gradient_accumulation_steps: must be 1, since {reason}; {advice}")
-        super().__post_init__()
+        follows_figure = self.lr_scheduler_type in METRIC_SCHEDULERS
+        if follows_figure or self.load_best_model_at_end or self.save_strategy == "best":
+            self.metric_for_best_model = self.metric_for_best_model or "recall_at_1"  # evaluate gives no loss
+        with refused_in_one_line():
+            super().__post_init__()
+        if follows_figure:  # transformers' own default is "min", whatever the figure
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
+        check_arguments(self)

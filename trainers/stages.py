@@ -27,8 +27,9 @@ from pemoe.trainers.data import PairDataset
 from pemoe.trainers.distributed import join_processes, local_device, process_count, process_options, rank, wait_for_all
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, mine_split, save_negatives
+from pemoe.trainers.options import check_places
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
-from pemoe.trainers.trainer import PeMoETrainer, build_sampler, prepare_for_stage
+from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 
 DONE = "done.json"
 WEIGHTS = "trained.safetensors"
@@ -104,6 +105,9 @@ class StageRunner:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
         self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
+        for line in self.plan():
+            if has_negatives(line["stage"], recipe.gate.gate_loss, recipe.hard_negative.info_nce_weight):
+                check_places(line["stage"], line["platform"], line)
         if image_states is None and recipe.cache_image_states:
             image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
         self.image_states, self.hard_negatives = image_states, hard_negatives

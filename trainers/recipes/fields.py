@@ -9,16 +9,7 @@ from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
 from pemoe.trainers.data import AUGMENTS, DataRecipe
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
-
-SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-)
+from pemoe.trainers.options import SCHEDULERS, check_schedule
 
 
 @dataclass(frozen=True)
@@ -38,13 +29,18 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage."""
+    """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage.
+
+    lr_scheduler_kwargs: what the schedule needs beside the numbers of steps, such as `{min_lr: 0.0000001}` of
+    "cosine_with_min_lr" and `{num_decay_steps: 100}` of "warmup_stable_decay".
+    """
 
     steps: int = 0
     learning_rate: float = 2e-5
     weight_decay: float = 1e-4
     warmup_steps: int = 0
     lr_scheduler_type: str = "cosine"
+    lr_scheduler_kwargs: dict = field(default_factory=dict)
     save_steps: int = 0
 
 
@@ -146,3 +142,6 @@ def _check_ranges(recipe: Recipe) -> None:
         if not 0 < stage.learning_rate < math.inf:
             raise TrainingError(f"{name}.learning_rate: {stage.learning_rate} is out of range, use one above 0")
         check_choice(f"{name}.lr_scheduler_type", stage.lr_scheduler_type, SCHEDULERS)
+        if stage.steps:
+            schedule = stage.lr_scheduler_type, stage.lr_scheduler_kwargs, stage.warmup_steps
+            check_schedule(*schedule, stage.steps, stage.learning_rate, f"{name}.")
