@@ -27,12 +27,6 @@ class EvaluatingTrainer(Trainer):
     """
 
     lora_platform: str | None = None
-    get_eval_dataloader = REFUSED_METHODS["get_eval_dataloader"]
-    get_test_dataloader = REFUSED_METHODS["get_test_dataloader"]
-    evaluation_loop = REFUSED_METHODS["evaluation_loop"]
-    prediction_step = REFUSED_METHODS["prediction_step"]
-    hyperparameter_search = REFUSED_METHODS["hyperparameter_search"]
-    call_model_init = REFUSED_METHODS["call_model_init"]
 
     def evaluate(
         self,
@@ -66,6 +60,13 @@ class EvaluatingTrainer(Trainer):
         """Refused: a retrieval model has no labels to predict."""
         advice = "figures are of evaluate(rows), vectors of model.encode_text and model.encode_images"
         raise TrainingError(f"predict: a retrieval model predicts no labels; {advice}")
+
+    get_eval_dataloader = REFUSED_METHODS["get_eval_dataloader"]
+    get_test_dataloader = REFUSED_METHODS["get_test_dataloader"]
+    evaluation_loop = REFUSED_METHODS["evaluation_loop"]
+    prediction_step = REFUSED_METHODS["prediction_step"]
+    hyperparameter_search = REFUSED_METHODS["hyperparameter_search"]
+    call_model_init = REFUSED_METHODS["call_model_init"]
 
     def _eval_rows(self, given: EvalRows | str | None) -> EvalRows:
         """The rows asked for, by value or by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NoReturn
@@ -71,6 +72,7 @@ _NEEDED_KEYS = {  # of lr_scheduler_kwargs; one of each group
 _WITHOUT_OPTIONS = ("constant", "constant_with_warmup")
 _WITHOUT_WARMUP = ("constant", *METRIC_SCHEDULERS)
 _OPTIMIZERS_WITHOUT_OPTIONS = ("adamw_torch", "adamw_torch_fused", "adafactor", "adagrad", "rmsprop")
+_NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?")
 _COLUMNS = ("image", "image_id", "place_id", "platform")
 
 
@@ -119,8 +121,13 @@ def check_arguments(args: TrainingArguments) -> None:
     _check_accelerator(args.accelerator_config)
     _check_workers(args)
     _check_optimizer_name(args)
-    if args.save_strategy == "best" and args.eval_strategy == "no":
-        raise TrainingError("save_strategy: 'best' needs figures; set eval_strategy")
+    if args.debug:
+        raise TrainingError("debug: transformers' check of numbers breaks at boolean masks; leave it out")
+    if args.fp16 and (args.use_cpu or not torch.cuda.is_available()):
+        raise TrainingError("fp16: without a GPU nothing is halved; use bf16")
+    for name, chosen in (("load_best_model_at_end", True), ("save_strategy", "best")):
+        if getattr(args, name) == chosen and args.eval_strategy == "no":
+            raise TrainingError(f"{name}: {chosen!r} needs figures; set eval_strategy")
     kind, options = args.lr_scheduler_type.value, args.lr_scheduler_kwargs or {}
     if kind in METRIC_SCHEDULERS:
         mode = "max" if args.greater_is_better else "min"
@@ -185,25 +192,35 @@ def check_schedule(
         >>> check_schedule("cosine_with_min_lr", {"min_lr": 1e-7}, warmup_steps=2, num_steps=9, learning_rate=1e-5)
     """
     field = f"{where}lr_scheduler_kwargs"
-    for keys in _NEEDED_KEYS.get(kind, ()):
-        if not any(key in options for key in keys):
-            raise TrainingError(f"{field}: {kind} needs {' or '.join(keys)}")
-    for key, value in options.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise TrainingError(f"{field}: {key} is {value}, use a finite number")
-    if kind in _WITHOUT_OPTIONS and options:
-        raise TrainingError(f"{field}: {kind} takes none; leave out {next(iter(options))}")
+    _check_keys(field, kind, options)
     if kind in _WITHOUT_WARMUP and warmup_steps:
         raise TrainingError(f"{where}warmup_steps: {kind} has no warmup; set it to 0, or use constant_with_warmup")
     warmup = int(warmup_steps) if warmup_steps >= 1 else math.ceil(num_steps * warmup_steps)
     if warmup > num_steps:
         raise TrainingError(f"{where}warmup_steps: {warmup} are more than the stage's {num_steps} steps")
+    if kind == "warmup_stable_decay" and warmup + options["num_decay_steps"] > num_steps:
+        parts = f"{warmup} of warmup and {options['num_decay_steps']} of decay"
+        raise TrainingError(f"{field}: num_decay_steps: {parts} are more than the stage's {num_steps} steps")
     try:
         rates = _rates(kind, options, warmup, num_steps, learning_rate)
     except (TypeError, ValueError, ArithmeticError, KeyError) as error:
         raise TrainingError(f"{field}: {kind}: {one_line(error)}") from error
     if bad := [rate for rate in rates if isinstance(rate, complex) or not (math.isfinite(rate) and rate >= 0)]:
         raise TrainingError(f"{field}: {kind} gives a learning rate of {bad[0]}; use other numbers")
+
+
+def _check_keys(field: str, kind: str, options: Mapping) -> None:
+    """Keys and values of `lr_scheduler_kwargs`, before the schedule is built."""
+    for keys in _NEEDED_KEYS.get(kind, ()):
+        if not any(key in options for key in keys):
+            raise TrainingError(f"{field}: {kind} needs {' or '.join(keys)}")
+    if kind in _WITHOUT_OPTIONS and options:
+        raise TrainingError(f"{field}: {kind} takes none; leave out {next(iter(options))}")
+    for key, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise TrainingError(f"{field}: {key} is {value}, use a finite number")
+        if isinstance(value, str) and _NUMBER.fullmatch(value):
+            raise TrainingError(f"{field}: {key} is the text {value!r}; YAML reads 1.0e-7 as a number, 1e-7 as text")
 
 
 def _rates(kind: str, options: Mapping, warmup: int, num_steps: int, learning_rate: float) -> list[float]:
