@@ -40,8 +40,8 @@ class StageRecipe:
     weight_decay: float = 1e-4
     warmup_steps: int = 0
     lr_scheduler_type: str = "cosine"
-    lr_scheduler_kwargs: dict = field(default_factory=dict)
     save_steps: int = 0
+    lr_scheduler_kwargs: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
