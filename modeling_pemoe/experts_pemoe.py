@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -49,6 +50,11 @@ class PlatformExpert(nn.Module):
         image = None if tokens is None else self.embed_image(tokens, rope)
         return text, image, self.logit_scale.float()
 
+    def compile_layers(self, **options: object) -> None:
+        """`torch.compile` the text layers and the vision blocks in place, with its options: names and weights stay."""
+        for layer in (*self.text_layers, *self.vision_blocks):
+            layer.compile(**options)
+
     def embed_text(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`t_k`: normalised CLS of the text tail; `(B, S, D)` -> `(B, D)` fp32."""
         hidden = hidden.to(self.logit_scale.dtype)
@@ -70,3 +76,8 @@ class PlatformExpert(nn.Module):
     def embed_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """`v_k`: normalised projection of the pooled image tail; `(B, N, W)` -> `(B, D)` fp32."""
         return F.normalize(self.visual_projection(self.pool_image(tokens, rope)).float(), dim=-1)
+
+
+def checkpoint_while_learning(checkpoint: Callable, layer: Callable, *inputs: object) -> Tensor:
+    """Checkpoint a layer where something will go back through it; without gradient, only run it."""
+    return checkpoint(layer, *inputs) if torch.is_grad_enabled() else layer(*inputs)

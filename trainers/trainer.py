@@ -7,6 +7,7 @@ from contextlib import suppress
 import datasets
 import numpy as np
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.utils import logging
@@ -15,7 +16,8 @@ from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.data import PairCollator, PairDataset
+from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
+from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
@@ -31,7 +33,7 @@ from pemoe.trainers.options import (
 )
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
-from pemoe.trainers.steps import StageLoss
+from pemoe.trainers.steps import StageLoss, StepRecord
 
 logger = logging.get_logger(__name__)
 
@@ -66,6 +68,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     """
 
     loss_is_scaled_for_ga = False
+    last_step: StepRecord | None = None
 
     def __init__(
         self,
@@ -96,6 +99,10 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self._check_built()
         self.model_accepts_loss_kwargs = False
+        check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
+        if args.torch_compile:
+            for expert in model.experts.values():
+                expert.compile_layers(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self.can_save_experts_only = False
         with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
             model.check_trunks_are_external()
@@ -148,6 +155,11 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             if args.ddp_static_graph:
                 raise TrainingError("ddp_static_graph: every step trains another expert; leave it out")
 
+    def _build_accelerator_args(self, **kwargs: object) -> dict[str, object]:
+        """As the Trainer's, but with `torch_compile` the model as a whole is left alone: the experts' layers are."""
+        options = super()._build_accelerator_args(**kwargs)
+        return {**options, "dynamo_plugin": TorchDynamoPlugin(backend="no")} if self.args.torch_compile else options
+
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
@@ -176,10 +188,29 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch in this stage; the embeddings of all processes take part."""
-        embeds = self.stage_loss.embed(model, inputs)
-        parts = self.stage_loss(embeds, inputs)
-        return (parts["loss"], embeds) if return_outputs else parts["loss"]
+        """Loss of one batch in this stage; the embeddings of all processes take part.
+
+        With `chunk_size` set and gradients enabled, the gradients of all chunks but the last are added to the
+        parameters here; see `loss_in_chunks`. What the step found stays in `last_step`.
+        """
+        if self.args.in_chunks and torch.is_grad_enabled():
+            size, accelerator = self.args.chunk_size, self.accelerator
+            joined, parts = loss_in_chunks(self.stage_loss, model, inputs, size, accelerator)
+        else:
+            joined = self.stage_loss.join(self.stage_loss.embed(model, inputs), inputs)
+            parts = self.stage_loss.score(joined)
+        self.last_step = {
+            "parts": {name: part.detach() for name, part in parts.items()},
+            "embeds": {name: part.detach() for name, part in joined.items()},
+            "batch": {name: inputs[name] for name in NUMBERS if name in inputs},
+        }
+        return (parts["loss"], joined) if return_outputs else parts["loss"]
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on its device, but for pictures that will be embedded in chunks: those are moved chunk by chunk."""
+        stays = {name: inputs[name] for name in PICTURES if name in inputs and self.args.in_chunks}
+        moves = {name: tensor for name, tensor in inputs.items() if name not in stays}
+        return {**super()._prepare_inputs(moves), **stays}
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay for matrices only: no norm, bias or temperature."""

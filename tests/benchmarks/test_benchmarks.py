@@ -72,6 +72,41 @@ def test_a_cold_start_reads_the_same_backbones_and_the_experts_besides(tmp_path:
     assert results["process"]["ratios"]["pemoe/by_hand"]["floor"] == pytest.approx(floor, rel=0.01)
 
 
+@pytest.mark.slow
+def test_a_step_by_hand_does_the_same_work(tmp_path: Path) -> None:
+    results = results_of("step_by_hand", tmp_path / "step_by_hand")
+    assert results["step"]["max_abs_difference"] < 1e-5
+    trained = results["trained_parameters"]
+    assert trained["pemoe"] - trained["by_hand"] == 1  # the model's own temperature, of the fused scores
+    ratios = results["step"]["ratios"]
+    assert 0.2 < ratios["pemoe_cached/by_hand"]["floor"] < 0.8
+    check_ratios(results["step"], {pair: row["floor"] for pair, row in ratios.items()} | {"pemoe/by_hand": 1.0})
+
+
+@pytest.mark.slow
+def test_the_loader_is_measured_against_what_it_feeds(tmp_path: Path) -> None:
+    results = results_of("loader", tmp_path / "loader")
+    per_s = results["pictures_per_s"]
+    assert results["loader"]["loader_over_step"] == pytest.approx(per_s["pemoe"] / per_s["step"], rel=0.05)
+    check_ratios(results["loader"], {"pemoe/by_hand": 1.0, "pemoe/decode": 1.0})
+
+
+@pytest.mark.slow
+def test_every_part_for_a_gpu_runs_small_without_one(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/gpu.py", "--small", "--output", str(tmp_path / "gpu")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    results = json.loads((tmp_path / "gpu" / "metrics.json").read_text())["results"]
+    assert not [name for name, part in results.items() if "not_run" in part]
+    assert results["parity"]["float32"]["largest_difference"] < 1e-4
+    step, large = results["step"], results["large_batch"]
+    assert large["pairs"] > large["chunk"]
+    assert large["tflop"] / large["pairs"] == pytest.approx(step["tflop"] / step["pairs"])
+    assert results["cached_step"]["tflop"] < step["tflop"]
+    assert results["schedule"]["total_hours"] == pytest.approx(sum(results["schedule"]["hours"].values()))
+    assert results["search"]["gallery"] == [results["sizes"]["gallery"], results["sizes"]["vector_dim"]]
+
+
 def test_a_used_directory_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     process = run_smoke("encoding", tmp_path)
