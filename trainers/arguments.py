@@ -12,6 +12,7 @@ from transformers.trainer_utils import HubStrategy
 from pemoe.modeling_pemoe.losses_pemoe import LOSSES, MAX_LOG_SCALE, SAME_PLACE, InfoNCELoss
 from pemoe.trainers.data import AUGMENTS, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.options import METRIC_SCHEDULERS, check_arguments, refused_in_one_line
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
 NEIGHBOURS = ("none", "embedding", "metres")
@@ -84,12 +85,14 @@ class PeMoETrainingArguments(TrainingArguments):
     `torch_compile` compiles the layers of the experts, each in place, not the model as a whole.
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
-    `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`), `remove_unused_columns` False,
+    `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`) and takes the place of
+    `num_train_epochs`, 0, `metric_for_best_model` "recall_at_1", `remove_unused_columns` False,
     `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_strategy` "no".
 
     Raises:
-        TrainingError: unknown choices, numbers out of range, no `max_steps`, or a `hub_strategy` that pushes raw
-            checkpoints.
+        TrainingError: unknown choices, numbers out of range, no `max_steps`, a `hub_strategy` that pushes raw
+            checkpoints, a learning-rate schedule that lacks something, or any option that would be ignored:
+            docs/training.md lists all.
     """
 
     stage: str = field(default="contrastive", metadata={"help": ", ".join(STAGES)})
@@ -105,6 +108,7 @@ class PeMoETrainingArguments(TrainingArguments):
     augmented_views: int = field(default=0, metadata={"help": "ways to augment a picture, 0 for no limit"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     chunk_size: int | None = field(default=None, metadata={"help": "pairs embedded at a time; None: all"})
+    num_train_epochs: float = field(default=0.0)
     neighbours: str = field(default="none", metadata={"help": "none, embedding or metres"})
     neighbour_refresh_steps: int = field(default=0, metadata={"help": "steps between embeddings of near places"})
     learning_rate: float = field(default=2e-5)
@@ -125,7 +129,10 @@ class PeMoETrainingArguments(TrainingArguments):
         check_range("margin", self.margin, 0, 2)
         check_range("info_nce_weight", self.info_nce_weight, 0)
         check_neighbours("", STAGES[self.stage].trains == "gate", self.neighbours, self.neighbour_refresh_steps)
-        check_range("learning_rate", self.learning_rate, 0)
+        for name in ("learning_rate", "weight_decay", "label_smoothing_factor"):
+            check_range(name, getattr(self, name), 0)
+        if self.label_smoothing_factor >= 1:
+            raise TrainingError(f"label_smoothing_factor: {self.label_smoothing_factor} must lie below 1")
         if self.max_steps < 1:
             raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
         if self.hub_strategy in UNLOADABLE_STRATEGIES:
@@ -138,7 +145,15 @@ class PeMoETrainingArguments(TrainingArguments):
             self.gradient_accumulation_steps = 1
         if self.chunk_size is not None:
             check_range("chunk_size", self.chunk_size, 1)
-        super().__post_init__()
+        follows_figure = self.lr_scheduler_type in METRIC_SCHEDULERS
+        if follows_figure or self.load_best_model_at_end or self.save_strategy == "best":
+            self.metric_for_best_model = self.metric_for_best_model or "recall_at_1"  # evaluate gives no loss
+        with refused_in_one_line():
+            super().__post_init__()
+        if follows_figure:  # transformers' own default is "min", whatever the figure
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
+        check_arguments(self)
 
     @property
     def in_chunks(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import datasets
@@ -13,8 +14,10 @@ from pemoe.retrieval.evaluation import score_split
 from pemoe.retrieval.metrics import CUTOFFS
 from pemoe.retrieval.scoring import search
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.options import REFUSED_METHODS, check_rows
 
 EvalRows = datasets.Dataset | dict[str, datasets.Dataset]
+RECALLS = (*(f"recall_at_{k}" for k in CUTOFFS), "score")
 
 
 class EvaluatingTrainer(Trainer):
@@ -37,9 +40,11 @@ class EvaluatingTrainer(Trainer):
         string is a name of the trainer's `eval_dataset`.
 
         Raises:
-            TrainingError: no rows, rows without captions, or a `compute_metrics` that returns no dict or another value
-                under a name that is taken.
+            TrainingError: no rows, rows without captions, `ignore_keys` (a loop over batches has them), or a
+                `compute_metrics` that returns no dict or another value under a name that is taken.
         """
+        if ignore_keys is not None:
+            raise TrainingError("ignore_keys: figures are of embeddings, not of a model's outputs; leave it out")
         rows = self._eval_rows(eval_dataset)
         if isinstance(rows, dict):
             metrics: dict[str, float] = {}
@@ -56,6 +61,13 @@ class EvaluatingTrainer(Trainer):
         advice = "figures are of evaluate(rows), vectors of model.encode_text and model.encode_images"
         raise TrainingError(f"predict: a retrieval model predicts no labels; {advice}")
 
+    get_eval_dataloader = REFUSED_METHODS["get_eval_dataloader"]
+    get_test_dataloader = REFUSED_METHODS["get_test_dataloader"]
+    evaluation_loop = REFUSED_METHODS["evaluation_loop"]
+    prediction_step = REFUSED_METHODS["prediction_step"]
+    hyperparameter_search = REFUSED_METHODS["hyperparameter_search"]
+    call_model_init = REFUSED_METHODS["call_model_init"]
+
     def _eval_rows(self, given: EvalRows | str | None) -> EvalRows:
         """The rows asked for, by value or by name."""
         rows = given if given is not None else self.eval_dataset
@@ -66,6 +78,7 @@ class EvaluatingTrainer(Trainer):
             rows = self.eval_dataset[rows]
         if rows is None or rows == {}:
             raise TrainingError("evaluate: give eval_dataset, here or to the trainer")
+        check_eval_rows(rows)
         return rows
 
     def _measure(self, rows: datasets.Dataset, prefix: str) -> dict[str, float]:
@@ -95,6 +108,41 @@ class EvaluatingTrainer(Trainer):
             return embed_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
         finally:
             config.masked_platforms = masked
+
+
+def check_eval_rows(rows: object) -> None:
+    """Raise TrainingError unless `rows` is a split that can be ranked, or several by name."""
+    for name, one in rows.items() if isinstance(rows, dict) else [(None, rows)]:
+        check_rows(one, "captions", "eval_dataset" if name is None else f"eval_dataset[{name!r}]")
+
+
+def check_metric(name: str | None, rows: EvalRows | None, own: Callable | None) -> None:
+    """Refuse a `metric_for_best_model` that `evaluate` will never give; with metrics of the user's own any may come.
+
+    Raises:
+        TrainingError: no rows to evaluate on, or a name that is not among the figures, which are listed.
+    """
+    if rows is None:
+        raise TrainingError("eval_strategy: there is nothing to evaluate on; give eval_dataset")
+    if name is not None and own is None and name.removeprefix("eval_") not in (known := figure_names(rows)):
+        raise TrainingError(f"metric_for_best_model: {name!r} is none of {', '.join(known)}")
+
+
+def figure_names(rows: EvalRows) -> list[str]:
+    """Names that `evaluate` gives to the figures of a split or of several, without the `eval_` before each.
+
+    Example:
+        >>> figure_names({})
+        []
+    """
+    if isinstance(rows, dict):
+        return [f"{name}_{figure}" for name, one in rows.items() for figure in figure_names(one)]
+    bounds = [f"{bound}_recall_at_{k}" for bound in ("chance", "ceiling") for k in CUTOFFS]
+    one_way = ["n_queries", *RECALLS, *bounds]
+    asked = {number for number, captions in zip(rows["platform"], rows["captions"], strict=True) if captions}
+    platforms = [name for number, name in enumerate(rows.features["platform"].names) if number in asked]
+    by_platform = [f"{platform}_{figure}" for platform in platforms for figure in one_way]
+    return [*one_way, *(f"i2t_{figure}" for figure in RECALLS), *by_platform]
 
 
 def _merge_figures(metrics: dict[str, float], further: dict[str, float], source: str) -> None:

@@ -35,8 +35,9 @@ from pemoe.trainers.distributed import (
 )
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
+from pemoe.trainers.options import check_places
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
-from pemoe.trainers.trainer import PeMoETrainer, build_sampler, prepare_for_stage
+from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 
 DONE = "done.json"
 WEIGHTS = "trained.safetensors"
@@ -112,6 +113,9 @@ class StageRunner:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
         self.pairs = self._pairs(None)
+        for line in self.plan():
+            if has_negatives(line["stage"], recipe.gate.gate_loss, recipe.hard_negative.info_nce_weight):
+                check_places(line["stage"], line["platform"], line)
         if features is None and recipe.cache_image_states:
             features = open_cache(recipe, directory, model, processor, rows, show_progress)
         self.features, self.hard_negatives = features, hard_negatives

@@ -22,14 +22,23 @@ from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
 from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
+from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
 from pemoe.trainers.mining.neighbours import NeighbourTables
+from pemoe.trainers.options import (
+    UNUSED_ARGUMENTS,
+    check_arguments,
+    check_hooks,
+    check_model,
+    check_optimizer,
+    check_places,
+    check_rows,
+    refused_in_one_line,
+)
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
 from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 
 logger = logging.get_logger(__name__)
-UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
 
 
 class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
@@ -46,7 +55,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.
-        train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`; `eval_dataset` also several by name.
+        train_dataset, eval_dataset: splits with the columns of `schema.FEATURES`, not streamed; `eval_dataset` also
+            several by name, a dict or `DatasetDict`.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
         image_states: trunk states of the training rows, `(rows, N, W)` or of a `FeatureCache`; None runs the image
@@ -57,8 +67,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             those of the whole gallery. The dict that it returns is logged with the other figures, under `eval_`.
 
     Raises:
-        TrainingError: a stage without what it needs, platforms that data and model do not share, or an option of
-            `transformers.Trainer` that this one has no use for.
+        TrainingError: a stage without what it needs, platforms that data and model do not share, batches without a
+            negative, or an option or method of `transformers.Trainer` that this one has no use for (docs/training.md).
     """
 
     loss_is_scaled_for_ga = False
@@ -66,8 +76,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
 
     def __init__(
         self,
-        model: PeMoEModel,
-        args: PeMoETrainingArguments,
+        model: PeMoEModel | None = None,
+        args: PeMoETrainingArguments | None = None,
         train_dataset: datasets.Dataset | None = None,
         eval_dataset: EvalRows | None = None,
         processing_class: PeMoEProcessor | None = None,
@@ -75,10 +85,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         image_states: Tensor | ImageStates | None = None,
         **kwargs: object,
     ) -> None:
-        if processing_class is None:
-            raise TrainingError("processing_class: give the model's PeMoEProcessor")
-        if unused := [name for name in UNUSED_OPTIONS if kwargs.pop(name, None) is not None]:
-            raise TrainingError(f"{unused[0]}: batches and loss are this trainer's own; leave it out")
+        self._check_start(model, args, train_dataset, eval_dataset, processing_class, kwargs)
         stage = STAGES[args.stage]
         if stage.needs_negatives and hard_negatives is None:
             raise TrainingError(f"hard_negatives: stage {args.stage!r} needs them; see mine_split")
@@ -96,8 +103,10 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             check_trunk_is_frozen(model)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
-        super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self.neighbours = None
+        with refused_in_one_line():
+            super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
+        self._check_built()
         if pairs is not None and args.neighbours != "none":
             plain = PairDataset(train_dataset, args.caption_column, args.seed, image_states=image_states)
             groups = list(self.build_sampler().plan())
@@ -113,6 +122,53 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             model.check_trunks_are_external()
             self.can_save_experts_only = True
 
+    def _check_start(
+        self,
+        model: object,
+        args: object,
+        train_dataset: object,
+        eval_dataset: object,
+        processing_class: object,
+        others: dict[str, object],
+    ) -> None:
+        """Refuse, before the model is touched, what this trainer cannot take, or would ignore."""
+        check_hooks(type(self))
+        if unused := [name for name in UNUSED_ARGUMENTS if others.pop(name, None) is not None]:
+            raise TrainingError(f"{unused[0]}: {UNUSED_ARGUMENTS[unused[0]]}")
+        if not isinstance(args, PeMoETrainingArguments):
+            raise TrainingError("args: give PeMoETrainingArguments, which take what TrainingArguments take")
+        check_arguments(args)
+        check_model(model)
+        if processing_class is None:
+            raise TrainingError("processing_class: give the model's PeMoEProcessor")
+        if train_dataset is not None:
+            check_rows(train_dataset, args.caption_column, "train_dataset")
+        if eval_dataset is not None:
+            check_eval_rows(eval_dataset)
+        if args.eval_strategy != "no" or args.eval_on_start:
+            check_metric(args.metric_for_best_model, eval_dataset, others.get("compute_metrics"))
+
+    def _check_built(self) -> None:
+        """Refuse what only the built trainer shows: the machine's processes, the batches, the optimizer."""
+        args = self.args
+        if args.n_gpu > 1:
+            what = f"one process sees {args.n_gpu} GPUs, whose batches it would not join"
+            raise TrainingError(f"{what}; start with torchrun or accelerate launch, or set CUDA_VISIBLE_DEVICES=0")
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            check_optimizer(lambda: self.get_optimizer_cls_and_kwargs(args, self.model))
+        if self.train_dataset is None:
+            return
+        plan = self.build_sampler().plan()
+        if has_negatives(args.stage, args.gate_loss, args.info_nce_weight):
+            names = self.train_dataset.platform_names
+            for number, group in plan.items():
+                check_places(args.stage, number if isinstance(number, str) else names[number], group)
+        if STAGES[args.stage].trains == "experts" and len(plan) > 1:  # every step uses another expert
+            if args.ddp_find_unused_parameters is False:
+                raise TrainingError("ddp_find_unused_parameters: idle experts get no gradient; set it to True")
+            if args.ddp_static_graph:
+                raise TrainingError("ddp_static_graph: every step trains another expert; leave it out")
+
     def _build_accelerator_args(self, **kwargs: object) -> dict[str, object]:
         """As the Trainer's, but with `torch_compile` the model as a whole is left alone: the experts' layers are."""
         options = super()._build_accelerator_args(**kwargs)
@@ -126,12 +182,18 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
+        if self.train_dataset is None:
+            raise TrainingError("train: give train_dataset to the trainer")
         return DataLoader(
             self.train_dataset,
             batch_sampler=self.build_sampler(),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            in_order=self.args.dataloader_in_order,
         )
 
     def compute_loss(
@@ -168,6 +230,13 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay for matrices only: no norm, bias or temperature."""
         return [name for name in super().get_decay_parameter_names(model) if not name.endswith("logit_scale")]
+
+
+def has_negatives(stage: str, gate_loss: str, info_nce_weight: float) -> bool:
+    """Whether a stage's loss compares the pairs of a batch, so that one place alone would teach nothing."""
+    if STAGES[stage].loss == "gate":
+        return gate_loss != "platform"
+    return STAGES[stage].loss == "contrastive" or info_nce_weight > 0
 
 
 def build_sampler(

@@ -75,8 +75,19 @@ def test_wrong_recipes_name_the_place(tmp_path, text: str, words: list[str]) -> 
         ({"contrastive": {"steps": 1, "weight_decay": float("inf")}}, r"contrastive\.weight_decay: inf"),
         ({**SMALL, "unified": {"steps": -1}}, r"unified\.steps: -1"),
         ({**SMALL, "gate": {"lr_scheduler_type": "reduce_lr_on_plateau"}}, r"gate\.lr_scheduler_type"),
-        ({**SMALL, "gate": {"lr_scheduler_type": "cosine_with_min_lr"}}, r"gate\.lr_scheduler_type"),
-        ({**SMALL, "gate": {"lr_scheduler_type": "warmup_stable_decay"}}, r"gate\.lr_scheduler_type"),
+        (
+            {**SMALL, "gate": {"steps": 1, "lr_scheduler_type": "cosine_with_min_lr"}},
+            r"gate\.lr_scheduler_kwargs: cosine_with_min_lr needs min_lr or min_lr_rate",
+        ),
+        (
+            {"contrastive": {"steps": 9, "lr_scheduler_type": "warmup_stable_decay"}},
+            r"contrastive\.lr_scheduler_kwargs: warmup_stable_decay needs num_decay_steps",
+        ),
+        (
+            {"contrastive": {"steps": 9, "lr_scheduler_kwargs": {"num_cycle": 2}}},
+            r"contrastive\.lr_scheduler_kwargs: cosine: .*num_cycle",
+        ),
+        ({"contrastive": {"steps": 9, "warmup_steps": 10}}, r"contrastive\.warmup_steps: 10 are more than .* 9 steps"),
         ({**SMALL, "hard_negative": {"info_nce_weight": -1.0}}, r"hard_negative\.info_nce_weight: -1"),
         ({**SMALL, "mine": {"positive_ratio": -3.0}}, r"mine\.positive_ratio: -3"),
         ({**SMALL, "mine": {"positive_ratio": 1.5}}, r"mine\.positive_ratio: 1\.5"),

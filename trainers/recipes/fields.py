@@ -18,16 +18,7 @@ from pemoe.trainers.arguments import (
 from pemoe.trainers.data import AUGMENTS, DataRecipe, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.mining import MineRecipe
-
-SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-)
+from pemoe.trainers.options import SCHEDULERS, check_schedule
 
 
 @dataclass(frozen=True)
@@ -50,6 +41,8 @@ class StageRecipe:
     """One stage; `steps` 0 leaves it out. `save_steps` 0 writes no checkpoint inside the stage.
 
     neighbours, neighbour_refresh_steps: which places share a batch, see `PeMoETrainingArguments`.
+    lr_scheduler_kwargs: what the schedule needs beside the numbers of steps, such as `{min_lr: 0.0000001}` of
+    "cosine_with_min_lr" and `{num_decay_steps: 100}` of "warmup_stable_decay".
     """
 
     steps: int = 0
@@ -60,6 +53,7 @@ class StageRecipe:
     save_steps: int = 0
     neighbours: str = "none"
     neighbour_refresh_steps: int = 0
+    lr_scheduler_kwargs: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,3 +178,6 @@ def _check_ranges(recipe: Recipe) -> None:
             raise TrainingError(f"{name}.learning_rate: {stage.learning_rate} is out of range, use one above 0")
         check_neighbours(f"{name}.", name == "gate", stage.neighbours, stage.neighbour_refresh_steps)
         check_choice(f"{name}.lr_scheduler_type", stage.lr_scheduler_type, SCHEDULERS)
+        if stage.steps:
+            schedule = stage.lr_scheduler_type, stage.lr_scheduler_kwargs, stage.warmup_steps
+            check_schedule(*schedule, stage.steps, stage.learning_rate, f"{name}.")
