@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import SAME_PLACE
 from pemoe.trainers.data import AUGMENTS
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.monitoring import check_reporters, default_reporters
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
 GATE_LOSSES = ("platform", "retrieval", "both")
@@ -55,7 +56,8 @@ class PeMoETrainingArguments(TrainingArguments):
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
     `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`), `remove_unused_columns` False,
-    `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_strategy` "no".
+    `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_steps` 50 with the first step and the
+    last, `report_to` "tensorboard" where it is installed, `logging_nan_inf_filter` False (training stops instead).
 
     Raises:
         TrainingError: unknown choices, numbers out of range, no `max_steps`, gradient accumulation (it is no larger
@@ -74,7 +76,12 @@ class PeMoETrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=128)
     remove_unused_columns: bool | None = field(default=False)
     ddp_find_unused_parameters: bool | None = field(default=True)
-    logging_strategy: str = field(default="no")
+    logging_steps: float = field(default=50)
+    logging_first_step: bool | None = field(default=None, metadata={"help": "None: unless logging_strategy is no"})
+    logging_nan_inf_filter: bool = field(default=False)
+    report_to: None | str | list[str] = field(  # noqa: RUF036 -- HfArgumentParser reads it in this order alone
+        default=None, metadata={"help": "None: tensorboard where it is installed"}
+    )
 
     def __post_init__(self) -> None:
         check_choice("stage", self.stage, tuple(STAGES))
@@ -94,4 +101,8 @@ class PeMoETrainingArguments(TrainingArguments):
             reason = "accumulated small batches are no larger contrastive batch"
             advice = "use activation_checkpointing=True or more processes instead"
             raise TrainingError(f"gradient_accumulation_steps: must be 1, since {reason}; {advice}")
+        check_reporters(self.report_to)
+        self.report_to = default_reporters() if self.report_to is None else self.report_to
         super().__post_init__()
+        if self.logging_first_step is None:
+            self.logging_first_step = self.logging_strategy != IntervalStrategy.NO

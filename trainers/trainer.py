@@ -15,10 +15,11 @@ from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.data import PairCollator, PairDataset
+from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
+from pemoe.trainers.monitoring import MonitoredTrainer, StepMonitor
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
 from pemoe.trainers.steps import StageLoss
@@ -27,7 +28,7 @@ logger = logging.get_logger(__name__)
 UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
 
 
-class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
+class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -86,6 +87,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
+        self.monitor = StepMonitor(self, platform_names, mixed=model.config.is_unified or stage.mixed)
+        self.add_callback(self.monitor)
         self.model_accepts_loss_kwargs = False
         self.can_save_experts_only = False
         with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
@@ -117,6 +120,10 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         """Loss of one batch in this stage; the embeddings of all processes take part."""
         embeds = self.stage_loss.embed(model, inputs)
         parts = self.stage_loss(embeds, inputs)
+        if model.training:
+            numbers = inputs.keys() - model_inputs(inputs).keys()
+            step = {"parts": parts, "embeds": embeds, "batch": {name: inputs[name] for name in numbers}}
+            self.last_step = {side: {k: v.detach() for k, v in kept.items()} for side, kept in step.items()}
         return (parts["loss"], embeds) if return_outputs else parts["loss"]
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:

@@ -14,6 +14,7 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.embedding import embed_split, run_image_trunk
 from pemoe.retrieval.evaluation import rank_split, score_split
+from pemoe.trainers.monitoring import hold_out_places
 from pemoe.trainers.recipes import GateRecipe, Recipe, StageRecipe
 from pemoe.trainers.stages import StageRunner
 
@@ -62,11 +63,13 @@ class Table1:
         show_progress: bool = False,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
-        self.start, self.processor, self.splits, self.recipe = start, processor, splits, recipe
+        rows, self.validation = hold_out_places(splits["train"], recipe.validation.places, recipe.seed)
+        self.start, self.processor, self.recipe = start, processor, recipe
+        self.splits = {"train": rows, "test": splits["test"]}
         self.directory, self.show_progress, self.on_row = directory, show_progress, on_row
         self.train_states = self.test_states = None
         if recipe.cache_image_states:
-            states = (run_image_trunk(start, processor, splits[s], 64, show_progress) for s in ("train", "test"))
+            states = (run_image_trunk(start, processor, self.splits[s], 64, show_progress) for s in ("train", "test"))
             self.train_states, self.test_states = states
 
     def run(self) -> list[Row]:
@@ -125,6 +128,7 @@ class Table1:
         self, model: PeMoEModel, recipe: Recipe, name: str, hard_negatives: np.ndarray | None = None
     ) -> StageRunner:
         options = {"show_progress": self.show_progress, "image_states": self.train_states}
+        options |= {"validation": self.validation}
         run = model, self.processor, self.splits["train"], recipe, self.directory / name
         return StageRunner(*run, hard_negatives=hard_negatives, **options)
 

@@ -9,6 +9,7 @@ from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
 from pemoe.trainers.data import AUGMENTS, DataRecipe
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.monitoring import REPORTERS
 
 SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
     "linear",
@@ -72,14 +73,26 @@ class MineRecipe:
 
 
 @dataclass(frozen=True)
+class ValidationRecipe:
+    """Places of the training split that no stage sees; each evaluates on them every `eval_steps` steps and at its end.
+
+    Queries are their captions of the recipe's `caption_column`; 0 places: none, `eval_steps` 0: at the end alone.
+    """
+
+    places: int = 0
+    eval_steps: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run: data, model and stages.
 
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
     output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
-    `PairAugmentation`; then the stages, see `STAGES`: with `unified`, the experts start from a unified model trained
-    on the same captions, else from the backbones.
+    `PairAugmentation`; logging_steps: steps between two logs, 0 for none; report_to: where logs go, integrations of
+    transformers by name, None for TensorBoard where it is installed; then the stages, see `STAGES`: with `unified`,
+    the experts start from a unified model trained on the same captions, else from the backbones.
     """
 
     seed: int = 0
@@ -91,6 +104,9 @@ class Recipe:
     cache_image_states: bool = False
     augment: str = "none"
     num_workers: int = 0
+    logging_steps: int = 50
+    report_to: list | None = None
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     unified: StageRecipe = field(default_factory=StageRecipe)
     contrastive: StageRecipe = field(default_factory=StageRecipe)
     mine: MineRecipe = field(default_factory=MineRecipe)
@@ -112,6 +128,7 @@ class Recipe:
         if self.gate.steps and self.gate.gate_loss == "platform" and not has_gate:
             raise TrainingError("gate.steps: one platform or the uniform gate leaves nothing to learn; set it to 0")
         _check_ranges(self)
+        _check_logging(self)
         unknown = sorted(set(self.model.options) - set(PeMoEConfig.__annotations__))
         if unknown:
             raise TrainingError(f"model.options: PeMoEConfig has no field {unknown[0]!r}")
@@ -125,6 +142,16 @@ class Recipe:
     def pairs_seen(self) -> int:
         """Text-image pairs of the whole run where no platform has fewer places than the batch."""
         return self.global_batch_size * sum(stage.steps for stage in self.stages.values())
+
+
+def _check_logging(recipe: Recipe) -> None:
+    for part in ("places", "eval_steps"):
+        check_range(f"validation.{part}", getattr(recipe.validation, part), 0)
+    if recipe.validation.eval_steps and not recipe.validation.places:
+        raise TrainingError("validation.eval_steps: there is nothing to evaluate on; give validation.places")
+    check_range("logging_steps", recipe.logging_steps, 0)
+    for name in recipe.report_to or ():
+        check_choice("report_to", name, REPORTERS)
 
 
 def _check_ranges(recipe: Recipe) -> None:
