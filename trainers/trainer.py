@@ -123,7 +123,8 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
         if model.training:
             numbers = inputs.keys() - model_inputs(inputs).keys()
             step = {"parts": parts, "embeds": embeds, "batch": {name: inputs[name] for name in numbers}}
-            self.last_step = {side: {k: v.detach() for k, v in kept.items()} for side, kept in step.items()}
+            # copies: the gate's temperature is the parameter itself, which the optimizer moves before it is read
+            self.last_step = {side: {k: v.detach().clone() for k, v in kept.items()} for side, kept in step.items()}
         return (parts["loss"], embeds) if return_outputs else parts["loss"]
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
