@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -70,3 +71,8 @@ class PlatformExpert(nn.Module):
     def embed_image(self, tokens: Tensor, rope: Tensor | None) -> Tensor:
         """`v_k`: normalised projection of the pooled image tail; `(B, N, W)` -> `(B, D)` fp32."""
         return F.normalize(self.visual_projection(self.pool_image(tokens, rope)).float(), dim=-1)
+
+
+def checkpoint_while_learning(checkpoint: Callable, layer: Callable, *inputs: object) -> Tensor:
+    """Checkpoint a layer where something will go back through it; without gradient, only run it."""
+    return checkpoint(layer, *inputs) if torch.is_grad_enabled() else layer(*inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +26,7 @@ from .backbones_pemoe import (
     unreadable,
 )
 from .configuration_pemoe import DEFAULT_PLATFORMS, PeMoEConfig
-from .experts_pemoe import PlatformExpert
+from .experts_pemoe import PlatformExpert, checkpoint_while_learning
 from .gates_pemoe import Gate, build_gate
 from .lora_pemoe import LoraPlatforms, add_lora, is_lora, resolve_adapter
 from .repository_pemoe import PushedToHub, write_repository_files
@@ -79,7 +80,8 @@ class PeMoEPreTrainedModel(LoraPlatforms, PushedToHub, PreTrainedModel):
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, every_n_layers: int = 1
     ) -> None:
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
+        while_learning = partial(checkpoint_while_learning, gradient_checkpointing_func)
+        super()._set_gradient_checkpointing(enable, while_learning, every_n_layers)
         for expert in self.experts.values():
             expert.checkpoint_every = every_n_layers
 

@@ -53,6 +53,11 @@ class PeMoETrainingArguments(TrainingArguments):
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
         augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
+        chunk_size: pairs that a process embeds at a time, for batches that memory would not hold; loss and gradient
+            are those of the whole batch (see `loss_in_chunks`). None embeds all at once.
+
+    `gradient_accumulation_steps=N` means a batch N times as large, embedded in N chunks: it becomes
+    `per_device_train_batch_size` times N, `chunk_size` (where none is given) the batch size before, and itself 1.
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
     `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`), `remove_unused_columns` False,
@@ -60,8 +65,8 @@ class PeMoETrainingArguments(TrainingArguments):
     last, `report_to` "tensorboard" where it is installed, `logging_nan_inf_filter` False (training stops instead).
 
     Raises:
-        TrainingError: unknown choices, numbers out of range, no `max_steps`, gradient accumulation (it is no larger
-            contrastive batch), or a `hub_strategy` that pushes raw checkpoints.
+        TrainingError: unknown choices, numbers out of range, no `max_steps`, or a `hub_strategy` that pushes raw
+            checkpoints.
     """
 
     stage: str = field(default="contrastive", metadata={"help": ", ".join(STAGES)})
@@ -71,6 +76,7 @@ class PeMoETrainingArguments(TrainingArguments):
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
     augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
+    chunk_size: int | None = field(default=None, metadata={"help": "pairs embedded at a time; None: all"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
     per_device_train_batch_size: int = field(default=128)
@@ -97,12 +103,20 @@ class PeMoETrainingArguments(TrainingArguments):
         if self.hub_strategy in UNLOADABLE_STRATEGIES:
             what = f"hub_strategy: {HubStrategy(self.hub_strategy).value!r} pushes checkpoints that nobody can load"
             raise TrainingError(f"{what}, with pickled files; use 'end' or 'every_save'")
-        if self.gradient_accumulation_steps != 1:
-            reason = "accumulated small batches are no larger contrastive batch"
-            advice = "use activation_checkpointing=True or more processes instead"
-            raise TrainingError(f"gradient_accumulation_steps: must be 1, since {reason}; {advice}")
+        check_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
+        if self.gradient_accumulation_steps > 1:  # a contrastive loss needs the whole batch: it is cut, not added up
+            self.chunk_size = self.chunk_size or self.per_device_train_batch_size
+            self.per_device_train_batch_size *= self.gradient_accumulation_steps
+            self.gradient_accumulation_steps = 1
+        if self.chunk_size is not None:
+            check_range("chunk_size", self.chunk_size, 1)
         check_reporters(self.report_to)
         self.report_to = default_reporters() if self.report_to is None else self.report_to
         super().__post_init__()
         if self.logging_first_step is None:
             self.logging_first_step = self.logging_strategy != IntervalStrategy.NO
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether a process's batch is embedded in pieces: the same on all processes, whatever rows a batch has."""
+        return self.chunk_size is not None and self.chunk_size < self.per_device_train_batch_size

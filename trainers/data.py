@@ -25,7 +25,7 @@ from pemoe.trainers.samplers import Visit
 
 SATELLITE = PLATFORMS.index("satellite")
 AUGMENTS = ("none", "sanitized", "transform")
-_NOT_FOR_THE_MODEL = ("place_id", "platform_id", "has_negative")
+NUMBERS = ("place_id", "platform_id", "has_negative")  # of a batch, for the losses and not for the model
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class PairCollator:
             batch["image_states"] = torch.stack(images)
         else:
             batch.update(self.processor(images=images))
-        for name in _NOT_FOR_THE_MODEL:
+        for name in NUMBERS:
             if name in pairs[0]:
                 batch[name] = torch.tensor([pair[name] for pair in pairs])
         return batch
@@ -193,7 +193,7 @@ class PairCollator:
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model takes of a collated batch; the numbers are the losses' own."""
-    return {name: tensor for name, tensor in batch.items() if name not in _NOT_FOR_THE_MODEL}
+    return {name: tensor for name, tensor in batch.items() if name not in NUMBERS}
 
 
 def number_places(place_id: Sequence[str]) -> np.ndarray:

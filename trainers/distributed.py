@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -76,24 +76,56 @@ def first_process_first() -> Iterator[None]:
             wait_for_all()
 
 
-def gather_with_grad(tensor: Tensor) -> Tensor:
+def row_counts(tensor: Tensor) -> list[int]:
+    """Rows that each process holds of a tensor, in the order of their ranks; all processes must call it."""
+    if world_size() == 1:
+        return [len(tensor)]
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
+    counts[rank()] = len(tensor)
+    dist.all_reduce(counts)
+    return counts.tolist()
+
+
+def gather_with_grad(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     """Concatenate the processes' tensors in the order of their ranks, and send gradients back to each.
 
     Every rank then computes the same full loss. The backward of the gather sums the ranks' gradients (times W), DDP
-    averages them (divided by W): the gradient equals that of one process on the joined batch, with no factor.
+    averages them (divided by W): the gradient equals that of one process on the joined batch, with no factor, also
+    where the processes hold unequal numbers of rows.
 
-    Shape (n, ...), floating and the same on every rank, becomes (W * n, ...); one process gets the tensor itself back.
+    Args:
+        tensor: `(n, ...)`, floating, of the same shape on every rank but for n.
+        counts: of `row_counts`; None asks the other processes.
+
+    Returns:
+        `(n_0 + n_1 + ..., ...)`; one process gets the tensor itself back.
     """
     if world_size() == 1:
         return tensor
-    return torch.cat(dist_nn.all_gather(tensor.contiguous()), dim=0)
+    counts = row_counts(tensor) if counts is None else counts
+    return _cut(dist_nn.all_gather(_padded(tensor, counts)), counts)
 
 
-def gather_without_grad(tensor: Tensor) -> Tensor:
+def gather_without_grad(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     """As `gather_with_grad`, without gradient and for any dtype, place ids for one."""
-    tensor = tensor.detach().contiguous()
+    tensor = tensor.detach()
     if world_size() == 1:
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(parts, tensor)
-    return torch.cat(parts, dim=0)
+        return tensor.contiguous()
+    counts = row_counts(tensor) if counts is None else counts
+    padded = _padded(tensor, counts)
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return _cut(parts, counts)
+
+
+def _padded(tensor: Tensor, counts: list[int]) -> Tensor:
+    """The tensor with as many rows as the fullest process has: a gather wants one shape."""
+    missing = max(counts) - len(tensor)
+    if missing:
+        tensor = torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
+    return tensor.contiguous()
+
+
+def _cut(parts: Sequence[Tensor], counts: list[int]) -> Tensor:
+    """The processes' own rows, without what was added to make them even."""
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

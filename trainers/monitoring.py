@@ -28,12 +28,10 @@ _UNLISTED = ("all", "none", "azure_ml", "flyte")  # transformers does not always
 class MonitoredTrainer(Trainer):
     """`transformers.Trainer` whose logs hold what its `monitor` saw since the last one.
 
-    A subclass sets `last_step` in every step, `{"parts": ..., "embeds": ..., "batch": ...}`, detached: the loss and
-    its parts, and what they are of (see `StageLoss`), of this process or joined over all; and adds `monitor` as a
-    callback.
+    A subclass sets `last_step` in every step (a `StepRecord`), and adds `monitor` as a callback.
     """
 
-    last_step: dict[str, dict[str, Tensor]] | None = None
+    last_step: Mapping[str, dict[str, Tensor]] | None = None
     monitor: StepMonitor
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -110,19 +108,22 @@ class StepMonitor(TrainerCallback):
 
     @torch.no_grad()
     def _add(self, step: Mapping[str, Mapping[str, Tensor]], number: int) -> None:
-        platform_id, loss = step["batch"]["platform_id"], step["parts"]["loss"]
-        nowhere = platform_id.new_full((1,), len(self.platform_names))
-        for name, (values, of_platform) in step_figures(step, self.platform_names, self._experts).items():
-            rows = nowhere if of_platform is None and self.mixed else platform_id[:1]
-            self._sum(name, values.float().reshape(-1), rows if of_platform is None else of_platform)
-        self._pictures += len(step["batch"]["place_id"]) * (1 + ("has_negative" in step["batch"])) * world_size()
+        joined, loss = step["embeds"], step["parts"]["loss"]
+        platform_id = joined["platform_id"]
+        whole = platform_id.new_full((1,), len(self.platform_names)) if self.mixed else platform_id[:1]
+        for name, value in batch_figures(step["parts"], joined).items():
+            self._sum(name, value.float()[None], whole)
+        experts = self.trainer.model.config.platforms
+        own = [experts.index(name) if name in experts else -1 for name in self.platform_names]
+        own = torch.tensor(own).to(platform_id.device, non_blocking=True)[platform_id]
+        for name, values in query_figures(joined, own).items():
+            # -1, of no slot: a query without an expert counts nowhere
+            counted = torch.where(own < 0, -1, platform_id) if name == "gate_accuracy" else platform_id
+            self._sum(name, values, counted)
+        self._pictures += len(platform_id) * (1 + ("has_negative" in joined))
         here = torch.stack([torch.full_like(loss, number, dtype=torch.float32), platform_id[0].float()])
         before = torch.zeros_like(here) if self._fault is None else self._fault
         self._fault = torch.where((before[0] == 0) & ~torch.isfinite(loss), here, before)
-
-    @property
-    def _experts(self) -> tuple[str, ...]:
-        return tuple(self.trainer.model.config.platforms)
 
     def _sum(self, name: str, values: Tensor, platform_id: Tensor) -> None:
         """Add values `(n,)` to the sums of their platforms `(n,)`."""
@@ -141,9 +142,12 @@ class StepMonitor(TrainerCallback):
             return {}
         figures: dict[str, float] = {}
         for name, (total, number) in zip(self._sums, self._fetch(), strict=True):
-            figures[name] = float(total.sum() / number.sum())
             by_platform = zip(self.platform_names, total, number, strict=False)  # without the slot of no platform
-            figures |= {f"{name}_{platform}": float(t / n) for platform, t, n in by_platform if n}
+            told = [
+                (name, total.sum(), number.sum()),
+                *((f"{name}_{platform}", t, n) for platform, t, n in by_platform),
+            ]
+            figures |= {key: float(t / n) for key, t, n in told if n}
         taken_s = time.monotonic() - self._started_s - self._idle_s
         figures["images_per_second"] = self._pictures / max(taken_s, 1e-9)
         self._forget()
@@ -152,7 +156,7 @@ class StepMonitor(TrainerCallback):
     def _fetch(self) -> np.ndarray:
         """The sums of all processes, `(figures, 2, P + 1)`; TrainingError where a loss was not finite."""
         flat = torch.cat([self._fault, *(sums.flatten() for sums in self._sums.values())])
-        table = np.asarray(gather_without_grad(flat[None]).tolist())  # (W, ...): the one transfer
+        table = np.asarray(gather_without_grad(flat[None], [1] * world_size()).tolist())  # (W, ...): the one transfer
         number, platform = table[table[:, 0].argmax(), :2].astype(int)
         if number:
             self._stop(int(number), "the loss", "" if self.mixed else f" on {self.platform_names[platform]}")
@@ -163,7 +167,7 @@ class StepMonitor(TrainerCallback):
         trained = [p.detach() for p in self.trainer.model.parameters() if p.requires_grad]
         shards = [p.to_local() if hasattr(p, "to_local") else p for p in trained]
         finite = [shard.isfinite().all() for shard in shards]
-        if finite and not gather_without_grad(torch.stack(finite).all()[None]).all():
+        if finite and not gather_without_grad(torch.stack(finite).all()[None], [1] * world_size()).all():
             self._stop(self.trainer.state.global_step, "a weight")
 
     def _stop(self, number: int, what: str, where: str = "") -> None:
@@ -173,33 +177,30 @@ class StepMonitor(TrainerCallback):
         raise TrainingError(f"{fault}, with learning_rate {args.learning_rate:g}; {advice}")
 
 
-def step_figures(
-    step: Mapping[str, Mapping[str, Tensor]], platform_names: Sequence[str], experts: Sequence[str]
-) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Figures of one step, each with the platforms of its values `(n,)`, or None where it is one of the whole batch.
+def batch_figures(parts: Mapping[str, Tensor], joined: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Figures of a whole batch, 0-d: `loss`, its weighted parts `loss_info_nce`, ..., and the `temperature` it had.
 
-    `loss` and its weighted parts `loss_info_nce`, `loss_triplet`, `loss_platform`; `temperature`, 1 over
-    exp(logit_scale); `batch_recall_at_1`, see `batch_hits`; `gate_entropy` of softmax(gate_logits), in nats; and
-    `gate_accuracy`: of the queries whose platform has an expert, the share for which it has the largest weight.
+    The temperature is 1 / exp(logit_scale), at least 0.01 as in the loss; a loss that has none gives none.
     """
-    parts, embeds, batch = step["parts"], step["embeds"], step["batch"]
-    figures: dict[str, tuple[Tensor, Tensor | None]] = {
-        name if name == "loss" else f"loss_{name}": (value, None) for name, value in parts.items()
-    }
-    if "logit_scale" in embeds:
-        figures["temperature"] = embeds["logit_scale"].float().clamp(max=MAX_LOG_SCALE).neg().exp(), None
-    if "query" in embeds:
-        query, gallery = (_joined(embeds[side], batch["place_id"]) for side in ("query", "gallery"))
-        hits = batch_hits(query, gallery, gather_without_grad(batch["place_id"]))
-        figures["batch_recall_at_1"] = hits, gather_without_grad(batch["platform_id"])
-    if "gate_logits" in embeds:
-        logits, rows = embeds["gate_logits"], batch["platform_id"]
-        rows = rows if len(logits) == len(rows) else gather_without_grad(rows)
-        figures["gate_entropy"] = torch.special.entr(logits.float().softmax(-1)).sum(-1), rows
-        number = {name: number for number, name in enumerate(experts)}
-        own = torch.tensor([number.get(name, -1) for name in platform_names]).to(rows.device, non_blocking=True)[rows]
-        # a row of a platform without an expert counts nowhere: no slot has the number -1
-        figures["gate_accuracy"] = (logits.argmax(-1) == own).float(), torch.where(own < 0, -1, rows)
+    figures = {name if name == "loss" else f"loss_{name}": value for name, value in parts.items()}
+    if "logit_scale" in joined:
+        figures["temperature"] = joined["logit_scale"].float().clamp(max=MAX_LOG_SCALE).neg().exp()
+    return figures
+
+
+def query_figures(joined: Mapping[str, Tensor], own_expert: Tensor) -> dict[str, Tensor]:
+    """Figures of each of a batch's J queries, `(J,)` each, of what `StageLoss.join` gives.
+
+    `batch_recall_at_1`, see `batch_hits`; `gate_entropy` of g = softmax(gate_logits), - sum_k g_k ln g_k, from 0 to
+    ln E nats; `gate_accuracy`, 1 where the expert `own_expert (J,)` of the query's platform has the largest weight.
+    """
+    figures = {}
+    if "query" in joined:
+        figures["batch_recall_at_1"] = batch_hits(joined["query"], joined["gallery"], joined["place_id"])
+    if "gate_logits" in joined:
+        logits = joined["gate_logits"].float()
+        figures["gate_entropy"] = torch.special.entr(logits.softmax(-1)).sum(-1)
+        figures["gate_accuracy"] = (logits.argmax(-1) == own_expert).float()
     return figures
 
 
@@ -212,11 +213,6 @@ def batch_hits(query: Tensor, gallery: Tensor, place_id: Tensor) -> Tensor:
     """
     best = (query.float() @ gallery.float().T).argmax(dim=1)
     return (place_id[best] == place_id).float()
-
-
-def _joined(rows: Tensor, place_id: Tensor) -> Tensor:
-    """The rows of all processes, of this process's or of all."""
-    return gather_without_grad(rows) if len(rows) == len(place_id) else rows
 
 
 def hold_out_places(

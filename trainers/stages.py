@@ -218,6 +218,8 @@ class StageRunner:
             augment=self.recipe.augment,
             max_steps=steps,
             per_device_train_batch_size=self.batch_size,
+            chunk_size=self.recipe.chunk_size,
+            activation_checkpointing=self.recipe.activation_checkpointing,
             seed=self.recipe.seed,
             bf16=self.recipe.precision == "bfloat16",
             save_strategy="steps" if save_steps else "no",

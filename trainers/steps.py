@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +12,28 @@ from torch import Tensor
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, TripletLoss
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.data import model_inputs
-from pemoe.trainers.distributed import gather_with_grad, gather_without_grad
+from pemoe.trainers.data import NUMBERS, model_inputs
+from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, row_counts
+
+
+class StepRecord(TypedDict):
+    """What the last step found, detached, in one piece as in chunks.
+
+    parts: the loss under "loss" and its parts by name, as weighted in the sum, 0-d. embeds: of the joined batch, as
+    `StageLoss.join` gives them, with its `place_id` and `platform_id`. batch: this process's own `place_id`,
+    `platform_id` and, with negatives, `has_negative`.
+    """
+
+    parts: dict[str, Tensor]
+    embeds: dict[str, Tensor]
+    batch: dict[str, Tensor]
 
 
 class StageLoss:
     """The loss of a stage in two halves, so that a batch may be embedded in pieces and its loss still be the whole's.
 
-    `embed` runs the model on this process's rows; the call joins the rows of all processes and gives the loss.
+    `embed` runs the model on this process's rows, `join` adds those of the others, `score` gives the loss; the call
+    does the last two.
 
     Args:
         args: which stage, and its losses.
@@ -36,6 +51,13 @@ class StageLoss:
         names = list(self.model.config.platforms)
         return names[0] if self.model.config.is_unified else self.platform_names[int(platform_id[0])]
 
+    def inputs_of(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the model reads of a batch in this stage: texts alone where only the gate's choice counts."""
+        inputs = model_inputs(batch)
+        if self.kind == "gate" and self.args.gate_loss == "platform":
+            return {name: part for name, part in inputs.items() if name in ("input_ids", "attention_mask")}
+        return inputs
+
     def embed(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the loss needs of this process's B pairs.
 
@@ -44,7 +66,7 @@ class StageLoss:
             `logit_scale`, 0-d. Of a gate stage: `gate_logits (B, E)`, and with a retrieval loss `query` and `gallery`
             `(B, E * D)` of Eq. (1) and `logit_scale`.
         """
-        inputs = model_inputs(batch)
+        inputs = self.inputs_of(batch)
         if self.kind == "gate":
             return self._embed_for_gate(model, inputs)
         output = model(**inputs, experts=[self.expert_of(batch["platform_id"])])
@@ -53,38 +75,52 @@ class StageLoss:
         return {**embeds, "negative": images[len(query) :]} if self.kind == "hard_negative" else embeds
 
     def _embed_for_gate(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.args.gate_loss == "platform":
-            texts = {name: part for name, part in inputs.items() if name in ("input_ids", "attention_mask")}
-            return {"gate_logits": model(**texts).gate_logits}
         output = model(**inputs)
+        if self.args.gate_loss == "platform":
+            return {"gate_logits": output.gate_logits}
         fused = {"query": fuse_text(output), "gallery": fuse_images(output), "logit_scale": self.model.logit_scale}
         return {"gate_logits": output.gate_logits, **fused}
 
     def __call__(self, embeds: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of the joined batch under "loss", and its parts by name, 0-d each; `embeds` as `embed` gives."""
-        place_id = gather_without_grad(batch["place_id"])
+        return self.score(self.join(embeds, batch))
+
+    def join(self, embeds: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rows of all processes, in the order of their ranks: `embeds` with gradient, the batch's numbers without.
+
+        Returns:
+            What `embed` gives, with J rows in place of B (J is the sum of the processes' B), and `place_id`,
+            `platform_id (J,)`, and `has_negative (J,)` where the batch has it.
+        """
+        counts = row_counts(batch["place_id"])
+        rows = {name: gather_with_grad(part, counts) for name, part in embeds.items() if name != "logit_scale"}
+        scale = {name: part for name, part in embeds.items() if name == "logit_scale"}
+        numbers = {name: gather_without_grad(batch[name], counts) for name in NUMBERS if name in batch}
+        return {**rows, **scale, **numbers}
+
+    def score(self, joined: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss under "loss" and its parts by name, 0-d each, of what `join` gives."""
         parts = {}
         if self.kind == "gate" and self.args.gate_loss != "retrieval":
-            target = self._experts_of(batch["platform_id"])
-            parts["platform"] = F.cross_entropy(embeds["gate_logits"], target, ignore_index=-1)
-        if "query" in embeds:
-            joined = gather_with_grad(embeds["query"]), gather_with_grad(embeds["gallery"])  # (W * B, D) each
-            parts["info_nce"] = self.info_nce(*joined, place_id, embeds["logit_scale"])["loss"]
+            target = self._experts_of(joined["platform_id"])
+            parts["platform"] = F.cross_entropy(joined["gate_logits"], target, ignore_index=-1)
+        if "query" in joined:
+            pairs = joined["query"], joined["gallery"]  # (J, D) each
+            parts["info_nce"] = self.info_nce(*pairs, joined["place_id"], joined["logit_scale"])["loss"]
             if self.kind == "hard_negative":
-                parts.update(self._triplet(joined, embeds["negative"], batch["has_negative"]))
+                parts.update(self._triplet(*pairs, joined["negative"], joined["has_negative"]))
                 parts["info_nce"] = self.args.info_nce_weight * parts["info_nce"]
         return {
             "loss": torch.stack(list(parts.values())).sum() if len(parts) > 1 else parts[next(iter(parts))],
             **parts,
         }
 
-    def _triplet(self, joined: tuple[Tensor, Tensor], negative: Tensor, has_negative: Tensor) -> dict[str, Tensor]:
+    def _triplet(self, query: Tensor, gallery: Tensor, negative: Tensor, has_negative: Tensor) -> dict[str, Tensor]:
         """The triplets of the rows that have a negative; nothing where no row has."""
-        joined = *joined, gather_with_grad(negative)
-        has_negative = gather_without_grad(has_negative)  # as many on one process as on the joined batch
         if not has_negative.any():
             return {}
-        return {"triplet": self.triplet(*(vectors[has_negative] for vectors in joined))["loss"]}  # of (n, D) each
+        triplets = (vectors[has_negative] for vectors in (query, gallery, negative))  # (n, D) each
+        return {"triplet": self.triplet(*triplets)["loss"]}
 
     def _experts_of(self, platform_id: Tensor) -> Tensor:
         """Place on the E axis of each row's platform, `(B,)`; -1 where the model has no expert for it."""

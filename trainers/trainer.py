@@ -15,14 +15,15 @@ from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
+from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
 from pemoe.trainers.monitoring import MonitoredTrainer, StepMonitor
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
-from pemoe.trainers.steps import StageLoss
+from pemoe.trainers.steps import StageLoss, StepRecord
 
 logger = logging.get_logger(__name__)
 UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
@@ -57,6 +58,7 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
     """
 
     loss_is_scaled_for_ga = False
+    last_step: StepRecord | None = None
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
         self.monitor = StepMonitor(self, platform_names, mixed=model.config.is_unified or stage.mixed)
         self.add_callback(self.monitor)
         self.model_accepts_loss_kwargs = False
+        check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
         self.can_save_experts_only = False
         with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
             model.check_trunks_are_external()
@@ -117,15 +120,29 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one batch in this stage; the embeddings of all processes take part."""
-        embeds = self.stage_loss.embed(model, inputs)
-        parts = self.stage_loss(embeds, inputs)
-        if model.training:
-            numbers = inputs.keys() - model_inputs(inputs).keys()
-            step = {"parts": parts, "embeds": embeds, "batch": {name: inputs[name] for name in numbers}}
-            # copies: the gate's temperature is the parameter itself, which the optimizer moves before it is read
-            self.last_step = {side: {k: v.detach().clone() for k, v in kept.items()} for side, kept in step.items()}
-        return (parts["loss"], embeds) if return_outputs else parts["loss"]
+        """Loss of one batch in this stage; the embeddings of all processes take part.
+
+        With `chunk_size` set and gradients enabled, the gradients of all chunks but the last are added to the
+        parameters here; see `loss_in_chunks`. What the step found stays in `last_step`.
+        """
+        if self.args.in_chunks and torch.is_grad_enabled():
+            size, accelerator = self.args.chunk_size, self.accelerator
+            joined, parts = loss_in_chunks(self.stage_loss, model, inputs, size, accelerator)
+        else:
+            joined = self.stage_loss.join(self.stage_loss.embed(model, inputs), inputs)
+            parts = self.stage_loss.score(joined)
+        self.last_step = {
+            "parts": {name: part.detach() for name, part in parts.items()},
+            "embeds": {name: part.detach().clone() for name, part in joined.items()},  # the gate's temperature moves
+            "batch": {name: inputs[name] for name in NUMBERS if name in inputs},
+        }
+        return (parts["loss"], joined) if return_outputs else parts["loss"]
+
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch on its device, but for pictures that will be embedded in chunks: those are moved chunk by chunk."""
+        stays = {name: inputs[name] for name in PICTURES if name in inputs and self.args.in_chunks}
+        moves = {name: tensor for name, tensor in inputs.items() if name not in stays}
+        return {**super()._prepare_inputs(moves), **stays}
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Weight decay for matrices only: no norm, bias or temperature."""

@@ -1,5 +1,5 @@
-"""Guards the global batch: two gloo processes under DDP equal one on the joined batch, in loss and gradient, and
-the first goes first where rows are prepared."""
+"""Guards the global batch: two gloo processes under DDP equal one on the joined batch, in loss and gradient, also
+with unequal numbers of rows, and the first goes first where rows are prepared."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Towers(torch.nn.Module):
         return InfoNCELoss(form)(query, gallery, gather_without_grad(place_id), self.logit_scale)["loss"]
 
 
-def result(form):
+def result(form, on_first=4):
     generator = torch.Generator().manual_seed(1)
     text, image = torch.randn(8, 6, generator=generator), torch.randn(8, 7, generator=generator)
-    n = 8 // world_size()
-    mine = slice(rank() * n, (rank() + 1) * n)
+    cuts = [0, on_first, 8] if world_size() > 1 else [0, 8]
+    mine = slice(cuts[rank()], cuts[rank() + 1])
     towers = Towers()
     model = torch.nn.parallel.DistributedDataParallel(towers) if world_size() > 1 else towers
     loss = model(text[mine], image[mine], PLACES[mine], form)
@@ -63,6 +63,7 @@ def main(folder, store=None, index=None):
             open(f"{folder}/prepared_{world_size()}", "w").close()
         assert os.path.exists(f"{folder}/prepared_{world_size()}"), "the first process was not waited for"
     results = {form: result(form) for form in ("mask", "multi_positive")}
+    results["unequal"] = result("mask", on_first=5)
     with open(f"{folder}/result_{world_size()}_{rank()}.json", "w") as file:
         json.dump(results, file)
     if store:
@@ -98,7 +99,7 @@ def results(tmp_path_factory) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("result_*.json")}
 
 
-@pytest.mark.parametrize("form", ["mask", "multi_positive"])
+@pytest.mark.parametrize("form", ["mask", "multi_positive", "unequal"])
 @pytest.mark.parametrize("process", [0, 1])
 def test_two_processes_equal_one(results, form, process):
     one, two = results["result_1_0"][form], results[f"result_2_{process}"][form]

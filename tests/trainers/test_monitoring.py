@@ -72,25 +72,16 @@ def query_figures(step: dict, row: int, platform: str, trainer: PeMoETrainer) ->
 
 
 def train_noting_steps(trainer: PeMoETrainer) -> list[dict]:
-    """Train; what each step was given and gave."""
+    """Train; what each step was given and gave, before the optimizer moved anything."""
     steps: list[dict] = []
-    embed, loss = trainer.stage_loss.embed, trainer.stage_loss.__call__
+    compute_loss = trainer.compute_loss
 
-    def noted_embed(model, batch):
-        embeds = embed(model, batch)
-        steps.append({"batch": batch, "embeds": {name: tensor.detach().clone() for name, tensor in embeds.items()}})
-        return embeds
+    def noted(*arguments, **options):
+        loss = compute_loss(*arguments, **options)
+        steps.append({side: {k: v.clone() for k, v in kept.items()} for side, kept in trainer.last_step.items()})
+        return loss
 
-    class NotedLoss:
-        args, platform_names, expert_of = trainer.args, trainer.stage_loss.platform_names, trainer.stage_loss.expert_of
-        embed = staticmethod(noted_embed)
-
-        def __call__(self, embeds, batch):
-            parts = loss(embeds, batch)
-            steps[-1]["parts"] = {name: tensor.detach().clone() for name, tensor in parts.items()}
-            return parts
-
-    trainer.stage_loss = NotedLoss()
+    trainer.compute_loss = noted
     trainer.train()
     return steps
 
@@ -101,6 +92,7 @@ CASES = {
     "gate": {"stage": "gate", "gate_loss": "both"},
     "gate_alone": {"stage": "gate", "gate_loss": "platform"},
     "unified": {"stage": "unified"},
+    "chunks": {"stage": "gate", "gate_loss": "both", "chunk_size": 3},
 }
 
 
@@ -234,7 +226,7 @@ def test_telling_moves_no_weight_by_a_bit(tmp_path) -> None:
         eval_dataset=telling.validation,
         processing_class=build_processor(),
     ).evaluate()
-    assert figures == {name: evaluated[-1][name] for name in figures}
+    assert {name: value for name, value in figures.items() if name != "epoch"}.items() <= evaluated[-1].items()
 
 
 def read_log(directory) -> list[dict]:

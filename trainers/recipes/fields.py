@@ -90,9 +90,11 @@ class Recipe:
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
     output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
-    `PairAugmentation`; logging_steps: steps between two logs, 0 for none; report_to: where logs go, integrations of
-    transformers by name, None for TensorBoard where it is installed; then the stages, see `STAGES`: with `unified`,
-    the experts start from a unified model trained on the same captions, else from the backbones.
+    `PairAugmentation`; chunk_size: pairs per process embedded at a time, None for all, with loss and gradient of the
+    whole batch; activation_checkpointing: compute the experts' layers anew going back, for memory;
+    logging_steps: steps between two logs, 0 for none; report_to: where logs go, integrations of transformers by name,
+    None for TensorBoard where it is installed; then the stages, see `STAGES`: with `unified`, the experts start from a
+    unified model trained on the same captions, else from the backbones.
     """
 
     seed: int = 0
@@ -107,6 +109,8 @@ class Recipe:
     logging_steps: int = 50
     report_to: list | None = None
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+    chunk_size: int | None = None
+    activation_checkpointing: bool = False
     unified: StageRecipe = field(default_factory=StageRecipe)
     contrastive: StageRecipe = field(default_factory=StageRecipe)
     mine: MineRecipe = field(default_factory=MineRecipe)
@@ -158,6 +162,8 @@ def _check_ranges(recipe: Recipe) -> None:
     """Refuse numbers that would only fail hours later, after the first stage."""
     check_range("seed", recipe.seed, 0, 2**32 - 1)
     check_range("num_workers", recipe.num_workers, 0)
+    if recipe.chunk_size is not None:
+        check_range("chunk_size", recipe.chunk_size, 1)
     check_range("mine.k", recipe.mine.k, 1)
     if recipe.mine.positive_ratio is not None:
         check_range("mine.positive_ratio", recipe.mine.positive_ratio, 0, 1)
