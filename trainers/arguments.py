@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import LOSSES, MAX_LOG_SCALE, SAME_PLACE, InfoNCELoss
 from pemoe.trainers.data import AUGMENTS, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
+from pemoe.trainers.monitoring import check_reporters, default_reporters
 from pemoe.trainers.options import METRIC_SCHEDULERS, check_arguments, refused_in_one_line
 
 CAPTION_COLUMNS = ("captions", "refined_captions")
@@ -87,7 +88,8 @@ class PeMoETrainingArguments(TrainingArguments):
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
     `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`) and takes the place of
     `num_train_epochs`, 0, `metric_for_best_model` "recall_at_1", `remove_unused_columns` False,
-    `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_strategy` "no".
+    `ddp_find_unused_parameters` True (idle experts get no gradient), `logging_steps` 50 with the first step and the
+    last, `report_to` "tensorboard" where it is installed, `logging_nan_inf_filter` False (training stops instead).
 
     Raises:
         TrainingError: unknown choices, numbers out of range, no `max_steps`, a `hub_strategy` that pushes raw
@@ -116,7 +118,12 @@ class PeMoETrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=128)
     remove_unused_columns: bool | None = field(default=False)
     ddp_find_unused_parameters: bool | None = field(default=True)
-    logging_strategy: str = field(default="no")
+    logging_steps: float = field(default=50)
+    logging_first_step: bool | None = field(default=None, metadata={"help": "None: unless logging_strategy is no"})
+    logging_nan_inf_filter: bool = field(default=False)
+    report_to: None | str | list[str] = field(  # noqa: RUF036 -- HfArgumentParser reads it in this order alone
+        default=None, metadata={"help": "None: tensorboard where it is installed"}
+    )
 
     def __post_init__(self) -> None:
         check_choice("stage", self.stage, tuple(STAGES))
@@ -148,12 +155,16 @@ class PeMoETrainingArguments(TrainingArguments):
         follows_figure = self.lr_scheduler_type in METRIC_SCHEDULERS
         if follows_figure or self.load_best_model_at_end or self.save_strategy == "best":
             self.metric_for_best_model = self.metric_for_best_model or "recall_at_1"  # evaluate gives no loss
+        check_reporters(self.report_to)
+        self.report_to = default_reporters() if self.report_to is None else self.report_to
         with refused_in_one_line():
             super().__post_init__()
         if follows_figure:  # transformers' own default is "min", whatever the figure
             mode = "max" if self.greater_is_better else "min"
             self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}
         check_arguments(self)
+        if self.logging_first_step is None:
+            self.logging_first_step = self.logging_strategy != IntervalStrategy.NO
 
     @property
     def in_chunks(self) -> bool:

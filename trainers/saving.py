@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from huggingface_hub import CommitInfo
@@ -59,6 +61,16 @@ class SavingTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_adapter_file(self.model.experts[self.lora_platform], self.lora_platform, resume_from_checkpoint)
+
+    def _issue_warnings_after_load(self, load_result: NamedTuple) -> None:
+        """Say what a checkpoint lacks; frozen trunks that it leaves out on purpose are those in memory."""
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        trunks = {name for name in self.model.state_dict() if "_trunk." in name} - trained
+        missing = set(load_result.missing_keys)
+        told = [key for key in load_result.missing_keys if not (trunks <= missing and key in trunks)]
+        super()._issue_warnings_after_load(
+            SimpleNamespace(missing_keys=told, unexpected_keys=load_result.unexpected_keys)
+        )
 
     def _load_best_model(self) -> None:
         """Go back to the best checkpoint, as `_load_from_checkpoint` reads it."""

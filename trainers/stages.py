@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import numpy as np
@@ -15,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
 from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically, write_json
@@ -35,19 +38,28 @@ from pemoe.trainers.distributed import (
 )
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
+from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
 from pemoe.trainers.options import check_places
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 
 DONE = "done.json"
+LOG = "log.json"
 WEIGHTS = "trained.safetensors"
 
 
 class _StepBar(TrainerCallback):
-    """A progress bar of one stage on stderr, on the first process."""
+    """A progress bar of one stage on stderr, on the first process, with the last figures that were logged."""
+
+    FIGURES: ClassVar = {  # name in the log -> on the bar
+        "loss": "loss",
+        "batch_recall_at_1": "batch R@1",
+        "images_per_second": "images/s",
+        "eval_recall_at_1": "validation R@1",
+    }
 
     def __init__(self, label: str) -> None:
-        self.label = label
+        self.label, self.figures, self.bar = label, {}, None
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         off, start = not state.is_world_process_zero, state.global_step
@@ -56,8 +68,14 @@ class _StepBar(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.bar.update()
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.bar.close()
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        self.figures |= {self.FIGURES[name]: f"{value:.3g}" for name, value in logs.items() if name in self.FIGURES}
+        self.bar.set_postfix(self.figures)
+
+    def close(self) -> None:
+        """End the bar's line, also where training failed."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
@@ -90,6 +108,7 @@ class StageRunner:
         rows, recipe, directory: the training split, the run and its directory.
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
         features: cache of the trunk states of `rows`, shared between runs; None opens the recipe's, where it has one.
+        validation: rows of other places, from `hold_out_places`, that every stage evaluates on.
         hard_negatives: `(rows, k)` of an earlier run; None mines them before the first stage that needs them.
     """
 
@@ -103,6 +122,7 @@ class StageRunner:
         resume: bool = False,
         show_progress: bool = False,
         features: FeatureCache | None = None,
+        validation: datasets.Dataset | None = None,
         hard_negatives: np.ndarray | None = None,
     ) -> None:
         join_processes()
@@ -112,6 +132,8 @@ class StageRunner:
         if left_over:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
+        check_reporters(recipe.report_to)
+        self.validation = None if validation is None else as_queries(validation, recipe.caption_column)
         self.pairs = self._pairs(None)
         for line in self.plan():
             if has_negatives(line["stage"], recipe.gate.gate_loss, recipe.hard_negative.info_nce_weight):
@@ -165,8 +187,9 @@ class StageRunner:
         started_s = time.monotonic()
         trainer = self._trainer(model, name, spec, directory)
         checkpoint = last_complete_checkpoint(directory) if self.resume else None
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        result = self._run_trainer(trainer, checkpoint)
         model.eval()
+        history = trainer.state.log_history
         plan = trainer.build_sampler().plan()
         record = {
             "stage": STAGES[name].loss,
@@ -175,8 +198,10 @@ class StageRunner:
             "train_loss": result.training_loss,
             "plan": {str(platform): group for platform, group in plan.items()},
             "seconds": round(time.monotonic() - started_s, 2),
+            **({} if self.validation is None else {"validation": last_evaluation(history)}),
         }
         if rank() == 0:
+            write_json(directory / LOG, history)
             weights = model.state_dict().items()
             trained = {weight: tensor.contiguous() for weight, tensor in weights if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
@@ -244,17 +269,35 @@ class StageRunner:
             save_total_limit=1,
             dataloader_num_workers=self.recipe.num_workers,
             disable_tqdm=True,
+            **self._logging(steps),
             **process_options(),
             **options,
         )
         negatives = self.hard_negatives if STAGES[name].needs_negatives else None
         states = None if self.features is None else self._states(self._pairs(negatives).views())
         tables = {"hard_negatives": self.hard_negatives, "image_states": states}
-        trainer = PeMoETrainer(model, arguments, self.rows, processing_class=self.processor, **tables)
+        trainer = PeMoETrainer(model, arguments, self.rows, self.validation, self.processor, **tables)
         trainer.remove_callback(PrinterCallback)  # prints to stdout
-        if self.show_progress:
-            trainer.add_callback(_StepBar(name))
         return trainer
+
+    def _logging(self, steps: int) -> dict[str, object]:
+        """Trainer arguments of what a stage of so many steps logs, and when it evaluates."""
+        log_steps, eval_steps = self.recipe.logging_steps, self.recipe.validation.eval_steps
+        return {
+            "logging_strategy": "steps" if log_steps else "no",
+            "logging_steps": log_steps or 500,
+            "report_to": self.recipe.report_to,
+            "eval_strategy": "no" if self.validation is None else "steps",
+            "eval_steps": eval_steps or steps,
+        }
+
+    def _run_trainer(self, trainer: PeMoETrainer, checkpoint: str | None) -> TrainOutput:
+        """Train, under a progress bar where asked for."""
+        if not self.show_progress:
+            return trainer.train(resume_from_checkpoint=checkpoint)
+        with closing(_StepBar(trainer.args.stage)) as bar:
+            trainer.add_callback(bar)
+            return trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def open_cache(

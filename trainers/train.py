@@ -18,6 +18,7 @@ from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_r
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.distributed import device_name, first_process_first, join_processes, process_count, rank
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.monitoring import hold_out_places
 from pemoe.trainers.recipes import Recipe
 from pemoe.trainers.stages import StageRunner, build_model
 
@@ -55,7 +56,8 @@ def train_into(
         prepare_output(output, overwrite, resume)
         _remember_recipe(recipe, output, resume)
     model, processor = build_model(recipe)
-    runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress=True)
+    rows, validation = hold_out_places(splits["train"], recipe.validation.places, recipe.seed)
+    runner = StageRunner(model, processor, rows, recipe, output, resume, show_progress=True, validation=validation)
     if on_plan is not None and rank() == 0:
         on_plan(runner.plan())
     records = runner.run()

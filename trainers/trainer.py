@@ -24,6 +24,7 @@ from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
 from pemoe.trainers.mining.neighbours import NeighbourTables
+from pemoe.trainers.monitoring import MonitoredTrainer, StepMonitor
 from pemoe.trainers.options import (
     UNUSED_ARGUMENTS,
     check_arguments,
@@ -41,7 +42,7 @@ from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 logger = logging.get_logger(__name__)
 
 
-class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
+class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -112,6 +113,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             groups = list(self.build_sampler().plan())
             self.neighbours = NeighbourTables(model, processing_class, train_dataset, plain, groups, args)
             self.add_callback(self.neighbours)
+        self.monitor = StepMonitor(self, platform_names, mixed=model.config.is_unified or stage.mixed)
+        self.add_callback(self.monitor)
         self.model_accepts_loss_kwargs = False
         check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
         if args.torch_compile:
@@ -216,7 +219,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             parts = self.stage_loss.score(joined)
         self.last_step = {
             "parts": {name: part.detach() for name, part in parts.items()},
-            "embeds": {name: part.detach() for name, part in joined.items()},
+            "embeds": {name: part.detach().clone() for name, part in joined.items()},  # the gate's temperature moves
             "batch": {name: inputs[name] for name in NUMBERS if name in inputs},
         }
         return (parts["loss"], joined) if return_outputs else parts["loss"]

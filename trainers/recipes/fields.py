@@ -18,6 +18,7 @@ from pemoe.trainers.arguments import (
 from pemoe.trainers.data import AUGMENTS, DataRecipe, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.mining import MineRecipe
+from pemoe.trainers.monitoring import REPORTERS
 from pemoe.trainers.options import SCHEDULERS, check_schedule
 
 
@@ -82,6 +83,17 @@ class FeatureCacheRecipe:
 
 
 @dataclass(frozen=True)
+class ValidationRecipe:
+    """Places of the training split that no stage sees; each evaluates on them every `eval_steps` steps and at its end.
+
+    Queries are their captions of the recipe's `caption_column`; 0 places: none, `eval_steps` 0: at the end alone.
+    """
+
+    places: int = 0
+    eval_steps: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A run: data, model and stages.
 
@@ -90,8 +102,9 @@ class Recipe:
     outputs on disk, as `feature_cache` says; augment: of satellite pictures, see `PairAugmentation`, in
     `augmented_views` ways each (0: without end, which cannot be cached); chunk_size: pairs per process embedded at a
     time, None for all, with loss and gradient of the whole batch; activation_checkpointing: compute the experts'
-    layers anew going back, for memory; then the stages, see `STAGES`: with `unified`, the experts start from a unified
-    model trained on the same captions, else from the backbones.
+    layers anew going back, for memory; logging_steps: steps between two logs, 0 for none; report_to: where logs go,
+    integrations of transformers by name, None for TensorBoard where it is installed; then the stages, see `STAGES`:
+    with `unified`, the experts start from a unified model trained on the same captions, else from the backbones.
 
     loss, same_place, hardness, label_smoothing, loss_direction, temperature: of every stage, see
     `PeMoETrainingArguments`, where label_smoothing is `label_smoothing_factor`.
@@ -108,6 +121,9 @@ class Recipe:
     augment: str = "none"
     augmented_views: int = 0
     num_workers: int = 0
+    logging_steps: int = 50
+    report_to: list | None = None
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     chunk_size: int | None = None
     activation_checkpointing: bool = False
     loss: str = "info_nce"
@@ -140,6 +156,7 @@ class Recipe:
         if self.gate.steps and self.gate.gate_loss == "platform" and not has_gate:
             raise TrainingError("gate.steps: one platform or the uniform gate leaves nothing to learn; set it to 0")
         _check_ranges(self)
+        _check_logging(self)
         unknown = sorted(set(self.model.options) - set(PeMoEConfig.__annotations__))
         if unknown:
             raise TrainingError(f"model.options: PeMoEConfig has no field {unknown[0]!r}")
@@ -153,6 +170,16 @@ class Recipe:
     def pairs_seen(self) -> int:
         """Text-image pairs of the whole run where no platform has fewer places than the batch."""
         return self.global_batch_size * sum(stage.steps for stage in self.stages.values())
+
+
+def _check_logging(recipe: Recipe) -> None:
+    for part in ("places", "eval_steps"):
+        check_range(f"validation.{part}", getattr(recipe.validation, part), 0)
+    if recipe.validation.eval_steps and not recipe.validation.places:
+        raise TrainingError("validation.eval_steps: there is nothing to evaluate on; give validation.places")
+    check_range("logging_steps", recipe.logging_steps, 0)
+    for name in recipe.report_to or ():
+        check_choice("report_to", name, REPORTERS)
 
 
 def _check_ranges(recipe: Recipe) -> None:
