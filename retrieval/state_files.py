@@ -12,6 +12,7 @@ import itertools
 import os
 import struct
 import zlib
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from pemoe.common.errors import InputError
 DTYPES = {"float32": ("<f4", torch.float32), "bfloat16": ("<u2", torch.bfloat16)}
 _ENTRY = struct.Struct("<32sI")  # hash of a call, its number of records; behind it their CRC-32
 _ENTRY_BYTES = _ENTRY.size + 4
+_RECORDS_AT_ONCE = 64  # what a kill can lose: waiting for the disk after every picture takes longer than a small trunk
 
 
 class FeatureCacheError(InputError):
@@ -76,6 +78,8 @@ class CallWriter:
 
     def __init__(self, folder: Path, records: Records) -> None:
         self.folder, self.records = folder, records
+        self.waiting: list[tuple[np.ndarray, bytes]] = []
+        self.n_waiting = 0
 
     def __enter__(self) -> CallWriter:
         for number in itertools.count():
@@ -93,21 +97,31 @@ class CallWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self.files:
-            file.close()
-        self.lock.release()
+        try:
+            self._write_waiting()
+        finally:
+            for file in self.files:
+                file.close()
+            self.lock.release()
 
     def append(self, key: bytes, states: Tensor) -> None:
-        """Write the states of a call `(n, N, W)`, then its name."""
+        """Take the states of a call `(n, N, W)`; they are on the disk after 64 records, or when the writer closes."""
         values = states.to(DTYPES[self.records.dtype][1]).contiguous()
         packed = _ENTRY.pack(key, len(values))
         entry = packed + zlib.crc32(packed).to_bytes(4, "little")
-        contents = memoryview(values.flatten().view(torch.uint8).numpy()), memoryview(entry)
+        self.waiting.append((values.flatten().view(torch.uint8).numpy(), entry))
+        self.n_waiting += len(values)
+        if self.n_waiting >= _RECORDS_AT_ONCE:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        """Write the calls that wait, then their names."""
+        calls, self.waiting, self.n_waiting = self.waiting, [], 0
+        written = list(self.whole)
         try:
-            for file, content in zip(self.files, contents, strict=True):  # the name goes last
-                written = 0
-                while written < len(content):  # a file without buffer may take less than it is given
-                    written += file.write(content[written:])
+            for side, file in enumerate(self.files):  # names go last
+                for call in calls:
+                    written[side] += _write_whole(file, call[side])
                 os.fsync(file.fileno())
         except OSError as error:
             self._drop_torn_tail()
@@ -115,8 +129,16 @@ class CallWriter:
             what = "the disk is full" if full else f"cannot be written ({error.strerror})"
             advice = "make room and go on with --resume: what is there is kept"
             raise FeatureCacheError(f"feature cache {self.folder.parent}: {what}; {advice}") from error
-        self.whole = tuple(size + len(content) for size, content in zip(self.whole, contents, strict=True))
+        self.whole = tuple(written)
 
     def _drop_torn_tail(self) -> None:
         for file, size in zip(self.files, self.whole, strict=True):
             file.truncate(size)
+
+
+def _write_whole(file: FileIO, content: bytes | np.ndarray) -> int:
+    """Write all bytes and say how many; a file without buffer may take fewer than it is given."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    return len(content)

@@ -79,8 +79,12 @@ class PairAugmentation:
     def __init__(self, kind: str, seed: int, views: int = 0) -> None:
         check_choice("augment", kind, AUGMENTS[1:])
         check_range("augmented_views", views, 0)
-        self.kind, self.views = kind, views
+        self.kind, self.seed, self.views = kind, seed, views
         self.augmentation = SatelliteAugmentation(rotation="any" if kind == "sanitized" else "quarter", seed=seed)
+
+    def covers(self, platform_id: int) -> bool:
+        """Whether pictures of this platform are augmented."""
+        return platform_id == SATELLITE
 
     def draw(self, text: str, draw: int, row: int) -> tuple[str, AugmentationPlan]:
         """What is done to a row's picture at its visit `draw` under a text, and the text that is then true of it."""
@@ -202,7 +206,7 @@ class PairDataset(Dataset):
         return [group for group in groups if group]
 
     def _is_augmented(self, row: int) -> bool:
-        return self.augmentation is not None and self.platform_id[row] == SATELLITE
+        return self.augmentation is not None and self.augmentation.covers(self.platform_id[row])
 
     def _augmented(self, row: int) -> dict[View, None]:
         """The views of a row that its captions ask for, in order; none where it stays as it is."""

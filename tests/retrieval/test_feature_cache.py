@@ -21,7 +21,7 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.datasets_scripts.augment.pictures import AugmentationPlan, Geometry, SatelliteAugmentation
-from pemoe.retrieval import feature_cache
+from pemoe.retrieval import feature_cache, state_files
 from pemoe.retrieval.feature_cache import FeatureCache, ImageStates
 from pemoe.retrieval.state_files import CallWriter, FeatureCacheError, Records, find_calls
 
@@ -115,6 +115,7 @@ def test_torn_files_are_completed_in_the_same_calls(tmp_path: Path, monkeypatch:
 
 
 def write_calls(folder: Path) -> None:
+    state_files._RECORDS_AT_ONCE = 6
     with CallWriter(folder, RECORDS) as writer:
         for number in range(CALLS_WRITTEN):
             writer.append(number.to_bytes(32, "big"), torch.full((3, 4, 3), float(number)))
@@ -191,6 +192,7 @@ def test_room_is_looked_at_before_the_work(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_full_disk_leaves_a_whole_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_files, "_RECORDS_AT_ONCE", 5)
     cache = build_cache(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7 * cache.records.n_bytes, hard))  # a file stops in the second call
