@@ -10,7 +10,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm

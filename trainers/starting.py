@@ -97,20 +97,31 @@ def start_on_base(model: PeMoEModel, processor: PeMoEProcessor, recipe: Recipe, 
 
 
 def name_platforms(recipe: Recipe, rows: datasets.Dataset) -> Recipe:
-    """The recipe with `model.platforms` named: where it is null, those of the training rows."""
-    if recipe.model.platforms is not None:
+    """The recipe with `model.platforms` named: where it is null, those of the training rows.
+
+    Raises TrainingError when a checkpoint's platform is named that no training row is of.
+    """
+    if recipe.model.checkpoint is None:
         return recipe
+    found = _platforms_of(rows)
+    if lacking := [name for name in recipe.model.platforms or () if name not in found]:
+        raise TrainingError(
+            f"model.platforms: no training row is of {lacking[0]!r}, they are of {found}; leave it out"
+        )
+    named = recipe.model.platforms if recipe.model.platforms is not None else found
+    return replace(recipe, model=replace(recipe.model, platforms=named))
+
+
+def _platforms_of(rows: datasets.Dataset) -> list[str]:
     names = rows.features["platform"].names
-    found = [names[number] for number in sorted(set(rows["platform"]) - {None})]
-    return replace(recipe, model=replace(recipe.model, platforms=found))
+    return [names[number] for number in sorted(set(rows["platform"][:]) - {None})]
 
 
 def check_gate_rows(model: PeMoEModel, recipe: Recipe, rows: datasets.Dataset) -> None:
     """Refuse (TrainingError) to teach a checkpoint's gate on rows that lack a platform it knows."""
     if recipe.model.checkpoint is None or not recipe.gate.steps:
         return
-    names = rows.features["platform"].names
-    present = {names[number] for number in set(rows["platform"]) - {None}}
+    present = _platforms_of(rows)
     known = [name for name in model.config.platforms if name not in model.config.masked_platforms]
     if lacking := [name for name in known if name not in present]:
         what = f"the training rows hold no {lacking[0]!r}, which the gate would forget"

@@ -179,9 +179,9 @@ def test_the_packaged_recipe_takes_its_model_from_the_command_line(tmp_path: Pat
     recipe = read_config("adapter", str(photos), None, "me/pemoe", "infrared")
     assert (recipe.model.checkpoint, recipe.model.text_repo, recipe.model.platforms) == ("me/pemoe", None, None)
     assert recipe.data.options == {"platform": "infrared"}
-    with pytest.raises(TrainingError, match="name model.checkpoint"):
+    with pytest.raises(TrainingError, match="is for a run that starts from a trained model"):
         read_config("adapter", str(photos))
-    with pytest.raises(TrainingError, match="--platform: rows of source 'campus' say which they are of"):
+    with pytest.raises(TrainingError, match=r"--platform: rows of source 'campus' say which they are of"):
         read_config("quickstart", "campus", platform="infrared")
     assert read_config("paper", str(photos), checkpoint="me/pemoe").model.options == {}
     assert load_recipe("paper").model.text_repo == "BAAI/bge-m3"

@@ -33,8 +33,8 @@ class ModelRecipe:
     being the shipped small ones.
 
     platforms: to train; null, with a checkpoint: those of the training rows. options: further fields of `PeMoEConfig`,
-    without a checkpoint. checkpoint: directory or Hub id of a PE-MoE model; init_from: its expert that platforms start
-    from which it has not. expert_type: "full", or "lora": experts are frozen and adapters of `lora_rank` on them learn.
+    without a checkpoint. checkpoint: directory or Hub id of a PE-MoE model; init_from: its expert that platforms which
+    it has not start from. expert_type: "full", or "lora": experts are frozen, adapters of `lora_rank` on them learn.
     """
 
     text_repo: str | None = None
@@ -132,9 +132,8 @@ class Recipe:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:
             raise TrainingError("contrastive.steps: give the number of steps of the first stage, at least 1")
-        has_gate = (self.model.platforms is None or len(self.model.platforms) > 1) and self.model.options.get(
-            "gate"
-        ) != "uniform"
+        several = self.model.checkpoint is not None or self.model.platforms is None or len(self.model.platforms) > 1
+        has_gate = several and self.model.options.get("gate") != "uniform"
         if self.gate.steps and self.gate.gate_loss == "platform" and not has_gate:
             raise TrainingError("gate.steps: one platform or the uniform gate leaves nothing to learn; set it to 0")
         _check_ranges(self)

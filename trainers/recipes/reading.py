@@ -88,9 +88,8 @@ def read_config(
         raise TrainingError(f"recipe {config}: its source {recipe.data.source!r} lies on disk; give --data DIR")
     if platform is not None:
         if recipe.data.source != "folder":
-            raise TrainingError(
-                f"platform: rows of source {recipe.data.source!r} say theirs; it is for a photo folder"
-            )
+            what = f"rows of source {recipe.data.source!r} say which they are of"
+            raise TrainingError(f"--platform: {what}; it is for a folder of photos")
         options = {**recipe.data.options, "platform": platform}
         recipe = replace(recipe, data=replace(recipe.data, options=options))
     if seed is None:
