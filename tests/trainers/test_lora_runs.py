@@ -95,6 +95,7 @@ def test_a_stage_stores_the_adapters_alone(taught: tuple[Path, PeMoEModel]) -> N
         assert len(record["plan"]) == 2 and "merged" not in record
 
 
+@pytest.mark.slow
 def test_from_backbones_they_start_on_the_unified_expert(tmp_path: Path) -> None:
     recipe = build_recipe({**TINY, "expert_type": "lora"}, unified=STAGE, gate=STAGE)
     rows = build_rows("satellite", "drone")
@@ -128,6 +129,13 @@ def test_an_adapter_goes_on_where_it_ended(taught: tuple[Path, PeMoEModel], tmp_
     assert torch.equal(embed(further, "ground"), embed(taught[1], "ground"))
     with pytest.raises(TrainingError, match="the adapter of 'drone' has rank 2; set it to that"):
         build_model(name_platforms(build_recipe({**model, "lora_rank": 4}), build_rows("drone")))
+
+
+def test_in_bf16_adapters_and_experts_stay_fp32(base: Path) -> None:
+    model = {"checkpoint": str(base), "expert_type": "lora", "platforms": ["drone"]}
+    built, _ = build_model(build_recipe(model, precision="bfloat16"))
+    assert {tensor.dtype for tensor in built.experts.state_dict().values()} == {torch.float32}
+    assert built.dtype_of_trunk == torch.bfloat16 and built.lora_platforms == ["drone"]
 
 
 @pytest.mark.parametrize(
