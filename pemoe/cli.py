@@ -122,9 +122,14 @@ def info(
 
 
 @app.command()
-def train(
-    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart) or a YAML file.")],
+def train(  # noqa: PLR0913 - options of a command
+    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart, adapter) or a YAML file.")],
     data: Data = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Trained model to start from instead of the backbones."),
+    ] = None,
+    platform: Annotated[str | None, typer.Option(help="Of all photos of a folder, such as infrared.")] = None,
     output: Output = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     overwrite: Overwrite = False,
@@ -134,6 +139,8 @@ def train(
     """Train all stages of a recipe; several GPUs: torchrun --nproc-per-node=8 -m pemoe train ...
 
     Example: pemoe train --config quickstart --output runs/train
+
+    Example: pemoe train --config adapter --checkpoint me/pemoe --data photos --platform infrared
     """
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
@@ -145,7 +152,8 @@ def train(
         rows = [[str(line[name]) for name in columns] for line in plan]
         typer.echo(format_columns([list(columns), *rows]), err=True)
 
-    metrics = train_into(directory, read_config(config, data, seed), typed_command(), overwrite, resume, show)
+    recipe = read_config(config, data, seed, checkpoint, platform)
+    metrics = train_into(directory, recipe, typed_command(), overwrite, resume, show)
     if metrics is not None:  # on the first process
         _report(metrics, as_json, f"Model: {directory / 'model'}")
 
@@ -220,6 +228,9 @@ def _report(metrics: dict, as_json: bool, where: str) -> None:
     for name, value in figures.items():
         if isinstance(value, int | float):
             typer.echo(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
+    for platform, alone in metrics["results"].get("alone", {}).items():
+        label = f"{platform} alone"
+        typer.echo(f"{label:24} recall_at_1 {alone['recall_at_1']:.4f}, recall_at_10 {alone['recall_at_10']:.4f}")
     typer.echo(f"\n{metrics['wall_s']:.0f} s. {where}")
 
 

@@ -78,6 +78,7 @@ class PeMoETrainingArguments(TrainingArguments):
             the expert in training) or by "metres" between coordinates; see `NeighbourTables`. Not for stage "gate".
         neighbour_refresh_steps: embed anew every so many steps; 0 embeds once, before the first step.
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
+        platforms: of a stage of experts, those to train; None: all that data and model share.
         chunk_size: pairs that a process embeds at a time, for batches that memory would not hold; loss and gradient
             are those of the whole batch (see `loss_in_chunks`). None embeds all at once.
 
@@ -113,6 +114,7 @@ class PeMoETrainingArguments(TrainingArguments):
     num_train_epochs: float = field(default=0.0)
     neighbours: str = field(default="none", metadata={"help": "none, embedding or metres"})
     neighbour_refresh_steps: int = field(default=0, metadata={"help": "steps between embeddings of near places"})
+    platforms: list[str] | None = field(default=None, metadata={"help": "platforms to train, all by default"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
     per_device_train_batch_size: int = field(default=128)
@@ -126,32 +128,15 @@ class PeMoETrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        check_choice("stage", self.stage, tuple(STAGES))
-        check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
-        build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing_factor, self.loss_direction)
-        check_temperature(self.temperature)
-        check_choice("augment", self.augment, AUGMENTS)
-        check_views(self.augment, self.augmented_views, cached=False)
-        check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
-        check_range("margin", self.margin, 0, 2)
-        check_range("info_nce_weight", self.info_nce_weight, 0)
-        check_neighbours("", STAGES[self.stage].trains == "gate", self.neighbours, self.neighbour_refresh_steps)
-        for name in ("learning_rate", "weight_decay", "label_smoothing_factor"):
-            check_range(name, getattr(self, name), 0)
-        if self.label_smoothing_factor >= 1:
-            raise TrainingError(f"label_smoothing_factor: {self.label_smoothing_factor} must lie below 1")
-        if self.max_steps < 1:
-            raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
+        self._check_stage()
+        self._check_numbers()
         if self.hub_strategy in UNLOADABLE_STRATEGIES:
             what = f"hub_strategy: {HubStrategy(self.hub_strategy).value!r} pushes checkpoints that nobody can load"
             raise TrainingError(f"{what}, with pickled files; use 'end' or 'every_save'")
-        check_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
         if self.gradient_accumulation_steps > 1:  # a contrastive loss needs the whole batch: it is cut, not added up
             self.chunk_size = self.chunk_size or self.per_device_train_batch_size
             self.per_device_train_batch_size *= self.gradient_accumulation_steps
             self.gradient_accumulation_steps = 1
-        if self.chunk_size is not None:
-            check_range("chunk_size", self.chunk_size, 1)
         follows_figure = self.lr_scheduler_type in METRIC_SCHEDULERS
         if follows_figure or self.load_best_model_at_end or self.save_strategy == "best":
             self.metric_for_best_model = self.metric_for_best_model or "recall_at_1"  # evaluate gives no loss
@@ -165,6 +150,32 @@ class PeMoETrainingArguments(TrainingArguments):
         check_arguments(self)
         if self.logging_first_step is None:
             self.logging_first_step = self.logging_strategy != IntervalStrategy.NO
+
+    def _check_stage(self) -> None:
+        """Refuse choices that no stage, or not this one, offers."""
+        check_choice("stage", self.stage, tuple(STAGES))
+        check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
+        build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing_factor, self.loss_direction)
+        check_choice("augment", self.augment, AUGMENTS)
+        check_views(self.augment, self.augmented_views, cached=False)
+        check_choice("gate_loss", self.gate_loss, GATE_LOSSES)
+        if self.platforms is not None and STAGES[self.stage].trains != "experts":
+            raise TrainingError(f"platforms: stage {self.stage!r} trains no experts of single platforms; leave it out")
+        check_neighbours("", STAGES[self.stage].trains == "gate", self.neighbours, self.neighbour_refresh_steps)
+
+    def _check_numbers(self) -> None:
+        """Refuse numbers out of range."""
+        check_temperature(self.temperature)
+        check_range("margin", self.margin, 0, 2)
+        for name in ("info_nce_weight", "learning_rate", "weight_decay", "label_smoothing_factor"):
+            check_range(name, getattr(self, name), 0)
+        if self.label_smoothing_factor >= 1:
+            raise TrainingError(f"label_smoothing_factor: {self.label_smoothing_factor} must lie below 1")
+        if self.max_steps < 1:
+            raise TrainingError("max_steps: give the number of steps of this stage, at least 1")
+        check_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
+        if self.chunk_size is not None:
+            check_range("chunk_size", self.chunk_size, 1)
 
     @property
     def in_chunks(self) -> bool:

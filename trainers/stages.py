@@ -12,14 +12,11 @@ from typing import ClassVar
 
 import datasets
 import numpy as np
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
-from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically, write_json
 from pemoe.datasets_scripts.augment.pictures import SatelliteAugmentation
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
@@ -29,7 +26,6 @@ from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairDataset
 from pemoe.trainers.distributed import (
     join_processes,
-    local_device,
     process_count,
     process_options,
     rank,
@@ -40,7 +36,8 @@ from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
 from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
 from pemoe.trainers.options import check_places
-from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
+from pemoe.trainers.recipes import Recipe, StageRecipe
+from pemoe.trainers.starting import start_on_base
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 
 DONE = "done.json"
@@ -78,33 +75,11 @@ class _StepBar(TrainerCallback):
             self.bar.close()
 
 
-def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
-    """Model and processor a recipe starts from; fresh parts are drawn from the recipe's seed.
-
-    Raises TrainingError when backbones are not found or do not fit.
-    """
-    spec = recipe.model
-    text_repo, vision_repo = resolve_repo(spec.text_repo), resolve_repo(spec.vision_repo)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(recipe.seed)
-            model = PeMoEModel.from_backbones(
-                text_repo, vision_repo, spec.platforms, spec.text_revision, spec.vision_revision, **spec.options
-            )
-        tokenizer = AutoTokenizer.from_pretrained(text_repo, revision=spec.text_revision)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise TrainingError(f"model: {one_line(error)}") from error
-    if recipe.precision == "bfloat16":  # the experts stay fp32: what is trained must not be rounded first
-        model.text_trunk.to(torch.bfloat16)
-        model.vision_trunk.to(torch.bfloat16)
-    return model.to(local_device()), PeMoEProcessor.build(tokenizer, model.config)
-
-
 class StageRunner:
     """Runs the stages of a recipe on a model, each in `directory/NAME`, mining in `directory/mine`.
 
     Args:
-        model, processor: from `build_model`; the model is trained in place.
+        model, processor: from `starting.build_model`; the model is trained in place.
         rows, recipe, directory: the training split, the run and its directory.
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
         features: cache of the trunk states of `rows`, shared between runs; None opens the recipe's, where it has one.
@@ -146,6 +121,7 @@ class StageRunner:
         for name, spec in recipe.stages.items():
             if spec.neighbours == "metres":
                 read_coordinates_deg(rows, f"{name}.neighbours: metres")
+        self.merged: list[str] = []  # LoRA platforms that are ordinary experts by now
 
     def run(self, names: Sequence[str] = tuple(STAGES)) -> dict[str, dict]:
         """The recipe's stages of these names, in order; returns what each one's `done.json` says."""
@@ -154,6 +130,8 @@ class StageRunner:
             if name in names:
                 if STAGES[name].needs_negatives and self.hard_negatives is None:
                     records["mine"] = self.mine()
+                if STAGES[name].trains == "gate":
+                    self.merge_adapters()
                 records[name] = self.train(name, spec)
         return records
 
@@ -161,7 +139,8 @@ class StageRunner:
         """Batch and steps per stage and platform, before anything runs."""
         lines = []
         for stage, spec in self.recipe.stages.items():
-            sampler = build_sampler(self.model, self.pairs, stage, self.batch_size, spec.steps, self.recipe.seed)
+            drawn = stage, self.batch_size, spec.steps, self.recipe.seed
+            sampler = build_sampler(self.model, self.pairs, *drawn, platforms=self._platforms(stage))
             for name, group in sampler.plan().items():
                 platform = name if isinstance(name, str) else self.pairs.platform_names[name]
                 lines.append({"stage": stage, "platform": platform, **group})
@@ -172,7 +151,8 @@ class StageRunner:
         directory, unified = self.directory / name, STAGES[name].trains == "unified"
         model = self.model.share_trunks([UNIFIED_PLATFORM]) if unified else self.model
         if self.resume and (directory / DONE).is_file():
-            prepare_for_stage(model, name, self.recipe.gate.gate_loss, self.pairs)  # fp32 before weights are read
+            chosen = self.recipe.gate.gate_loss, self.pairs, self._platforms(name)
+            prepare_for_stage(model, name, *chosen)  # fp32 before weights are read
             model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
             record = json.loads((directory / DONE).read_text())
         else:
@@ -180,7 +160,23 @@ class StageRunner:
         if unified:
             for expert in self.model.experts.values():
                 expert.load_state_dict(model.experts[UNIFIED_PLATFORM].state_dict())
+            if self.recipe.model.expert_type == "lora":
+                start_on_base(self.model, self.processor, self.recipe, self.directory / "base")
         return record
+
+    def _platforms(self, stage: str) -> list[str] | None:
+        """The platforms a stage trains where the run starts from a checkpoint, which may have more; else None."""
+        spec = self.recipe.model
+        return spec.platforms if spec.checkpoint is not None and STAGES[stage].trains == "experts" else None
+
+    def merge_adapters(self) -> None:
+        """Write each LoRA platform's folder, `directory/adapters/NAME`, and make it an ordinary expert."""
+        for name in self.model.lora_platforms:
+            if rank() == 0:
+                self.model.save_platform(name, self.directory / "adapters" / name)
+            self.model.merge_platform(name)
+            self.merged.append(name)
+        wait_for_all()
 
     def _train(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> dict:
         """Train a stage, from its last checkpoint when resuming, and write its weights and record."""
@@ -199,10 +195,11 @@ class StageRunner:
             "plan": {str(platform): group for platform, group in plan.items()},
             "seconds": round(time.monotonic() - started_s, 2),
             **({} if self.validation is None else {"validation": last_evaluation(history)}),
+            **({"merged": self.merged} if self.merged else {}),
         }
         if rank() == 0:
             write_json(directory / LOG, history)
-            weights = model.state_dict().items()
+            weights = (model.adapter_state_dict() or model.state_dict()).items()
             trained = {weight: tensor.contiguous() for weight, tensor in weights if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
             write_json(directory / DONE, record)
@@ -258,6 +255,7 @@ class StageRunner:
             loss_direction=self.recipe.loss_direction,
             temperature=self.recipe.temperature,
             augmented_views=self.recipe.augmented_views,
+            platforms=self._platforms(name),
             max_steps=steps,
             per_device_train_batch_size=self.batch_size,
             chunk_size=self.recipe.chunk_size,

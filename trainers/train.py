@@ -9,18 +9,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import torch
 
 from pemoe.common.files import write_json
 from pemoe.common.runs import check_output, prepare_output, write_metrics
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_record
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.distributed import device_name, first_process_first, join_processes, process_count, rank
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.evaluating import searching_alone
 from pemoe.trainers.monitoring import hold_out_places
 from pemoe.trainers.recipes import Recipe
-from pemoe.trainers.stages import StageRunner, build_model
+from pemoe.trainers.stages import StageRunner
+from pemoe.trainers.starting import build_model, check_gate_rows, name_platforms
 
 
 def train_into(
@@ -41,7 +45,8 @@ def train_into(
 
     Returns:
         What `metrics.json` holds, its results `{"stages": {name: record}, "test": figures}`, figures None without test
-        captions; None on all processes but the first.
+        captions, and `"alone": {platform: figures}` of new platforms that the gate does not know; None on all
+        processes but the first.
 
     Raises:
         RunError, TrainingError, DataError, OSError: bad directory, recipe, data or backbones.
@@ -52,15 +57,18 @@ def train_into(
     join_processes()
     with first_process_first():  # what it prepared and cached, the others read
         splits = load_rows(recipe.data, needed=("train",), optional=("test",), show_progress=rank() == 0)
+    recipe = name_platforms(recipe, splits["train"])
     if rank() == 0:
         prepare_output(output, overwrite, resume)
         _remember_recipe(recipe, output, resume)
     model, processor = build_model(recipe)
+    check_gate_rows(model, recipe, splits["train"])
     rows, validation = hold_out_places(splits["train"], recipe.validation.places, recipe.seed)
     runner = StageRunner(model, processor, rows, recipe, output, resume, show_progress=True, validation=validation)
     if on_plan is not None and rank() == 0:
         on_plan(runner.plan())
     records = runner.run()
+    runner.merge_adapters()
     if rank() != 0:
         return None
     if recipe.precision == "bfloat16":
@@ -69,9 +77,26 @@ def train_into(
     processor.save_pretrained(output / "model")
     figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
     results = {"stages": records, "test": figures}
+    if alone := _measure_alone(model, processor, splits["test"], recipe):
+        results["alone"] = alone
     data = describe_data(recipe.data, "test", splits["test"])
     measured = describe_model(output / "model")
     return write_metrics(output, command, recipe.seed, started_s, results, device_name(), data, measured)
+
+
+def _measure_alone(
+    model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset, recipe: Recipe
+) -> dict[str, dict]:
+    """Figures of trained platforms that the gate does not know: rows of each, searched with its expert alone."""
+    figures = {}
+    for name in model.config.masked_platforms if recipe.model.checkpoint is not None else ():
+        names = rows.features["platform"].names
+        number = names.index(name) if name in names else -1
+        chosen = rows.select([row for row, platform in enumerate(rows["platform"]) if platform == number])
+        if name in recipe.model.platforms and any(chosen["captions"]):
+            with searching_alone(model.config, name):
+                figures[name] = evaluate_split(model, processor, chosen)
+    return figures
 
 
 def _remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:

@@ -50,8 +50,9 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
     own shares of platforms. The unified model (`platforms=["all"]`) trains on all platforms mixed, in stage "unified"
     by InfoNCE. Batches are joined over processes with gradient, so that N processes equal one.
 
-    A LoRA platform (`add_platform(..., lora_rank=8)`) is trained alone, on rows of that platform: its adapter learns,
-    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`. A model with an
+    LoRA platforms (`add_platform(..., lora_rank=8)`, `adapt_platform`) are trained on rows of theirs alone: each step
+    moves one adapter, and what is saved is the folder of `save_platform`, or of several a folder each. `evaluate`
+    searches rows of one of them with its expert alone. A model with an
     adapter of peft itself (`get_peft_model`) keeps what peft chose to train, and the adapter alone is saved.
 
     Args:
@@ -98,10 +99,11 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
             drawn = args.caption_column, args.seed, negatives, image_states, args.augment, args.augmented_views
             pairs = PairDataset(train_dataset, *drawn)
         platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
-        self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
+        self.lora_platforms = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
         fix_temperature(model, args)
         if image_states is not None:
             check_trunk_is_frozen(model)
+        self.lora_platforms = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         self.neighbours = None
@@ -181,7 +183,8 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
         """The batches of this stage, for this process."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
         batches = self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed
-        return build_sampler(*batches, None if self.neighbours is None else self.neighbours.at)
+        tables = None if self.neighbours is None else self.neighbours.at
+        return build_sampler(*batches, tables, args.platforms)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
@@ -250,13 +253,17 @@ def build_sampler(
     num_steps: int,
     seed: int,
     neighbours: Callable[[int], np.ndarray] | None = None,
+    platforms: list[str] | None = None,
 ) -> PlatformBatchSampler:
-    """The batches of a stage for this process: one platform a step, or mixed as stage or model asks."""
+    """The batches of a stage for this process: one platform a step, or mixed as stage or model asks.
+
+    `platforms`, where given, are the only ones drawn.
+    """
     unified = model.config.is_unified or STAGES[stage].trains == "unified"
     return PlatformBatchSampler(
         pairs.platform_id,
         pairs.place_id,
-        sorted(set(pairs.platform_id.tolist())) if unified else _trained_platforms(model, pairs),
+        sorted(set(pairs.platform_id.tolist())) if unified else _trained_platforms(model, pairs, platforms),
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
@@ -267,10 +274,19 @@ def build_sampler(
     )
 
 
-def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
-    """Platforms (numbers of the data's classes) of both data and model, in the model's order; TrainingError: none."""
+def _trained_platforms(model: PeMoEModel, pairs: PairDataset, asked: list[str] | None = None) -> list[int]:
+    """Platforms (numbers of the data's classes) of both data and model, in the model's order; TrainingError: none.
+
+    Of `asked` ones, where given, all must be there.
+    """
     names, in_data = pairs.platform_names, set(pairs.platform_id.tolist())
+    for name in asked or ():
+        if name not in model.config.platforms or name not in [names[number] for number in in_data]:
+            where = "training rows" if name in model.config.platforms else "model"
+            raise TrainingError(f"platforms: no {name!r} in the {where}; leave it out")
     shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
+    if asked is not None:
+        shared = [number for number in shared if names[number] in asked]
     if not shared:
         raise TrainingError(
             f"platforms: the model has {list(model.config.platforms)}, the data {[names[k] for k in sorted(in_data)]}"
@@ -278,24 +294,26 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
     return shared
 
 
-def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:
+def prepare_for_stage(
+    model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None, asked: list[str] | None = None
+) -> list[str]:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
-    A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, one of them is
-    trained alone; its name is returned. An adapter of peft's own keeps what it trains.
+    A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, no other expert is
+    trained; the names of those that are come back. An adapter of peft's own keeps what it trains.
 
-    Raises TrainingError when data and model share no platform, when a LoRA platform would be trained together with
-    anything else, or when a gate stage is given a model with an adapter.
+    Raises TrainingError when data and model share no platform or not all that are `asked` for, when a LoRA platform
+    would be trained together with anything else, or when a gate stage is given a model with an adapter.
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
-        platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
+        platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs, asked)]
     trains_gate = STAGES[stage].trains == "gate"
     if has_adapter(model):
         if trains_gate:
             raise TrainingError(f"stage {stage!r} trains the gate, not an adapter: merge the adapter first")
-        return None
-    lora_platform = None if pairs is None else _lora_platform(model, platforms, trains_gate)
+        return []
+    lora_platforms = [] if pairs is None else _lora_platforms(model, platforms, trains_gate)
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
         logger.warning(f"{len(upcast)} trainable tensors are upcast to fp32: AdamW loses small updates in bf16")
@@ -303,25 +321,26 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     model.gate.float()
     model.logit_scale.data = model.logit_scale.data.float()
     model.freeze_trunks()
-    chosen = list(model.experts) if lora_platform is None else [lora_platform]
+    chosen = lora_platforms or asked or list(model.experts)
     model.train_experts([] if trains_gate else chosen)
     model.gate.requires_grad_(trains_gate)
     model.logit_scale.requires_grad_(trains_gate and gate_loss != "platform")
     if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
-    return lora_platform
+    return lora_platforms
 
 
-def _lora_platform(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> str | None:
-    """The LoRA platform that the rows train, or None in a model without; TrainingError: it would not be alone."""
+def _lora_platforms(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> list[str]:
+    """The LoRA platforms that the rows train, none in a model without; TrainingError: they would not be alone."""
     lora = model.lora_platforms
     if not lora:
-        return None
-    if trains_gate or len(platforms) != 1 or platforms[0] not in lora:
-        what = f"{lora[-1]!r} is a LoRA platform, which trains alone, on rows of its own and before the gate"
+        return []
+    if trains_gate or not set(platforms) <= set(lora):
+        kin = "alone, or with others of its kind"
+        what = f"{lora[-1]!r} is a LoRA platform, which trains {kin}, on rows of theirs and before the gate"
         raise TrainingError(f"{what}: give such rows, or model.merge_platform({lora[-1]!r}) first")
     try:
         base_of(model)
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    return platforms[0]
+    return platforms

@@ -23,7 +23,7 @@ from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import Recipe, load_recipe, read_config
-from pemoe.trainers.stages import build_model
+from pemoe.trainers.starting import build_model
 from pemoe.trainers.train import train_into
 
 

@@ -21,20 +21,45 @@ from pemoe.trainers.mining import MineRecipe
 from pemoe.trainers.monitoring import REPORTERS
 from pemoe.trainers.options import SCHEDULERS, check_schedule
 
+EXPERT_TYPES = ("full", "lora")
+BACKBONES = {
+    "text_repo": "BAAI/bge-m3",
+    "vision_repo": "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k",
+}
+OF_BACKBONES = (*BACKBONES, "text_revision", "vision_revision", "options")  # what a checkpoint brings
+
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """What training starts from: backbones, "tiny:text" and "tiny:vision" being the shipped small ones.
+    """What training starts from: a trained checkpoint, or backbones (null: the paper's), "tiny:text" and "tiny:vision"
+    being the shipped small ones.
 
-    options: further fields of `PeMoEConfig`.
+    platforms: to train; null, with a checkpoint: those of the training rows. options: further fields of `PeMoEConfig`,
+    without a checkpoint. checkpoint: directory or Hub id of a PE-MoE model; init_from: its expert that platforms which
+    it has not start from. expert_type: "full", or "lora": experts are frozen, adapters of `lora_rank` on them learn.
     """
 
-    text_repo: str = "BAAI/bge-m3"
-    vision_repo: str = "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k"
+    text_repo: str | None = None
+    vision_repo: str | None = None
     text_revision: str | None = None
     vision_revision: str | None = None
-    platforms: list = field(default_factory=lambda: ["satellite", "drone", "ground"])
+    platforms: list | None = field(default_factory=lambda: ["satellite", "drone", "ground"])
     options: dict = field(default_factory=dict)
+    checkpoint: str | None = None
+    expert_type: str = "full"
+    lora_rank: int = 8
+    init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("model.expert_type", self.expert_type, EXPERT_TYPES)
+        check_range("model.lora_rank", self.lora_rank, 1)
+        if self.expert_type == "full" and self.lora_rank != ModelRecipe.lora_rank:
+            raise TrainingError("model.lora_rank: is of adapters; set expert_type to lora, or leave it out")
+        if self.checkpoint is None:
+            for name, repo in BACKBONES.items():
+                object.__setattr__(self, name, getattr(self, name) or repo)
+        elif own := [name for name in OF_BACKBONES if getattr(self, name)]:
+            raise TrainingError(f"model.{own[0]}: model.checkpoint brings its own; leave one of the two out")
 
 
 @dataclass(frozen=True)
@@ -152,7 +177,8 @@ class Recipe:
             raise TrainingError(f"global_batch_size: {self.global_batch_size} leaves no negatives, use at least 2")
         if self.contrastive.steps < 1:
             raise TrainingError("contrastive.steps: give the number of steps of the first stage, at least 1")
-        has_gate = len(self.model.platforms) > 1 and self.model.options.get("gate") != "uniform"
+        several = self.model.checkpoint is not None or self.model.platforms is None or len(self.model.platforms) > 1
+        has_gate = several and self.model.options.get("gate") != "uniform"
         if self.gate.steps and self.gate.gate_loss == "platform" and not has_gate:
             raise TrainingError("gate.steps: one platform or the uniform gate leaves nothing to learn; set it to 0")
         _check_ranges(self)
@@ -160,6 +186,21 @@ class Recipe:
         unknown = sorted(set(self.model.options) - set(PeMoEConfig.__annotations__))
         if unknown:
             raise TrainingError(f"model.options: PeMoEConfig has no field {unknown[0]!r}")
+        if self.model.checkpoint is not None and self.unified.steps:
+            raise TrainingError("unified.steps: would write over the experts of model.checkpoint; set it to 0")
+
+    def check_start(self) -> None:
+        """Refuse (TrainingError) a model part that needs a checkpoint and has none; a command line may yet name it."""
+        spec = self.model
+        if spec.checkpoint is not None:
+            return
+        advice = "name model.checkpoint (--checkpoint)"
+        if spec.init_from is not None or spec.platforms is None:
+            what = "init_from" if spec.init_from is not None else "platforms: null"
+            raise TrainingError(f"model.{what}: is for a run that starts from a trained model; {advice}")
+        if spec.expert_type == "lora" and not self.unified.steps:
+            what = "an adapter on an expert that nothing has trained learns little"
+            raise TrainingError(f"model.expert_type: {what}; add a unified stage, or {advice}")
 
     @property
     def stages(self) -> dict[str, StageRecipe]:
