@@ -52,6 +52,7 @@ class PeMoETrainingArguments(TrainingArguments):
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
         augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
+        platforms: train on the rows of these alone, and their experts; None takes all that data and model share.
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
     `max_steps` must be given (batches are drawn by step, see `PlatformBatchSampler`), `remove_unused_columns` False,
@@ -69,6 +70,7 @@ class PeMoETrainingArguments(TrainingArguments):
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
     augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
+    platforms: list[str] | None = field(default=None, metadata={"help": "train on the rows of these alone"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
     per_device_train_batch_size: int = field(default=128)

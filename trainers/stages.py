@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import datasets
@@ -28,6 +29,7 @@ from pemoe.trainers.distributed import join_processes, local_device, process_cou
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, mine_split, save_negatives
 from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
+from pemoe.trainers.sharding import splitter, trains_one_by_one
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, prepare_for_stage
 
 DONE = "done.json"
@@ -103,6 +105,7 @@ class StageRunner:
         if left_over:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
+        self.one_by_one = trains_one_by_one(recipe.platform_order)
         self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
         if image_states is None and recipe.cache_image_states:
             image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
@@ -133,9 +136,10 @@ class StageRunner:
         directory, unified = self.directory / name, STAGES[name].trains == "unified"
         model = self.model.share_trunks([UNIFIED_PLATFORM]) if unified else self.model
         if self.resume and (directory / DONE).is_file():
-            prepare_for_stage(model, name, self.recipe.gate.gate_loss, self.pairs)  # fp32 before weights are read
-            model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+            self._read(model, name, directory)
             record = json.loads((directory / DONE).read_text())
+        elif self.one_by_one and STAGES[name].trains == "experts":
+            record = self._train_one_by_one(name, spec, directory)
         else:
             record = self._train(model, name, spec, directory)
         if unified:
@@ -143,13 +147,62 @@ class StageRunner:
                 expert.load_state_dict(model.experts[UNIFIED_PLATFORM].state_dict())
         return record
 
-    def _train(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> dict:
-        """Train a stage, from its last checkpoint when resuming, and write its weights and record."""
+    def _read(self, model: PeMoEModel, name: str, directory: Path) -> None:
+        """What a finished stage has trained, into the model."""
+        prepare_for_stage(model, name, self.recipe.gate.gate_loss, self.pairs)  # fp32 before weights are read
+        model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+
+    def _train_one_by_one(self, name: str, spec: StageRecipe, directory: Path) -> dict:
+        """A stage of experts, platform after platform, each in its own directory as a stage of its own.
+
+        Each platform draws the pairs that it draws where platforms alternate, and its learning rate runs through the
+        same schedule in its own steps.
+        """
+        phases = {}
+        sampler = build_sampler(self.model, self.pairs, name, self.batch_size, spec.steps, self.recipe.seed)
+        for number, group in sampler.plan().items():
+            platform, steps = self.pairs.platform_names[number], group["steps"]
+            if steps == 0:  # fewer steps than platforms
+                continue
+            within = directory / platform
+            if self.resume and (within / DONE).is_file():
+                self._read(self.model, name, within)
+                phases[platform] = json.loads((within / DONE).read_text())
+            else:
+                own = replace(spec, steps=steps, warmup_steps=round(spec.warmup_steps * steps / spec.steps))
+                phases[platform] = self._train(self.model, name, own, within, [platform])
+        records = phases.values()
+        record = {
+            "stage": STAGES[name].loss,
+            "steps": spec.steps,
+            "pairs_seen": sum(phase["pairs_seen"] for phase in records),
+            "train_loss": sum(phase["train_loss"] * phase["steps"] for phase in records) / spec.steps,
+            "plan": {str(number): group for number, group in sampler.plan().items()},
+            "seconds": round(sum(phase["seconds"] for phase in records), 2),
+        }
+        self._close(directory, self.model.state_dict(), record)
+        return record
+
+    def _train(
+        self,
+        model: PeMoEModel,
+        name: str,
+        spec: StageRecipe,
+        directory: Path,
+        platforms: list[str] | None = None,
+    ) -> dict:
+        """Train a stage, from its last checkpoint when resuming, and write its weights and record.
+
+        A model that is split over processes cannot be made whole again: there a copy is trained, and read back.
+        """
         started_s = time.monotonic()
-        trainer = self._trainer(model, name, spec, directory)
+        trained = copy.deepcopy(model) if splitter() else model
+        trainer = self._trainer(trained, name, spec, directory, platforms)
+        if trained is not model:
+            model.to("cpu")
         checkpoint = last_complete_checkpoint(directory) if self.resume else None
         result = trainer.train(resume_from_checkpoint=checkpoint)
-        model.eval()
+        trained.eval()
         plan = trainer.build_sampler().plan()
         record = {
             "stage": STAGES[name].loss,
@@ -159,13 +212,19 @@ class StageRunner:
             "plan": {str(platform): group for platform, group in plan.items()},
             "seconds": round(time.monotonic() - started_s, 2),
         }
+        self._close(directory, trainer.whole_state(), record)
+        if trained is not model:
+            self._read(model.to(local_device()), name, directory)
+            model.eval()
+        return record
+
+    def _close(self, directory: Path, state: dict[str, Tensor], record: dict) -> None:
+        """Write what a stage has trained, from the first process's `state`, and last its record."""
         if rank() == 0:
-            weights = model.state_dict().items()
-            trained = {weight: tensor.contiguous() for weight, tensor in weights if "_trunk." not in weight}
+            trained = {weight: tensor.contiguous() for weight, tensor in state.items() if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
             write_json(directory / DONE, record)
         wait_for_all()
-        return record
 
     def mine(self) -> dict:
         """Hard negatives of every row, found by the first process and read by the others."""
@@ -183,12 +242,20 @@ class StageRunner:
         self.hard_negatives = np.load(directory / NEGATIVES)
         return json.loads((directory / DONE).read_text())
 
-    def _trainer(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> PeMoETrainer:
+    def _trainer(
+        self,
+        model: PeMoEModel,
+        name: str,
+        spec: StageRecipe,
+        directory: Path,
+        platforms: list[str] | None = None,
+    ) -> PeMoETrainer:
         options = asdict(spec)
         steps, save_steps = options.pop("steps"), options.pop("save_steps")
         arguments = PeMoETrainingArguments(
             output_dir=str(directory),
             stage=name,
+            platforms=platforms,
             caption_column=self.recipe.caption_column,
             augment=self.recipe.augment,
             max_steps=steps,
@@ -207,7 +274,7 @@ class StageRunner:
         trainer = PeMoETrainer(model, arguments, self.rows, processing_class=self.processor, **tables)
         trainer.remove_callback(PrinterCallback)  # prints to stdout
         if self.show_progress:
-            trainer.add_callback(_StepBar(name))
+            trainer.add_callback(_StepBar("/".join([name, *(platforms or [])])))
         return trainer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import datasets
@@ -21,13 +22,14 @@ from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
+from pemoe.trainers.sharding import ShardingTrainer
 from pemoe.trainers.steps import StageLoss
 
 logger = logging.get_logger(__name__)
 UNUSED_OPTIONS = ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics")
 
 
-class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
+class PeMoETrainer(SavingTrainer, EvaluatingTrainer, ShardingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -82,7 +84,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             negatives = hard_negatives if stage.needs_negatives else None
             pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
         platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
-        self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
+        self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
@@ -95,7 +97,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
-        return build_sampler(self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed)
+        drawn = args.stage, batch_size, args.max_steps, args.seed
+        return build_sampler(self.model, self.train_dataset, *drawn, platforms=args.platforms)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
@@ -125,14 +128,20 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
 
 
 def build_sampler(
-    model: PeMoEModel, pairs: PairDataset, stage: str, batch_size: int, num_steps: int, seed: int
+    model: PeMoEModel,
+    pairs: PairDataset,
+    stage: str,
+    batch_size: int,
+    num_steps: int,
+    seed: int,
+    platforms: Sequence[str] | None = None,
 ) -> PlatformBatchSampler:
     """The batches of a stage for this process: one platform a step, or mixed as stage or model asks."""
     unified = model.config.is_unified or STAGES[stage].trains == "unified"
     return PlatformBatchSampler(
         pairs.platform_id,
         pairs.place_id,
-        sorted(set(pairs.platform_id.tolist())) if unified else _trained_platforms(model, pairs),
+        sorted(set(pairs.platform_id.tolist())) if unified else trained_platforms(model, pairs, platforms),
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
@@ -142,10 +151,18 @@ def build_sampler(
     )
 
 
-def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
-    """Platforms (numbers of the data's classes) of both data and model, in the model's order; TrainingError: none."""
+def trained_platforms(model: PeMoEModel, pairs: PairDataset, chosen: Sequence[str] | None = None) -> list[int]:
+    """Platforms (numbers of the data's classes) of both data and model, in the model's order, of those `chosen`.
+
+    Raises TrainingError: there are none, or a chosen one is not among them.
+    """
     names, in_data = pairs.platform_names, set(pairs.platform_id.tolist())
     shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
+    if chosen is not None:
+        known = [names[number] for number in shared]
+        if unknown := [name for name in chosen if name not in known] or not chosen:
+            raise TrainingError(f"platforms: {unknown if chosen else chosen} are not among {known} of data and model")
+        shared = [number for number in shared if names[number] in chosen]
     if not shared:
         raise TrainingError(
             f"platforms: the model has {list(model.config.platforms)}, the data {[names[k] for k in sorted(in_data)]}"
@@ -153,18 +170,21 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
     return shared
 
 
-def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:
+def prepare_for_stage(
+    model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None, only: Sequence[str] | None = None
+) -> str | None:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
     A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, one of them is
-    trained alone; its name is returned. An adapter of peft's own keeps what it trains.
+    trained alone; its name is returned. An adapter of peft's own keeps what it trains. `only` names the platforms
+    whose experts train, where not all do.
 
     Raises TrainingError when data and model share no platform, when a LoRA platform would be trained together with
     anything else, or when a gate stage is given a model with an adapter.
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
-        platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
+        platforms = [pairs.platform_names[number] for number in trained_platforms(model, pairs, only)]
     trains_gate = STAGES[stage].trains == "gate"
     if has_adapter(model):
         if trains_gate:
@@ -178,7 +198,7 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     model.gate.float()
     model.logit_scale.data = model.logit_scale.data.float()
     model.freeze_trunks()
-    chosen = list(model.experts) if lora_platform is None else [lora_platform]
+    chosen = platforms if lora_platform is not None or only is not None else list(model.experts)
     model.train_experts([] if trains_gate else chosen)
     model.gate.requires_grad_(trains_gate)
     model.logit_scale.requires_grad_(trains_gate and gate_loss != "platform")

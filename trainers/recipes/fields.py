@@ -10,6 +10,7 @@ from pemoe.trainers.arguments import CAPTION_COLUMNS, GATE_LOSSES, STAGES
 from pemoe.trainers.data import AUGMENTS, DataRecipe
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
+PLATFORM_ORDERS = ("auto", "alternate", "one_by_one")
 SCHEDULERS = (  # transformers' own that need no arguments beside the numbers of steps
     "linear",
     "cosine",
@@ -78,7 +79,9 @@ class Recipe:
     seed: of everything drawn; caption_column: "refined_captions" or "captions"; global_batch_size: pairs per step over
     all processes; precision: "float32" or "bfloat16" (autocast and a bf16 trunk); cache_image_states: keep the trunk's
     output of every training image in memory (images cannot be augmented then); augment: of satellite pictures, see
-    `PairAugmentation`; then the stages, see `STAGES`: with `unified`, the experts start from a unified model trained
+    `PairAugmentation`; platform_order: of a stage of experts, "alternate" (a step of one, a step of the next),
+    "one_by_one" (all steps of one, then of the next) or "auto" (one by one under DeepSpeed, which moves idle experts,
+    else alternate); then the stages, see `STAGES`: with `unified`, the experts start from a unified model trained
     on the same captions, else from the backbones.
     """
 
@@ -91,6 +94,7 @@ class Recipe:
     cache_image_states: bool = False
     augment: str = "none"
     num_workers: int = 0
+    platform_order: str = "auto"
     unified: StageRecipe = field(default_factory=StageRecipe)
     contrastive: StageRecipe = field(default_factory=StageRecipe)
     mine: MineRecipe = field(default_factory=MineRecipe)
@@ -101,6 +105,7 @@ class Recipe:
         check_choice("caption_column", self.caption_column, CAPTION_COLUMNS)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
         check_choice("augment", self.augment, AUGMENTS)
+        check_choice("platform_order", self.platform_order, PLATFORM_ORDERS)
         check_choice("gate.gate_loss", self.gate.gate_loss, GATE_LOSSES)
         if self.cache_image_states and self.augment != "none":
             raise TrainingError("augment: pictures whose states are cached cannot be augmented; use one of the two")
