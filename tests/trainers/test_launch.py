@@ -1,6 +1,6 @@
-"""Guards: the packaged configs are ones that accelerate reads; where experts are trained one by one, each sees the pairs
-that it sees in turn, the idle ones stay as they are and a resumed run ends in the same bytes; a model split by FSDP2
-ends where DDP ends; what cannot be is refused in one line."""
+"""Guards: the packaged configs are ones that accelerate reads; where experts are trained one by one, each sees the
+pairs that it sees in turn, the idle ones stay as they are and a resumed run ends in the same bytes; a model split by
+FSDP2 ends where DDP ends; what cannot be is refused in one line, and said once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {path.stem: path for path in (ROOT / "trainers" / "accelerate_configs").glob("*.yaml")}
 MULTI_NODE = ["--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--main_process_port", "29500"]
 SUPPORT = ROOT / "tests" / "support"
-STAGE = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 2, "save_steps": 1}
+STAGE = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 2}
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def launch(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[object, dict[str, str]]:
@@ -65,7 +66,7 @@ def test_accelerate_reads_each_config(name: str, monkeypatch: pytest.MonkeyPatch
     assert (environment.get("ACCELERATE_USE_DEEPSPEED") == "true") == name.startswith("deepspeed")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", environment["ACCELERATE_MIXED_PRECISION"])
     check_precision(load_recipe("paper").precision)
-    with pytest.raises(TrainingError, match="precision: float32.*bf16; launch with --mixed_precision no"):
+    with pytest.raises(TrainingError, match=r"precision: float32.*bf16; launch with --mixed_precision no"):
         check_precision("float32")
     assert run(monkeypatch, "info", "--accelerate-config", name) == 0
     assert Path(capsys.readouterr().out.strip()).samefile(CONFIGS[name])
@@ -95,10 +96,9 @@ def test_unknown_config_is_named(monkeypatch: pytest.MonkeyPatch, capsys) -> Non
 def test_what_a_launch_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, rows, processor = build_tiny_model(), build_split(), build_processor()
     arguments = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True}
+    in_air = PeMoETrainingArguments(str(tmp_path), platforms=["air"], **arguments)
     with pytest.raises(TrainingError, match=r"platforms: \['air'\] are not among"):
-        PeMoETrainer(
-            model, PeMoETrainingArguments(str(tmp_path), platforms=["air"], **arguments), rows, None, processor
-        )
+        PeMoETrainer(model, in_air, rows, None, processor)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(TrainingError, match="FSDP: accelerate splits no model between CPU processes"):
         PeMoETrainer(model, PeMoETrainingArguments(str(tmp_path), **arguments), rows, None, processor)
@@ -146,10 +146,12 @@ class Seen(PeMoETrainer):
         return result
 
 
-def run_stage(directory: Path, order: str, resume: bool = False, stops_at: int | None = None) -> PeMoEModel:
-    Seen.pairs, Seen.ends, Seen.stops_at = {}, {}, stops_at
+def run_stage(directory: Path, order: str, resume: bool = False, **options: object) -> PeMoEModel:
+    Seen.pairs, Seen.ends, Seen.stops_at = {}, {}, None
     model = build_tiny_model(tail_dropout=0.1)
-    recipe = build(Recipe, {"global_batch_size": 4, "contrastive": STAGE, "platform_order": order}, "test")
+    recipe = build(
+        Recipe, {"global_batch_size": 4, "contrastive": {**STAGE, **options}, "platform_order": order}, "test"
+    )
     StageRunner(model, build_processor(), build_split(), recipe, directory, resume).run()
     return model
 
@@ -178,9 +180,10 @@ def test_one_by_one_sees_the_pairs_of_in_turn_and_moves_one_expert(tmp_path: Pat
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in written.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gone", "stops_at"), [("drone", 1), ("ground", 0)])
 def test_one_by_one_resumes_exactly(tmp_path: Path, seen: type[Seen], gone: str, stops_at: int) -> None:
-    whole = run_stage(tmp_path / "whole", "one_by_one").state_dict()
+    whole = run_stage(tmp_path / "whole", "one_by_one", save_steps=1).state_dict()
     train = Seen.train
 
     def stop_in(self, *arguments, **options):
@@ -189,9 +192,9 @@ def test_one_by_one_resumes_exactly(tmp_path: Path, seen: type[Seen], gone: str,
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Seen, "train", stop_in)
-        run_stage(tmp_path / "cut", "one_by_one")
+        run_stage(tmp_path / "cut", "one_by_one", save_steps=1)
     assert not (tmp_path / "cut/contrastive" / gone / "done.json").exists()
-    again = run_stage(tmp_path / "cut", "one_by_one", resume=True).state_dict()
+    again = run_stage(tmp_path / "cut", "one_by_one", resume=True, save_steps=1).state_dict()
     assert set(seen.ends) == {str([name]) for name in ("drone", "ground") if name >= gone}
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
@@ -263,15 +266,7 @@ def test_fsdp2_ends_where_ddp_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     flags = {name: value for name, value in environment.items() if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP"))}
     (tmp_path / "split.py").write_text(SPLIT)
     for mode in ("ddp", "fsdp"):
-        words = [
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node=2",
-            "split.py",
-            str(SUPPORT),
-            str(tmp_path),
-        ]
-        done = run_torch(tmp_path, *words, mode, json.dumps(flags))
+        done = run_torch(tmp_path, *TORCHRUN, "split.py", str(SUPPORT), str(tmp_path), mode, json.dumps(flags))
         assert done.returncode == 0, done.stderr[-4000:]
     ddp = load_file(tmp_path / "ddp-0.safetensors")
     for rank in (0, 1):
