@@ -100,11 +100,11 @@ setup(
         "pemoe": ["py.typed"],
         "pemoe.datasets_scripts.refine.llm": ["prompts/*.txt"],
         "pemoe.hub_cards": ["*.md", "metrics/*/*.py", "space/*"],
-        "pemoe.trainers": ["tiny_backbones/*/*"],
+        "pemoe.trainers": ["tiny_backbones/*/*", "accelerate_configs/*.yaml"],
         "pemoe.trainers.recipes": ["*.yaml"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["pemoe=pemoe.cli:main"]},
+    entry_points={"console_scripts": ["pemoe=pemoe.__main__:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
 )

@@ -22,6 +22,7 @@ from pemoe.console import (
     Seed,
     check_endpoint,
     fail,
+    find_accelerate_config,
     format_columns,
     note,
     print_json,
@@ -93,14 +94,21 @@ def quickstart(
 def info(
     preset: Annotated[str | None, typer.Option(help="paper, campus or tiny.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory or Hub id of a model instead.")] = None,
+    accelerate_config: Annotated[
+        str | None, typer.Option(help="Print the path of this packaged config for accelerate instead, as ddp_8gpu.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Parameters and MB of every part and of both checkpoint kinds; downloads no weights.
 
     Example: pemoe info --preset paper
     """
-    if (preset is None) == (model is None):
-        raise typer.BadParameter("give --preset or --model")
+    if [preset, model, accelerate_config].count(None) != 2:
+        raise typer.BadParameter("give one of --preset, --model and --accelerate-config")
+    if accelerate_config is not None:
+        path = find_accelerate_config(accelerate_config)
+        print_json({"path": str(path)}) if as_json else typer.echo(path)
+        return
     from pemoe.hub_cards.sizes import describe_sizes
     from pemoe.modeling_pemoe import PeMoEConfig
     from pemoe.trainers.checkpoint_io import read_config_of
@@ -142,10 +150,13 @@ def train(  # noqa: PLR0913 - options of a command
 
     Example: pemoe train --config adapter --checkpoint me/pemoe --data photos --platform infrared
     """
+    from pemoe.trainers.distributed import lacks_processes
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
     directory = output or Path("runs/train")
+    if lacks_processes():
+        note("pemoe: accelerate starts one process on the CPU, whatever --num_processes says; use torchrun for more")
 
     def show(plan: list[dict]) -> None:
         columns = ("stage", "platform", "joined_batch_size", "steps", "places", "images")
@@ -204,7 +215,7 @@ def main() -> None:
     except InputError as error:
         fail(str(error))
     except OSError as error:  # a disk, a network; anything else is a failure of ours: traceback and exit code 1
-        fail(str(error), of_one_process=True)
+        fail(str(error))
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)

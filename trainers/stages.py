@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 import datasets
 import numpy as np
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import TrainOutput
@@ -26,6 +29,7 @@ from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairDataset
 from pemoe.trainers.distributed import (
     join_processes,
+    local_device,
     process_count,
     process_options,
     rank,
@@ -37,6 +41,7 @@ from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_co
 from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
 from pemoe.trainers.options import check_places
 from pemoe.trainers.recipes import Recipe, StageRecipe
+from pemoe.trainers.sharding import splitter, trains_one_by_one
 from pemoe.trainers.starting import start_on_base
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 
@@ -107,15 +112,14 @@ class StageRunner:
         if left_over:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
+        self.one_by_one = trains_one_by_one(recipe.platform_order)
         check_reporters(recipe.report_to)
         self.validation = None if validation is None else as_queries(validation, recipe.caption_column)
         self.pairs = self._pairs(None)
         for line in self.plan():
             if has_negatives(line["stage"], recipe.gate.gate_loss, recipe.hard_negative.info_nce_weight):
                 check_places(line["stage"], line["platform"], line)
-        if features is None and recipe.cache_image_states:
-            features = open_cache(recipe, directory, model, processor, rows, show_progress)
-        self.features, self.hard_negatives = features, hard_negatives
+        self._features, self.hard_negatives = features, hard_negatives
         if recipe.mine.min_distance_m is not None and recipe.hard_negative.steps:
             read_coordinates_deg(rows, "mine.min_distance_m")  # refused now, not when the first stages are trained
         for name, spec in recipe.stages.items():
@@ -139,22 +143,25 @@ class StageRunner:
         """Batch and steps per stage and platform, before anything runs."""
         lines = []
         for stage, spec in self.recipe.stages.items():
-            drawn = stage, self.batch_size, spec.steps, self.recipe.seed
-            sampler = build_sampler(self.model, self.pairs, *drawn, platforms=self._platforms(stage))
-            for name, group in sampler.plan().items():
+            for name, group in self._plan_of(stage, spec).items():
                 platform = name if isinstance(name, str) else self.pairs.platform_names[name]
                 lines.append({"stage": stage, "platform": platform, **group})
         return lines
+
+    def _plan_of(self, stage: str, spec: StageRecipe) -> dict[int | str, dict]:
+        """What `PlatformBatchSampler.plan` says of a stage."""
+        drawn = stage, self.batch_size, spec.steps, self.recipe.seed
+        return build_sampler(self.model, self.pairs, *drawn, platforms=self._platforms(stage)).plan()
 
     def train(self, name: str, spec: StageRecipe) -> dict:
         """One training stage; a finished one is read back instead when resuming."""
         directory, unified = self.directory / name, STAGES[name].trains == "unified"
         model = self.model.share_trunks([UNIFIED_PLATFORM]) if unified else self.model
         if self.resume and (directory / DONE).is_file():
-            chosen = self.recipe.gate.gate_loss, self.pairs, self._platforms(name)
-            prepare_for_stage(model, name, *chosen)  # fp32 before weights are read
-            model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+            self._read(model, name, directory)
             record = json.loads((directory / DONE).read_text())
+        elif self.one_by_one and STAGES[name].trains == "experts":
+            record = self._train_one_by_one(name, spec, directory)
         else:
             record = self._train(model, name, spec, directory)
         if unified:
@@ -178,15 +185,64 @@ class StageRunner:
             self.merged.append(name)
         wait_for_all()
 
-    def _train(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> dict:
-        """Train a stage, from its last checkpoint when resuming, and write its weights and record."""
+    def _read(self, model: PeMoEModel, name: str, directory: Path) -> None:
+        """What a finished stage has trained, into the model."""
+        chosen = self.recipe.gate.gate_loss, self.pairs, self._platforms(name)
+        prepare_for_stage(model, name, *chosen)  # fp32 before weights are read
+        model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+
+    def _train_one_by_one(self, name: str, spec: StageRecipe, directory: Path) -> dict:
+        """A stage of experts, platform after platform, each in its own directory as a stage of its own.
+
+        Each platform draws the pairs that it draws where platforms alternate, and its learning rate runs through the
+        same schedule in its own steps.
+        """
+        phases, plan = {}, self._plan_of(name, spec)
+        for number, group in plan.items():
+            platform, steps = self.pairs.platform_names[number], group["steps"]
+            if steps == 0:  # fewer steps than platforms
+                continue
+            within = directory / platform
+            if self.resume and (within / DONE).is_file():
+                self._read(self.model, name, within)
+                phases[platform] = json.loads((within / DONE).read_text())
+            else:
+                own = replace(spec, steps=steps, warmup_steps=round(spec.warmup_steps * steps / spec.steps))
+                phases[platform] = self._train(self.model, name, own, within, [platform])
+        records = phases.values()
+        record = {
+            "stage": STAGES[name].loss,
+            "steps": spec.steps,
+            "pairs_seen": sum(phase["pairs_seen"] for phase in records),
+            "train_loss": sum(phase["train_loss"] * phase["steps"] for phase in records) / spec.steps,
+            "plan": {str(number): group for number, group in plan.items()},
+            "seconds": round(sum(phase["seconds"] for phase in records), 2),
+            **({"validation": phases[platform]["validation"]} if self.validation is not None else {}),
+        }
+        self._close(directory, self.model.adapter_state_dict() or self.model.state_dict(), record)
+        return record
+
+    def _train(
+        self,
+        model: PeMoEModel,
+        name: str,
+        spec: StageRecipe,
+        directory: Path,
+        platforms: list[str] | None = None,
+    ) -> dict:
+        """Train a stage, from its last checkpoint when resuming, and write its weights and record.
+
+        A model that is split over processes cannot be made whole again: there a copy is trained, and read back.
+        """
         started_s = time.monotonic()
-        trainer = self._trainer(model, name, spec, directory)
+        trained = copy.deepcopy(model) if splitter() else model
+        trainer = self._trainer(trained, name, spec, directory, platforms)
+        if trained is not model:
+            model.to("cpu")
         checkpoint = last_complete_checkpoint(directory) if self.resume else None
         result = self._run_trainer(trainer, checkpoint)
-        model.eval()
-        history = trainer.state.log_history
-        plan = trainer.build_sampler().plan()
+        trained.eval()
+        history, plan = trainer.state.log_history, trainer.build_sampler().plan()
         record = {
             "stage": STAGES[name].loss,
             "steps": spec.steps,
@@ -199,12 +255,27 @@ class StageRunner:
         }
         if rank() == 0:
             write_json(directory / LOG, history)
-            weights = (model.adapter_state_dict() or model.state_dict()).items()
-            trained = {weight: tensor.contiguous() for weight, tensor in weights if "_trunk." not in weight}
+        self._close(directory, trained.adapter_state_dict() or trainer.whole_state(), record)
+        if trained is not model:
+            self._read(model.to(local_device()), name, directory)
+            model.eval()
+        return record
+
+    def _close(self, directory: Path, state: dict[str, Tensor], record: dict) -> None:
+        """Write what a stage has trained, from the first process's `state`, and last its record."""
+        if rank() == 0:
+            trained = {weight: tensor.contiguous() for weight, tensor in state.items() if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
             write_json(directory / DONE, record)
         wait_for_all()
-        return record
+
+    @cached_property
+    def features(self) -> FeatureCache | None:
+        """The cache that was given, or the recipe's, opened when it is first wanted: it makes its folder."""
+        if self._features is not None or not self.recipe.cache_image_states:
+            return self._features
+        run = self.recipe, self.directory, self.model, self.processor, self.rows
+        return open_cache(*run, self.show_progress)
 
     @property
     def image_states(self) -> ImageStates | None:
@@ -240,7 +311,14 @@ class StageRunner:
         self.hard_negatives = load_negatives(directory / NEGATIVES, len(self.rows), options["k"])
         return json.loads((directory / DONE).read_text())
 
-    def _trainer(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> PeMoETrainer:
+    def _trainer(
+        self,
+        model: PeMoEModel,
+        name: str,
+        spec: StageRecipe,
+        directory: Path,
+        platforms: list[str] | None = None,
+    ) -> PeMoETrainer:
         options = asdict(spec)
         steps, save_steps = options.pop("steps"), options.pop("save_steps")
         arguments = PeMoETrainingArguments(
@@ -255,7 +333,7 @@ class StageRunner:
             loss_direction=self.recipe.loss_direction,
             temperature=self.recipe.temperature,
             augmented_views=self.recipe.augmented_views,
-            platforms=self._platforms(name),
+            platforms=platforms or self._platforms(name),
             max_steps=steps,
             per_device_train_batch_size=self.batch_size,
             chunk_size=self.recipe.chunk_size,
@@ -293,7 +371,7 @@ class StageRunner:
         """Train, under a progress bar where asked for."""
         if not self.show_progress:
             return trainer.train(resume_from_checkpoint=checkpoint)
-        with closing(_StepBar(trainer.args.stage)) as bar:
+        with closing(_StepBar(Path(trainer.args.output_dir).relative_to(self.directory).as_posix())) as bar:
             trainer.add_callback(bar)
             return trainer.train(resume_from_checkpoint=checkpoint)
 

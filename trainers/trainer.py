@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import datasets
@@ -37,12 +37,13 @@ from pemoe.trainers.options import (
 )
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
+from pemoe.trainers.sharding import ShardingTrainer
 from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 
 logger = logging.get_logger(__name__)
 
 
-class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer):
+class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -263,7 +264,7 @@ def build_sampler(
     return PlatformBatchSampler(
         pairs.platform_id,
         pairs.place_id,
-        sorted(set(pairs.platform_id.tolist())) if unified else _trained_platforms(model, pairs, platforms),
+        sorted(set(pairs.platform_id.tolist())) if unified else trained_platforms(model, pairs, platforms),
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
@@ -274,19 +275,19 @@ def build_sampler(
     )
 
 
-def _trained_platforms(model: PeMoEModel, pairs: PairDataset, asked: list[str] | None = None) -> list[int]:
-    """Platforms (numbers of the data's classes) of both data and model, in the model's order; TrainingError: none.
+def trained_platforms(model: PeMoEModel, pairs: PairDataset, chosen: Sequence[str] | None = None) -> list[int]:
+    """Platforms (numbers of the data's classes) of both data and model, in the model's order, of those `chosen`.
 
-    Of `asked` ones, where given, all must be there.
+    Raises TrainingError: there are none, or a chosen one is not among them.
     """
     names, in_data = pairs.platform_names, set(pairs.platform_id.tolist())
-    for name in asked or ():
-        if name not in model.config.platforms or name not in [names[number] for number in in_data]:
+    shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
+    for name in chosen or ():
+        if name not in [names[number] for number in shared]:
             where = "training rows" if name in model.config.platforms else "model"
             raise TrainingError(f"platforms: no {name!r} in the {where}; leave it out")
-    shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
-    if asked is not None:
-        shared = [number for number in shared if names[number] in asked]
+    if chosen is not None:
+        shared = [number for number in shared if names[number] in chosen]
     if not shared:
         raise TrainingError(
             f"platforms: the model has {list(model.config.platforms)}, the data {[names[k] for k in sorted(in_data)]}"
@@ -307,7 +308,7 @@ def prepare_for_stage(
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
-        platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs, asked)]
+        platforms = [pairs.platform_names[number] for number in trained_platforms(model, pairs, asked)]
     trains_gate = STAGES[stage].trains == "gate"
     if has_adapter(model):
         if trains_gate:

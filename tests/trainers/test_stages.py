@@ -58,10 +58,10 @@ class Watch(TrainerCallback):
 def watch_steps(directory, kill):
     make_trainer = StageRunner._trainer
 
-    def watched(self, model, stage, spec, folder):
+    def watched(self, model, stage, spec, folder, *platforms):
         with (directory / "trainers.log").open("a") as file:
             file.write(f"{stage}\\n")
-        trainer = make_trainer(self, model, stage, spec, folder)
+        trainer = make_trainer(self, model, stage, spec, folder, *platforms)
         kill_step = int(kill[1]) if kill[0] == stage else None
         trainer.add_callback(Watch(stage, directory / "steps.log", kill_step))
         return trainer

@@ -22,6 +22,7 @@ from pemoe.trainers.monitoring import REPORTERS
 from pemoe.trainers.options import SCHEDULERS, check_schedule
 
 EXPERT_TYPES = ("full", "lora")
+PLATFORM_ORDERS = ("auto", "alternate", "one_by_one")
 BACKBONES = {
     "text_repo": "BAAI/bge-m3",
     "vision_repo": "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k",
@@ -128,8 +129,10 @@ class Recipe:
     `augmented_views` ways each (0: without end, which cannot be cached); chunk_size: pairs per process embedded at a
     time, None for all, with loss and gradient of the whole batch; activation_checkpointing: compute the experts'
     layers anew going back, for memory; logging_steps: steps between two logs, 0 for none; report_to: where logs go,
-    integrations of transformers by name, None for TensorBoard where it is installed; then the stages, see `STAGES`:
-    with `unified`, the experts start from a unified model trained on the same captions, else from the backbones.
+    integrations of transformers by name, None for TensorBoard where it is installed; platform_order: of a stage of
+    experts, "alternate" (a step of one, a step of the next), "one_by_one" (all steps of one, then of the next) or
+    "auto" (one by one under DeepSpeed, which moves idle experts, else alternate); then the stages, see `STAGES`: with
+    `unified`, the experts start from a unified model trained on the same captions, else from the backbones.
 
     loss, same_place, hardness, label_smoothing, loss_direction, temperature: of every stage, see
     `PeMoETrainingArguments`, where label_smoothing is `label_smoothing_factor`.
@@ -157,6 +160,7 @@ class Recipe:
     label_smoothing: float = 0.0
     loss_direction: str = "symmetric"
     temperature: float | None = None
+    platform_order: str = "auto"
     unified: StageRecipe = field(default_factory=StageRecipe)
     contrastive: StageRecipe = field(default_factory=StageRecipe)
     mine: MineRecipe = field(default_factory=MineRecipe)
@@ -169,6 +173,7 @@ class Recipe:
         check_choice("augment", self.augment, AUGMENTS)
         build_loss(self.loss, self.same_place, self.hardness, self.label_smoothing, self.loss_direction)
         check_temperature(self.temperature)
+        check_choice("platform_order", self.platform_order, PLATFORM_ORDERS)
         check_choice("gate.gate_loss", self.gate.gate_loss, GATE_LOSSES)
         check_views(self.augment, self.augmented_views, self.cache_image_states)
         if self.feature_cache != FeatureCacheRecipe() and not self.cache_image_states:
