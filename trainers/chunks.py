@@ -44,8 +44,9 @@ def loss_in_chunks(
 
     Memory beside the activations of one chunk, per pair: the image trunk's states, N * W numbers (at 384 px,
     730 * 1024 * 2 bytes = 1.5 MB in bf16 and 3 MB in fp32; twice that with hard negatives), and the embeddings with
-    their gradients, 4 D numbers in fp32 (16 kB). So 4,096 pairs keep 6 GB in bf16. Pictures stay on the CPU, 1.8 MB
-    each, as do trunk states that come with the batch.
+    their gradients, 4 D numbers in fp32 (16 kB). So 4,096 pairs keep 6 GB in bf16, beside the scores
+    of the loss, J * J numbers for J joined pairs. Pictures stay on the CPU, 1.8 MB each, as do trunk states that come
+    with the batch.
 
     Args:
         stage_loss: the stage's.

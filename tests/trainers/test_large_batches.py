@@ -52,7 +52,7 @@ CASES = {
     "contrastive_lora_chunks": ("lora", (5, 5), {"chunk_size": 3}),
     "contrastive_peft_chunks": ("peft", (5, 5), {"chunk_size": 3}),
 }
-WAYS = {"whole": {}, "chunks": {"chunk_size": 3}, "checkpointed": {"chunk_size": 3, **checkpointing}}
+WAYS = {"whole": {}, "chunks": {"chunk_size": 3}, "checkpointed": checkpointing}
 
 
 def build_trainer(kind, stage, **options):
