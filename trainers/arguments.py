@@ -56,7 +56,7 @@ class PeMoETrainingArguments(TrainingArguments):
         temperature: None to learn it; a number, 0.01 at least, fixes it.
         margin: of the triplet loss, in cosine.
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
-        augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
+        augment: of satellite pictures "sanitized" or "transform", of all "crop", or "none" (see `PairAugmentation`).
         gate_loss: "platform" (cross-entropy on the platform), "retrieval" (InfoNCE through Eq. 1) or "both".
 
     Changed defaults: `learning_rate` 2e-5 and `weight_decay` 1e-4 (the paper's), `per_device_train_batch_size` 128,
@@ -77,7 +77,7 @@ class PeMoETrainingArguments(TrainingArguments):
     temperature: float | None = field(default=None, metadata={"help": "fixed, at least 0.01; None learns it"})
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
-    augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
+    augment: str = field(default="none", metadata={"help": ", ".join(AUGMENTS)})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     learning_rate: float = field(default=2e-5)
     weight_decay: float = field(default=1e-4)
