@@ -72,7 +72,7 @@ class PeMoETrainingArguments(TrainingArguments):
         temperature: None to learn it; a number, 0.01 at least, fixes it.
         margin: of the triplet loss, in cosine.
         info_nce_weight: how much InfoNCE counts beside the triplet loss in stage "hard_negative".
-        augment: of satellite pictures: "none", "sanitized" or "transform" (see `PairAugmentation`).
+        augment: of satellite pictures "sanitized" or "transform", of all "crop", or "none" (see `PairAugmentation`).
         augmented_views: ways in which each picture is augmented, visits taking turns; 0 draws a new one each time.
         neighbours: which places share a batch: "none" (random ones), or near ones, by "embedding" (of the pictures, by
             the expert in training) or by "metres" between coordinates; see `NeighbourTables`. Not for stage "gate".
@@ -107,7 +107,7 @@ class PeMoETrainingArguments(TrainingArguments):
     temperature: float | None = field(default=None, metadata={"help": "fixed, at least 0.01; None learns it"})
     margin: float = field(default=0.2, metadata={"help": "triplet margin, in cosine"})
     info_nce_weight: float = field(default=1.0, metadata={"help": "weight of InfoNCE beside the triplet loss"})
-    augment: str = field(default="none", metadata={"help": "none, sanitized or transform"})
+    augment: str = field(default="none", metadata={"help": ", ".join(AUGMENTS)})
     augmented_views: int = field(default=0, metadata={"help": "ways to augment a picture, 0 for no limit"})
     gate_loss: str = field(default="platform", metadata={"help": "platform, retrieval or both"})
     chunk_size: int | None = field(default=None, metadata={"help": "pairs embedded at a time; None: all"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TypeAlias
 
 import datasets
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pemoe.datasets_scripts.augment.captions import transform_caption
+from pemoe.datasets_scripts.augment.crops import CropPlan, random_crop
 from pemoe.datasets_scripts.augment.pictures import AugmentationPlan, SatelliteAugmentation
 from pemoe.datasets_scripts.builds.plan import REFINERS
 from pemoe.datasets_scripts.builds.prepare import prepare_splits
@@ -25,8 +27,9 @@ from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.samplers import Visit
 
 SATELLITE = PLATFORMS.index("satellite")
-AUGMENTS = ("none", "sanitized", "transform")
+AUGMENTS = ("none", "sanitized", "transform", "crop")
 NUMBERS = ("place_id", "platform_id", "has_negative")  # of a batch, for the losses and not for the model
+Plan: TypeAlias = AugmentationPlan | CropPlan
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def load_rows(
 
 
 class PairAugmentation:
-    """Augments a satellite picture and its text together; a pure function of (seed, draw, row).
+    """Augments a picture and its text together, a satellite's or any; a pure function of (seed, draw, row).
 
     `draw` and `draw_like` choose, `apply` changes the picture.
 
@@ -65,7 +68,8 @@ class PairAugmentation:
         kind: "sanitized" flips and turns by any angle, only under a text that holds no direction (the paper's way;
             the build's sanitizer leaves most of them so); "transform" flips and turns by quarters, which every word
             can follow, rewrites the directions of the text with the picture, and leaves it in place where nothing
-            true could be said. Light changes in both.
+            true could be said. Light changes in both. "crop" takes 90 to 100 % of the area of a picture of any
+            platform, see `random_crop`, and leaves the text as it is.
         seed: of the draws.
         views: draw only this many ways of each picture, visit v taking way v % views; 0 draws every visit anew.
 
@@ -84,9 +88,9 @@ class PairAugmentation:
 
     def covers(self, platform_id: int) -> bool:
         """Whether pictures of this platform are augmented."""
-        return platform_id == SATELLITE
+        return self.kind == "crop" or platform_id == SATELLITE
 
-    def draw(self, text: str, draw: int, row: int) -> tuple[str, AugmentationPlan]:
+    def draw(self, text: str, draw: int, row: int) -> tuple[str, Plan]:
         """What is done to a row's picture at its visit `draw` under a text, and the text that is then true of it."""
         plan = self._plan(draw, row, geometric=True)
         new_text = transform_caption(text, plan.geometry) if self.kind == "transform" else text
@@ -94,18 +98,19 @@ class PairAugmentation:
             return text, self._plan(draw, row, geometric=False)
         return new_text, plan
 
-    def draw_like(self, draw: int, row: int, like: AugmentationPlan) -> AugmentationPlan:
+    def draw_like(self, draw: int, row: int, like: Plan) -> Plan:
         """For a mined negative, moved if its positive is: traces of the augmentation must not tell the two apart."""
-        return self._plan(draw, row, geometric=not like.geometry.is_identity)
+        return self._plan(draw, row, geometric=isinstance(like, CropPlan) or not like.geometry.is_identity)
 
-    def _plan(self, draw: int, row: int, geometric: bool) -> AugmentationPlan:
-        return self.augmentation.plan(draw % self.views if self.views else draw, row, geometric)
+    def _plan(self, draw: int, row: int, geometric: bool) -> Plan:
+        draw = draw % self.views if self.views else draw
+        return CropPlan(self.seed, draw, row) if self.kind == "crop" else self.augmentation.plan(draw, row, geometric)
 
-    def apply(self, image: Image.Image, plan: AugmentationPlan) -> Image.Image:
+    def apply(self, image: Image.Image, plan: Plan) -> Image.Image:
         """The picture as augmented."""
-        return self.augmentation.apply(image, plan)
+        return random_crop(image, *plan) if isinstance(plan, CropPlan) else self.augmentation.apply(image, plan)
 
-    def pair(self, image: Image.Image, text: str, draw: int, row: int) -> tuple[Image.Image, str, AugmentationPlan]:
+    def pair(self, image: Image.Image, text: str, draw: int, row: int) -> tuple[Image.Image, str, Plan]:
         """The augmented picture of a row at its visit `draw`, the text that is true of it, and what was done."""
         new_text, plan = self.draw(text, draw, row)
         return self.apply(image, plan), new_text, plan
@@ -120,7 +125,7 @@ class PairDataset(Dataset):
         hard_negatives: `(rows, k)` int64 row numbers of negatives, -1 where there are fewer; None for no negatives.
         image_states: trunk states used instead of the images: of every row `(rows, N, W)`, or those that
             `FeatureCache.states` gives, with augmentation of `views()`.
-        augment: of satellite pictures and their texts, one of `AUGMENTS`; see `PairAugmentation`.
+        augment: of pictures and their texts, one of `AUGMENTS`; see `PairAugmentation`.
         augmented_views: ways in which each picture is augmented, 0 for a new one at every visit.
 
     Raises:
@@ -234,7 +239,7 @@ class PairDataset(Dataset):
         rng = np.random.default_rng((self.seed, visit.visit, visit.row))
         return int(rng.integers(len(self.captions[visit.row])))
 
-    def _image(self, row: int, plan: AugmentationPlan | None) -> Image.Image | Tensor:
+    def _image(self, row: int, plan: Plan | None) -> Image.Image | Tensor:
         if self.image_states is not None:
             return self.image_states[row] if plan is None else self.image_states.view(row, plan)
         image = read_picture(self.images[row]["image"], row)  # augmentation must see what the processor would

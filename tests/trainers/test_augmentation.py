@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageChops
 from tiny_data import build_split
 from torch.utils.data import DataLoader
 
+from pemoe.datasets_scripts.augment.crops import random_crop
 from pemoe.datasets_scripts.augment.pictures import move_picture
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS
@@ -63,6 +65,36 @@ def test_only_satellite_pictures_change():
         differs = ImageChops.difference(before["image"].convert("RGB"), after["image"]).getbbox() is not None
         assert differs == (plain.platform_id[row] == SATELLITE)
         assert before["text"] == after["text"]
+
+
+def test_crops_are_of_every_platform_and_repeat():
+    plain = PairDataset(rows_with(["A round pond."]), "refined_captions", seed=3)
+    negatives = np.arange(len(plain))[:, None][::-1]
+    rows = rows_with(["A round pond."])
+    first, second = (PairDataset(rows, "refined_captions", 3, negatives, augment="crop") for _ in range(2))
+    sizes = set()
+    for row in range(len(plain)):
+        for draw in range(3):
+            pair, again = first[Visit(row, draw)], second[Visit(row, draw)]
+            assert pair["text"] == "A round pond."
+            for name in ("image", "negative_image"):
+                assert pair[name].size == again[name].size and pair[name].tobytes() == again[name].tobytes()
+                assert 0.88 <= pair[name].width * pair[name].height / 1600 <= 1.0
+            sizes.add((row, pair["image"].size))
+    assert len(sizes) > len(plain)  # visits of a row differ
+
+
+def test_crops_are_drawn_as_torchvision_draws_them():
+    from torchvision.transforms.v2 import RandomResizedCrop
+
+    for size in ((640, 480), (40, 40), (300, 100), (100, 300)):
+        picture, crop = Image.new("RGB", size), RandomResizedCrop(8, scale=(0.9, 1.0))
+        ours = np.array([random_crop(picture, 0, draw, 1).size for draw in range(1500)])
+        torch.manual_seed(0)
+        drawn = [crop.make_params([picture]) for _ in range(1500)]
+        theirs = np.array([(params["width"], params["height"]) for params in drawn])
+        np.testing.assert_allclose(ours.mean(0), theirs.mean(0), rtol=0.01)
+        np.testing.assert_allclose(ours.std(0) / size, theirs.std(0) / size, atol=0.01)
 
 
 def test_negatives_are_augmented_as_their_positives_are():
