@@ -115,13 +115,13 @@ def test_torn_files_are_completed_in_the_same_calls(tmp_path: Path, monkeypatch:
 
 
 def write_calls(folder: Path) -> None:
-    state_files._RECORDS_AT_ONCE = 6
     with CallWriter(folder, RECORDS) as writer:
         for number in range(CALLS_WRITTEN):
             writer.append(number.to_bytes(32, "big"), torch.full((3, 4, 3), float(number)))
 
 
-def test_what_a_killed_writer_named_is_whole(tmp_path: Path) -> None:
+def test_what_a_killed_writer_named_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_files, "_RECORDS_AT_ONCE", 6)
     held = 0
     for delay_s in (0.001, 0.003, 0.006, 0.01, 0.015, 0.02, 0.03, 0.04):
         process = multiprocessing.get_context("fork").Process(target=write_calls, args=(tmp_path,))

@@ -124,11 +124,11 @@ CACHED = {"cache_image_states": True, "feature_cache": {"batch_size": 5}, "augme
 
 
 def run_recipe(directory: Path, resume: bool = False, **changes: object) -> dict[str, torch.Tensor]:
-    stages = {"contrastive": STAGE, "hard_negative": STAGE, "gate": {**STAGE, "gate_loss": "both"}, "mine": {"k": 2}}
+    stages = {"contrastive": STAGE, "hard_negative": STAGE, "mine": {"k": 2}}
     recipe = build(Recipe, {"global_batch_size": 3, **stages, **CACHED, **changes}, "test")
     runner = StageRunner(build_tiny_model(), build_processor(), ROWS, recipe, directory, resume)
     runner.run()
-    return load_file(directory / "gate" / "trained.safetensors")
+    return load_file(directory / "hard_negative" / "trained.safetensors")
 
 
 def test_a_recipe_fills_what_its_stages_show(tmp_path: Path) -> None:
@@ -138,8 +138,7 @@ def test_a_recipe_fills_what_its_stages_show(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "feature_cache").exists()
     (states,) = (tmp_path / "shared").glob("*/000.states")
     os.truncate(states, states.stat().st_size // 3)
-    for stage in ("hard_negative", "gate"):
-        (tmp_path / "run" / stage / "done.json").unlink()
+    (tmp_path / "run" / "hard_negative" / "done.json").unlink()
     again = run_recipe(tmp_path / "run", resume=True, feature_cache=cache)
     assert all(torch.equal(first[name], again[name]) for name in first)
 
