@@ -58,6 +58,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     """
 
     loss_is_scaled_for_ga = False
+    neighbours: NeighbourTables | None = None  # of a stage whose batches hold near places
 
     def __init__(
         self,
@@ -88,17 +89,24 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
-        self.neighbours = None
         if pairs is not None and args.neighbours != "none":
-            plain = PairDataset(train_dataset, args.caption_column, args.seed, image_states=image_states)
-            groups = list(self.build_sampler().plan())
-            self.neighbours = NeighbourTables(model, processing_class, train_dataset, plain, groups, args)
+            self.neighbours = self._find_neighbours(train_dataset, image_states)
             self.add_callback(self.neighbours)
         self.model_accepts_loss_kwargs = False
         self.can_save_experts_only = False
         with suppress(ValueError):  # raised where a checkpoint of the experts alone could not be loaded again
             model.check_trunks_are_external()
             self.can_save_experts_only = True
+
+    def _find_neighbours(self, rows: datasets.Dataset, image_states: Tensor | None) -> NeighbourTables:
+        """The near places of this stage's batches, by its pictures as they are."""
+        args = self.args
+        if args.neighbours == "embedding" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            what = "'embedding' needs whole experts on every process, FSDP and DeepSpeed split them"
+            raise TrainingError(f"neighbours: {what}; use 'metres', or start without")
+        states = image_states if args.augment == "none" else None  # with augmentation, states are of changed pictures
+        pairs = PairDataset(rows, args.caption_column, args.seed, image_states=states)
+        return NeighbourTables(self.model, self.processing_class, rows, pairs, list(self.build_sampler().plan()), args)
 
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
