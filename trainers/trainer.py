@@ -76,6 +76,7 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
 
     loss_is_scaled_for_ga = False
     last_step: StepRecord | None = None
+    neighbours: NeighbourTables | None = None  # of a stage whose batches hold near places
 
     def __init__(
         self,
@@ -104,17 +105,13 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
         fix_temperature(model, args)
         if image_states is not None:
             check_trunk_is_frozen(model)
-        self.lora_platforms = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
-        self.neighbours = None
         with refused_in_one_line():
             super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self._check_built()
         if pairs is not None and args.neighbours != "none":
-            plain = PairDataset(train_dataset, args.caption_column, args.seed, image_states=image_states)
-            groups = list(self.build_sampler().plan())
-            self.neighbours = NeighbourTables(model, processing_class, train_dataset, plain, groups, args)
+            self.neighbours = self._find_neighbours(train_dataset, image_states)
             self.add_callback(self.neighbours)
         self.monitor = StepMonitor(self, platform_names, mixed=model.config.is_unified or stage.mixed)
         self.add_callback(self.monitor)
@@ -179,6 +176,16 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
         """As the Trainer's, but with `torch_compile` the model as a whole is left alone: the experts' layers are."""
         options = super()._build_accelerator_args(**kwargs)
         return {**options, "dynamo_plugin": TorchDynamoPlugin(backend="no")} if self.args.torch_compile else options
+
+    def _find_neighbours(self, rows: datasets.Dataset, image_states: Tensor | None) -> NeighbourTables:
+        """The near places of this stage's batches, by its pictures as they are."""
+        args = self.args
+        if args.neighbours == "embedding" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            what = "'embedding' needs whole experts on every process, FSDP and DeepSpeed split them"
+            raise TrainingError(f"neighbours: {what}; use 'metres', or start without")
+        states = image_states if args.augment == "none" else None  # with augmentation, states are of changed pictures
+        pairs = PairDataset(rows, args.caption_column, args.seed, image_states=states)
+        return NeighbourTables(self.model, self.processing_class, rows, pairs, list(self.build_sampler().plan()), args)
 
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""

@@ -115,7 +115,9 @@ class _SplitMiner:
     def run(self, resume: bool) -> None:
         """Write `negatives.parquet`; every process returns when it is there."""
         key = self._key()
-        if not (resume and self._is_finished(key)):
+        is_finished = resume and self._is_finished(key)
+        self._meet()  # all have seen what is there
+        if not is_finished:
             self._prepare(key, resume)
             files = [(share, side, self._vectors(share, side)) for share in self.searched for side in SIDES]
             blocks = [(share, side, number) for share, side, file in files for number in range(file.n_blocks)]
@@ -177,7 +179,6 @@ class _SplitMiner:
 
     def _prepare(self, key: dict, resume: bool) -> None:
         """Make the folder and the vector files, on the first process; the others wait."""
-        self._meet()  # all have seen what is there
         if self.first:
             if not resume:
                 shutil.rmtree(self.work, ignore_errors=True)
