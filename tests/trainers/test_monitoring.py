@@ -5,6 +5,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -345,3 +350,64 @@ def test_the_bar_shows_figures(tmp_path, capsys) -> None:
     last = err.replace("\r", "\n").strip().splitlines()[-1]
     assert out == "" and last.startswith("contrastive: 100%") and "4/4" in last
     assert all(f"{name}=" in last for name in ("loss", "batch R@1", "images/s", "validation R@1"))
+
+
+# argv: folder of the helpers, file for the logs
+SCRIPT = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from tiny_data import build_processor, build_split
+from tiny_models import build_tiny_model
+from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
+from pemoe.trainers.distributed import process_options, rank, world_size
+
+W, logs = int(os.environ.get("WORLD_SIZE", "1")), {}
+shared = {"max_steps": 5, "logging_steps": 2, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}
+shared |= {"per_device_train_batch_size": 4 // W, "adam_epsilon": 1e-4, **process_options()}
+
+def train(stage, **options):
+    arguments = PeMoETrainingArguments(sys.argv[2] + stage, stage=stage, **shared, **options)
+    model = build_tiny_model(tail_dropout=0.0)
+    trainer = PeMoETrainer(model, arguments, build_split(), processing_class=build_processor())
+    trainer.train()
+    return trainer.state.log_history
+
+for stage in ("contrastive", "gate"):
+    logs[stage] = train(stage, learning_rate=1e-3, gate_loss="both")
+try:
+    train("contrastive", learning_rate=1e30)
+except TrainingError as error:
+    logs["fault"] = str(error)
+if W > 1:
+    import torch.distributed
+    torch.distributed.destroy_process_group()
+open(f"{sys.argv[2]}-{os.environ.get('RANK', '0')}.json", "w").write(json.dumps(logs))
+"""
+
+
+def logs_of(folder: Path, processes: int) -> list[dict]:
+    """What each of so many processes logged."""
+    (folder / "script.py").write_text(SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", port]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    support, out = Path(__file__).resolve().parents[1] / "support", folder / f"of{processes}"
+    command = [sys.executable, *(launch if processes > 1 else []), "script.py", str(support), str(out)]
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=200)
+    return [json.loads((folder / f"of{processes}-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.slow
+def test_two_processes_log_what_one_logs(tmp_path) -> None:
+    (one,), two = logs_of(tmp_path, 1), logs_of(tmp_path, 2)
+    for stage in ("contrastive", "gate"):
+        for ours, *theirs in zip(one[stage], two[0][stage], two[1][stage], strict=True):
+            for entry in theirs:
+                assert ours.keys() == entry.keys()
+                timed = ("images_per_second", "train_runtime", "train_steps_per_second", "train_samples_per_second")
+                told = {name: value for name, value in ours.items() if name not in (*timed, "total_flos")}
+                assert {name: entry[name] for name in told} == pytest.approx(told, rel=1e-3, abs=1e-5)
+    assert two[0]["fault"] == two[1]["fault"] and "the loss is not finite at step 4 on satellite" in one["fault"]
+    assert two[0]["fault"] == one["fault"]
