@@ -3,7 +3,6 @@ load from there by the lines of that card."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +44,7 @@ assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in mod
 def test_two_platforms_are_pushed_into_one_repository(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     with LocalHub(tmp_path / "hub") as hub:
-        environment = os.environ | hub.env(tmp_path / "home") | {"HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+        environment = hub.env(tmp_path / "home") | {"HF_UPDATE_DOWNLOAD_COUNTS": "0"}
         command = [sys.executable, "script.py", str(SUPPORT)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
