@@ -168,7 +168,7 @@ class StageRunner:
             for expert in self.model.experts.values():
                 expert.load_state_dict(model.experts[UNIFIED_PLATFORM].state_dict())
             if self.recipe.model.expert_type == "lora":
-                start_on_base(self.model, self.processor, self.recipe, self.directory / "base")
+                start_on_base(self.model, self.processor, self.recipe, self.directory / "base", keep=self.resume)
         return record
 
     def _platforms(self, stage: str) -> list[str] | None:

@@ -78,14 +78,17 @@ def _adapt(model: PeMoEModel, spec: ModelRecipe) -> None:
             raise TrainingError(f"model.lora_rank: the adapter of {name!r} has rank {found}; set it to that")
 
 
-def start_on_base(model: PeMoEModel, processor: PeMoEProcessor, recipe: Recipe, base: Path) -> None:
+def start_on_base(
+    model: PeMoEModel, processor: PeMoEProcessor, recipe: Recipe, base: Path, keep: bool = False
+) -> None:
     """Save a model whose experts have been taught together as the base of adapters, and start an adapter on each.
 
-    A base that is there already, of the run that is resumed, is kept.
+    `keep` leaves a base that is there, of the run that is resumed, as it is.
     """
-    if rank() == 0 and not base.is_dir():
+    if rank() == 0 and not (keep and base.is_dir()):
         unfinished = base.with_name(f".{base.name}.tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        for old in (unfinished, base):
+            shutil.rmtree(old, ignore_errors=True)
         model.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
         os.replace(unfinished, base)
