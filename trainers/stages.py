@@ -107,6 +107,7 @@ class StageRunner:
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
         self.one_by_one = trains_one_by_one(recipe.platform_order)
         self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
+        self.plan()  # refuses data that does not fit, before anything is computed
         if image_states is None and recipe.cache_image_states:
             image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
         self.image_states, self.hard_negatives = image_states, hard_negatives

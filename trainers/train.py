@@ -72,15 +72,15 @@ def train_into(
     if rank() == 0 and resume:
         _check_recipe(recipe, output)
     model, processor = build_model(recipe)
-    runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress=True)
-    plan = runner.plan()  # all that can be refused has been: only now is anything written
     if rank() == 0:
         prepare_output(output, overwrite, resume)
-        write_json(output / "recipe.json", _recipe_content(recipe))
-        if on_plan is not None:
-            on_plan(plan)
     wait_for_all()
     with name_full_disk(output):
+        runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress=True)
+        if rank() == 0:  # all that can be refused has been: what failed before this blocks no next run
+            write_json(output / "recipe.json", _recipe_content(recipe))
+            if on_plan is not None:
+                on_plan(runner.plan())
         records = runner.run()
         if rank() != 0:
             return None
