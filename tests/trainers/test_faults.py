@@ -69,18 +69,28 @@ def test_other_errors_are_no_full_disk(error: Exception, tmp_path: Path) -> None
     assert raised.value is error
 
 
-def test_a_failed_start_blocks_no_second(tmp_path: Path) -> None:
+class StartedError(Exception):
+    """Training has begun."""
+
+
+def test_a_failed_start_blocks_no_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*_: object) -> None:
+        raise StartedError
+
+    monkeypatch.setattr("pemoe.trainers.stages.StageRunner.run", begin)
     path = tmp_path / "recipe.yaml"
     right = Path(write_recipe(path)).read_text()
-    for wrong in ("text_repo: no/such-repo", "platforms: [air]"):
+    for wrong in ("text_repo: no/such-repo", "vision_repo: tiny:text"):
         name = wrong.split(":")[0]
-        lines = [line for line in right.splitlines() if name != "platforms" or not line.startswith("  - ")]
-        path.write_text("\n".join(f"  {wrong}" if line.strip().startswith(f"{name}:") else line for line in lines))
-        with pytest.raises(TrainingError):
+        lines = [f"  {wrong}" if line.strip().startswith(f"{name}:") else line for line in right.splitlines()]
+        path.write_text("\n".join(lines))
+        with pytest.raises(TrainingError, match="model: "):
             train_into(tmp_path / "run", read_config(str(path)), "test")
-        assert not list((tmp_path / "run").glob("*"))
+        assert not (tmp_path / "run").exists()
     path.write_text(right)
-    assert train_into(tmp_path / "run", read_config(str(path)), "test")["results"]["stages"]
+    with pytest.raises(StartedError):
+        train_into(tmp_path / "run", read_config(str(path)), "test")
+    assert (tmp_path / "run" / "recipe.json").is_file()
 
 
 LIMITED = """
