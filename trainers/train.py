@@ -41,6 +41,7 @@ from pemoe.trainers.stages import StageRunner
 from pemoe.trainers.starting import build_model, check_gate_rows, name_platforms
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+MAY_CHANGE = ("num_workers", "logging_steps", "report_to")  # between a run and its resume: they move no weight
 TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed", "unexpected pos")  # of torch.save
 
 
@@ -138,7 +139,9 @@ def _check_recipe(recipe: Recipe, output: Path) -> None:
     before = json.loads(path.read_text())
     launch = {name: before.pop(name, None) for name in ("processes", "splitter")}
     before = {**_recipe_content(build(Recipe, before, str(path))), **launch}  # with fields that are newer than the run
-    changed = [name for name in content if before[name] != content[name]]
+    for settings in (before, content):
+        settings["feature_cache"] = {name: settings["feature_cache"][name] for name in ("dtype", "batch_size")}
+    changed = [name for name in content if name not in MAY_CHANGE and before[name] != content[name]]
     if changed:
         raise TrainingError(f"{path}: this run was started with another {changed[0]}; resume with the same")
 

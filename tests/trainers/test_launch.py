@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from accelerate.utils.launch import (
 )
 from command_line import assert_refused, run
 from safetensors.torch import load_file
+from small_runs import CONFIGS, TORCHRUN, run_module
 from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
@@ -33,11 +32,9 @@ from pemoe.trainers.sharding import trains_one_by_one
 from pemoe.trainers.stages import StageRunner
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = {path.stem: path for path in (ROOT / "trainers" / "accelerate_configs").glob("*.yaml")}
 MULTI_NODE = ["--machine_rank", "1", "--main_process_ip", "10.0.0.1", "--main_process_port", "29500"]
 SUPPORT = ROOT / "tests" / "support"
 STAGE = {"steps": 5, "learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 2}
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 def launch(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[object, dict[str, str]]:
@@ -253,20 +250,13 @@ if mode == "fsdp":
 """
 
 
-def run_torch(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", *words]
-    options = {"capture_output": True, "text": True, "check": False, "timeout": 300}
-    return subprocess.run(command, cwd=folder, env=environment, **options)
-
-
 @pytest.mark.slow
 def test_fsdp2_ends_where_ddp_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = launch("fsdp2_8gpu", monkeypatch)[1]
     flags = {name: value for name, value in environment.items() if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP"))}
     (tmp_path / "split.py").write_text(SPLIT)
     for mode in ("ddp", "fsdp"):
-        done = run_torch(tmp_path, *TORCHRUN, "split.py", str(SUPPORT), str(tmp_path), mode, json.dumps(flags))
+        done = run_module(tmp_path, *TORCHRUN, "split.py", str(SUPPORT), str(tmp_path), mode, json.dumps(flags))
         assert done.returncode == 0, done.stderr[-4000:]
     ddp = load_file(tmp_path / "ddp-0.safetensors")
     for rank in (0, 1):

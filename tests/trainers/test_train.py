@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 from PIL import Image
+from small_runs import write_recipe
 
 from pemoe import cli
 from pemoe.common.runs import RunError
@@ -22,20 +23,9 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.recipes import Recipe, load_recipe, read_config
+from pemoe.trainers.recipes import Recipe, read_config
 from pemoe.trainers.starting import build_model
 from pemoe.trainers.train import train_into
-
-
-def write_recipe(path: Path, **changes: object) -> str:
-    """The packaged quickstart cut down to seconds."""
-    recipe = dataclasses.asdict(load_recipe("quickstart"))
-    recipe["data"]["options"] = {"train_places": 6, "test_places": 3, "drone_views": 1, "ground_views": 1}
-    recipe.update(global_batch_size=4, **changes)
-    for stage, steps in {"unified": 0, "contrastive": 3, "hard_negative": 3, "gate": 3}.items():
-        recipe[stage].update(steps=steps, warmup_steps=0)
-    path.write_text(yaml.safe_dump(recipe))
-    return str(path)
 
 
 class Run(NamedTuple):
