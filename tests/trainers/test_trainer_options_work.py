@@ -219,7 +219,7 @@ def label_smoothing_factor(folder: Path) -> None:
 
 
 def bf16(folder: Path) -> None:
-    with build_trainer(folder, bf16=True).compute_loss_context_manager():
+    with build_trainer(folder, bf16=True).accelerator.autocast():
         assert torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
@@ -230,15 +230,13 @@ def fp16(folder: Path) -> None:
 
 def activation_checkpointing(folder: Path, prefix: str = "activation") -> None:
     options = {f"{prefix}_checkpointing": True, f"{prefix}_checkpointing_kwargs": {"use_reentrant": False}}
-    calls = []
+    given: list[dict] = []
     trainer = build_trainer(folder, max_steps=1, **options)
-    with pytest.MonkeyPatch.context() as patch:
-        checkpoint = torch.utils.checkpoint.checkpoint
-        spy = lambda *a, **k: (calls.append(k.get("use_reentrant")), checkpoint(*a, **k))[1]  # noqa: E731
-        patch.setattr("torch.utils.checkpoint.checkpoint", spy)
-        patch.setattr("transformers.modeling_utils.checkpoint", spy, raising=False)
-        trainer.train()
-    assert trainer.model.is_activation_checkpointing and set(calls) <= {False}
+    enable = trainer.model.activation_checkpointing_enable
+    trainer.model.activation_checkpointing_enable = lambda **chosen: (given.append(chosen), enable(**chosen))
+    trainer.train()
+    assert all(expert.gradient_checkpointing for expert in trainer.model.experts.values())
+    assert given[0]["activation_checkpointing_kwargs"] == {"use_reentrant": False}
 
 
 def disable_tqdm(folder: Path) -> None:
@@ -321,22 +319,26 @@ class Hub:
         self.created, self.pushed = [], []
         patch.setattr("transformers.trainer.hf_api", lambda: self)
         patch.setattr(saving, "push_folder", lambda *a, **k: self.pushed.append((a, k)))
+        patch.setattr(saving, "PushInProgress", lambda jobs: self)
 
     def create_repo(self, name: str, **options: object) -> SimpleNamespace:
         self.created.append((name, options))
         return SimpleNamespace(repo_id=f"me/{name}")
 
     def is_done(self) -> bool:
-        return True
+        return False
+
+    def wait_until_done(self) -> None: ...
 
 
 def hub(folder: Path) -> None:
     names = {"hub_model_id": "tiny", "hub_token": "hf_x", "hub_private_repo": True, "hub_revision": "side"}
-    steps = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, "hub_strategy": "every_save"}
-    with pytest.MonkeyPatch.context() as patch:
-        kept = Hub(patch)
-        patch.setattr(saving, "PushInProgress", lambda jobs: SimpleNamespace(is_done=lambda: False, jobs=[]))
-        build_trainer(folder, push_to_hub=True, hub_always_push=True, **names, **steps).train()
+    steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "hub_strategy": "every_save"}
+    for always in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            kept = Hub(patch)
+            build_trainer(folder, push_to_hub=True, hub_always_push=always, **names, **steps).train()
+        assert len(kept.pushed) == (2 if always else 1)  # the first push never ends
     (name, options), (target, pushed) = kept.created[0], kept.pushed[0]
     assert name == "tiny" and options["token"] == "hf_x" and options["private"] is True
     assert target[1] == "me/tiny" and "checkpoint-1" in str(target[0])
@@ -349,7 +351,7 @@ def torch_compile(folder: Path) -> None:
     trainer = build_trainer(folder, torch_compile=True, torch_compile_backend="eager")
     layers = [block for expert in trainer.model.experts.values() for block in expert.vision_blocks]
     assert all(layer._compiled_call_impl is not None for layer in layers)
-    with pytest.raises(RuntimeError, match="bogus"):
+    with pytest.raises((RuntimeError, TrainingError), match="bogus"):
         build_trainer(folder, max_steps=1, torch_compile=True, torch_compile_backend="bogus").train()
 
 
