@@ -66,11 +66,13 @@ EXPORT = [
 ]
 SENTENCE_TRANSFORMERS = "sentence-transformers>=6,<7"  # its module interface is of version 6; Apache-2.0
 GRADIO = "gradio>=6,<7"  # the Space's page, by keyboard and on a phone; Apache-2.0
+TENSORBOARD = "tensorboard>=2.15,<3"  # draws what training logs; torch writes its files through it; Apache-2.0
 EXTRAS_REQUIRE = {
     "geo": [RASTERIO],
     "export": EXPORT,
     "sentence-transformers": [SENTENCE_TRANSFORMERS],
     "space": [GRADIO],
+    "logs": [TENSORBOARD],
     "test": [
         "pytest>=8,<10",
         "pytest-xdist>=3.6,<4",  # the default tests on two cores at once; MIT
@@ -79,6 +81,7 @@ EXTRAS_REQUIRE = {
         *EXPORT,
         SENTENCE_TRANSFORMERS,
         GRADIO,
+        TENSORBOARD,
         "transformers[serving]",  # a real endpoint to refine at
     ],
 }
@@ -97,11 +100,11 @@ setup(
         "pemoe": ["py.typed"],
         "pemoe.datasets_scripts.refine.llm": ["prompts/*.txt"],
         "pemoe.hub_cards": ["*.md", "metrics/*/*.py", "space/*"],
-        "pemoe.trainers": ["tiny_backbones/*/*"],
+        "pemoe.trainers": ["tiny_backbones/*/*", "accelerate_configs/*.yaml"],
         "pemoe.trainers.recipes": ["*.yaml"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["pemoe=pemoe.cli:main"]},
+    entry_points={"console_scripts": ["pemoe=pemoe.__main__:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
 )

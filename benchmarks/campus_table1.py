@@ -30,7 +30,7 @@ from pemoe.trainers.data import load_rows
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import Recipe, load_recipe
-from pemoe.trainers.stages import build_model
+from pemoe.trainers.starting import build_model
 
 EXTRA = "unified+refined_x2"
 COMPARISONS = (

@@ -26,7 +26,8 @@ from pemoe.retrieval.embedding import embed_split
 from pemoe.retrieval.evaluation import score_split
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.recipes import load_recipe
-from pemoe.trainers.stages import WEIGHTS, build_model
+from pemoe.trainers.stages import WEIGHTS
+from pemoe.trainers.starting import build_model
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the weight on the true platform's expert; 0 is uniform
 

@@ -69,7 +69,9 @@ class ImageSide(nn.Module):
 
     def __init__(self, model: PeMoEModel) -> None:
         super().__init__()
-        self.model = _without(model, [model.text_trunk, model.gate, *(e.text_layers for e in model.experts.values())])
+        text_side = [model.text_trunk, *(e.text_layers for e in model.experts.values())]
+        reads_patches = model.config.image_path == "visualized_bge"
+        self.model = _without(model, [model.gate] if reads_patches else [model.gate, *text_side])
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor]:
         """The gallery side of Eq. 1."""

@@ -183,7 +183,7 @@ def _render_adapter_card(root: Path, prefixes: list[str], repo_id: str, license_
     bases = sorted({one["base"] for one in platforms})
     if len(bases) > 1:
         raise PublishError(f"{root}: adapters of several base models ({', '.join(bases)}); publish them apart")
-    from pemoe.modeling_pemoe.lora_pemoe import render_platform_card
+    from pemoe.modeling_pemoe.platform_card_pemoe import render_platform_card
 
     named = [{**one, "folder": prefix.rstrip("/")} for one, prefix in zip(platforms, prefixes, strict=True)]
     return render_platform_card(bases[0], named, repo_id=repo_id, license_id=license_id)

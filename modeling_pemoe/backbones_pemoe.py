@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .vision_pemoe import build_vision_encoder, import_timm
+from .vision_pemoe import build_vision_encoder, import_timm, set_image_size
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -71,7 +71,7 @@ def read_vision_backbone(repo: str, image_size: int, revision: str | None = None
     missing, _ = encoder.load_state_dict(encoder_weights, strict=False)
     if missing:
         raise ValueError(f"{repo}: the image tower lacks {len(missing)} weights, first {missing[0]}")
-    encoder.set_input_size(img_size=image_size)
+    set_image_size(encoder, image_size)
     return Backbone(vision_config, dict(encoder.state_dict()), commit)
 
 

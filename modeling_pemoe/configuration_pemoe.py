@@ -15,6 +15,7 @@ from .gates_pemoe import GATES
 DEFAULT_PLATFORMS = ("satellite", "drone", "ground")
 UNIFIED_PLATFORM = "all"  # one expert for every platform: rows 1 and 2 of the paper's Table 1
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+IMAGE_PATHS = ("projection", "visualized_bge")
 
 _PLATFORM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _EVA = "eva02_large_patch14_clip_336"
@@ -53,7 +54,10 @@ class PeMoEConfig(PreTrainedConfig):
         max_text_tokens: longest token sequence, special tokens included.
         tail_dropout: dropout of the experts' text layers while training.
         logit_scale_init: log of the first inverse temperature.
-        image_path: "projection" (linear projection of the pooled image tail, as in the paper).
+        image_path: "projection" (linear projection of the pooled image tail, as in the paper) or "visualized_bge"
+            (the image's patches read by the text encoder as a sentence, as in the public code of VISTA).
+        image_prompt_ids: with "visualized_bge", the two tokens before and after the patches; None for the text
+            encoder's own first and last, where its configuration names them.
 
     Raises:
         ValueError: fields that contradict each other (the message names them); wrong types are refused as well.
@@ -86,6 +90,7 @@ class PeMoEConfig(PreTrainedConfig):
     tail_dropout: float = 0.1
     logit_scale_init: float = 2.6592600  # log(1 / 0.07), the start of CLIP
     image_path: str = "projection"
+    image_prompt_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         self.platforms = list(self.platforms)
@@ -125,7 +130,7 @@ class PeMoEConfig(PreTrainedConfig):
 
     def validate_choices(self):
         """Fields with a fixed set of values."""
-        choices = {"gate": GATES, "backbone_weights": ("included", "external"), "image_path": ("projection",)}
+        choices = {"gate": GATES, "backbone_weights": ("included", "external"), "image_path": IMAGE_PATHS}
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}: {getattr(self, field)!r} is unknown, use one of {', '.join(allowed)}")
@@ -140,7 +145,7 @@ class PeMoEConfig(PreTrainedConfig):
         if not 1 <= self.text_expert_layers < text.num_hidden_layers:
             bounds = f"at least 1 and below the text encoder's {text.num_hidden_layers} layers"
             raise ValueError(f"text_expert_layers: {self.text_expert_layers} must be {bounds}")
-        longest = text.max_position_embeddings - (2 if text.model_type != "bert" else 0)
+        longest = self.longest_sequence
         if self.max_text_tokens > longest:
             raise ValueError(f"max_text_tokens: {self.max_text_tokens} exceeds the text encoder's {longest} positions")
         if text.hidden_size != self.embed_dim:
@@ -148,6 +153,30 @@ class PeMoEConfig(PreTrainedConfig):
                 f"embed_dim: {self.embed_dim} differs from text_config.hidden_size {text.hidden_size}; "
                 "t_k is the text encoder's own CLS, so they must be equal"
             )
+
+    def validate_image_prompt(self):
+        """The text encoder must know the two tokens around an image's patches; without such a path there are none."""
+        text, ids = self.text_config, self.image_prompt_ids
+        if self.image_path != "visualized_bge":
+            if ids is not None:
+                raise ValueError(f"image_prompt_ids: {ids} are for image_path 'visualized_bge'; leave them out")
+        elif isinstance(text, PreTrainedConfig):
+            known = self.prompt_ids
+            if len(known) != 2 or not all(isinstance(i, int) and 0 <= i < text.vocab_size for i in known):
+                what = f"{known} are not two tokens of the text encoder's {text.vocab_size}"
+                raise ValueError(f"image_prompt_ids: {what}; name its first and last token, [101, 102] in BERT's")
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The tokens before and after an image's patches, with `image_path="visualized_bge"`."""
+        own = [getattr(self.text_config, f"{name}_token_id", None) for name in ("bos", "eos")]
+        return own if self.image_prompt_ids is None else list(self.image_prompt_ids)
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens that the text encoder has positions for; RoBERTa's families begin after the padding's."""
+        text = self.text_config
+        return text.max_position_embeddings - (2 if text.model_type != "bert" else 0)
 
     def validate_sizes(self):
         """Counts are positive, the vision configuration names its model."""

@@ -8,10 +8,11 @@ import importlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
-from huggingface_hub import ModelCardData
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
@@ -25,6 +26,7 @@ from transformers.utils import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .backbones_pemoe import has_file, read_safetensors
+from .platform_card_pemoe import render_platform_card
 from .repository_pemoe import REPOSITORY_FILES
 
 ADAPTER_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -46,6 +48,64 @@ class LoraPlatforms:
             for name, parameter in expert.named_parameters():
                 learns = platform in names and (not is_lora(expert) or _TRAINED.search(name) is not None)
                 parameter.requires_grad_(learns)
+
+    @torch.no_grad()
+    def adapt_platform(self, name: str, lora_rank: int = 8) -> None:
+        """Make a platform that is there a LoRA platform: its expert is frozen as it is, and an adapter on it learns.
+
+        Nothing moves by this call; gate and masks stay. What `save_platform` then writes loads on the same base, where
+        it takes that expert's place. Add platforms that start from this expert first: they need it plain.
+
+        Args:
+            name: a platform of this model that is no LoRA platform yet.
+            lora_rank: as in `add_platform`.
+
+        Raises:
+            ValueError: no such platform, one that is a LoRA platform already, a rank below 1, or an offloaded model.
+            ImportError: peft is not installed.
+
+        Example:
+            >>> model.adapt_platform("drone", lora_rank=8)  # doctest: +SKIP
+            >>> model.lora_platforms  # doctest: +SKIP
+            ['drone']
+        """
+        if name not in self.experts:
+            raise ValueError(f"adapt_platform: {name!r} is not among the platforms {list(self.experts)}")
+        self.experts[name] = add_lora(self.experts[name], name, name, lora_rank)
+
+    @contextmanager
+    def without_adapter(self, name: str) -> Iterator[LoraPlatforms]:
+        """Inside the block, LoRA platform `name` gives the vectors of the expert it started from.
+
+        The temperature, which scales scores and moves no vector, stays the trained one.
+
+        Raises:
+            ValueError: it is no LoRA platform of this model.
+
+        Example:
+            >>> with model.without_adapter("infrared"):  # doctest: +SKIP
+            ...     before = model(**inputs, experts=["infrared"]).text_embeds
+        """
+        _check_is_lora(self, name)
+        layers = [module for module in self.experts[name].modules() if hasattr(module, "base_layer")]
+        learns = {parameter: parameter.requires_grad for layer in layers for parameter in layer.parameters()}
+        try:
+            for layer in layers:
+                layer.enable_adapters(False)
+            yield self
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+            for parameter, learned in learns.items():  # peft switches these too
+                parameter.requires_grad_(learned)
+
+    def adapter_state_dict(self) -> dict[str, Tensor]:
+        """What the LoRA platforms train, and no more, by its names in `state_dict()`; empty in a model without."""
+        found = {}
+        for name in self.lora_platforms:
+            weights = self.experts[name].state_dict()
+            found |= {f"experts.{name}.{key}": tensor for key, tensor in weights.items() if _TRAINED.search(key)}
+        return found
 
     def save_platform(
         self, name: str, directory: str | os.PathLike, base: str | None = None, repo_id: str | None = None
@@ -70,9 +130,7 @@ class LoraPlatforms:
         tensors = {root + key: tensor for key, tensor in adapter_state(self.experts[name], name).items()}
         os.makedirs(directory, exist_ok=True)
         save_file(tensors, os.path.join(directory, ADAPTER_SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
-        with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
-            about = {"platform": name, "init_from": config.auto_mapping["init_from"], "rank": config.r, "folder": ""}
-            file.write(render_platform_card(config.base_model_name_or_path, [about], repo_id=repo_id))
+        _write_card(directory, config.base_model_name_or_path, [_describe(config, "")], repo_id)
         for file_name, content in platform_files(config.base_model_name_or_path).items():
             with open(os.path.join(directory, file_name), "w", encoding="utf-8") as file:
                 file.write(json.dumps(content, indent=2) + "\n")
@@ -80,6 +138,9 @@ class LoraPlatforms:
 
     def load_platform(self, repo: str | os.PathLike, **hub: object) -> str:
         """Add the LoRA platform of a folder that `save_platform` wrote; the model is unchanged where this fails.
+
+        A platform of `adapt_platform` takes the place of the expert of its name. Load those that start from that
+        expert before it.
 
         Args:
             repo: Hub id or directory.
@@ -100,17 +161,25 @@ class LoraPlatforms:
             raise ValueError(f"{repo}: {what}; use load_adapter or peft")
         peft, name, init_from = import_peft(), facts["platform"], facts["init_from"]
         base = f"base {fields['base_model_name_or_path']}"
-        if name in self.experts:
+        if name in self.experts and name != init_from:
             raise ValueError(f"{repo}: the model has a platform {name!r} already")
-        if init_from not in self.experts or is_lora(self.experts[init_from]):
-            what = f"starts from a plain expert {init_from!r}, the model has {list(self.experts)}"
+        if init_from not in self.experts:
+            what = f"starts from expert {init_from!r}, the model has {list(self.experts)}"
             raise ValueError(f"{repo}: platform {name!r} {what}; load its {base}")
+        if is_lora(self.experts[init_from]):
+            what = f"starts from {init_from!r} as it is in its {base}, which carries an adapter here"
+            raise ValueError(
+                f"{repo}: platform {name!r} {what}; load that base, and the adapter of {init_from!r} last"
+            )
         expected, dtype = facts["init_sha256"], hashed_dtype(self.experts[init_from])
         if hash_expert(self.experts[init_from], dtype) != expected.get(str(dtype).removeprefix("torch.")):
             raise ValueError(f"{repo}: was trained on another {init_from!r} expert than this model's; load its {base}")
         expert = build_lora_expert(self.experts[init_from], name, peft.PeftConfig.from_peft_type(**fields))
         _load_adapter_state(expert, name, _read_weights(repo, hub), str(repo))
-        self.attach_platform(name, expert)
+        if name == init_from:
+            self.experts[name] = expert
+        else:
+            self.attach_platform(name, expert)
         return name
 
     def load_adapter(self, peft_model_id: str | None = None, *args: object, **kwargs: object) -> object:
@@ -132,7 +201,7 @@ class LoraPlatforms:
         """
         _check_is_lora(self, name)
         lora = self.experts[name]
-        expert = copy.deepcopy(self.experts[lora.peft_config[name].auto_mapping["init_from"]])
+        expert = without_lora(lora)
         expert.load_state_dict(merge_state(lora.state_dict(), name, _scaling(lora, name)))
         self.experts[name] = expert.requires_grad_(True).train(lora.training)
 
@@ -141,6 +210,24 @@ class LoraPlatforms:
         for name in self.lora_platforms:
             state_dict = merge_state(state_dict, name, _scaling(self.experts[name], name))
         return state_dict
+
+
+def write_platforms_card(
+    model: nn.Module, names: list[str], directory: str | os.PathLike, repo_id: str | None = None
+) -> None:
+    """Write the README above the folders of several LoRA platforms of a model, each in the folder of its name."""
+    about = [_describe(model.experts[name].peft_config[name], name) for name in names]
+    _write_card(directory, base_of(model), about, repo_id)
+
+
+def _describe(config: object, folder: str) -> dict:
+    facts = config.auto_mapping
+    return {"platform": facts["platform"], "init_from": facts["init_from"], "rank": config.r, "folder": folder}
+
+
+def _write_card(directory: str | os.PathLike, base: str, platforms: list[dict], repo_id: str | None) -> None:
+    with open(os.path.join(directory, "README.md"), "w", encoding="utf-8") as file:
+        file.write(render_platform_card(base, platforms, repo_id=repo_id))
 
 
 def add_lora(expert: nn.Module, name: str, init_from: str, rank: int) -> nn.Module:
@@ -169,6 +256,16 @@ def build_lora_expert(expert: nn.Module, name: str, config: object) -> nn.Module
     import_peft().inject_adapter_in_model(config, lora, adapter_name=name)
     lora.logit_scale.requires_grad_(True)
     return lora
+
+
+def without_lora(expert: nn.Module) -> nn.Module:
+    """A copy of a LoRA expert as an ordinary one, of the frozen weights and the trained temperature."""
+    plain = copy.deepcopy(expert)
+    for path, module in list(plain.named_modules()):
+        if hasattr(module, "base_layer"):
+            plain.set_submodule(path, module.base_layer)
+    del plain.peft_config
+    return plain
 
 
 def _target_pattern(expert: nn.Module, name: str) -> str:
@@ -338,74 +435,3 @@ def _check_is_lora(model: nn.Module, name: str) -> None:
 def _scaling(expert: nn.Module, name: str) -> float:
     config = expert.peft_config[name]
     return config.lora_alpha / config.r
-
-
-def render_platform_card(
-    base: str,
-    platforms: list[dict],
-    *,
-    repo_id: str | None = None,
-    license_id: str | None = None,
-) -> str:
-    """The README.md of a LoRA platform, or of several in folders of one repository.
-
-    Args:
-        base: Hub id or directory of their base model.
-        platforms: `{"platform", "init_from", "rank", "folder"}` of each; "" is the repository itself.
-        repo_id: where they will be found; None: the code blocks are for the folder itself.
-        license_id: as the Hub names licences.
-    """
-    fields = {"base_model": None if os.path.isabs(base) else base, "license": license_id, "tags": _TAGS}
-    relation = {} if os.path.isabs(base) else {"base_model_relation": "adapter"}
-    rows = [
-        f"| `{one['platform']}` | `{one['init_from']}` | {one['rank']} | {one['folder'] or '.'} |" for one in platforms
-    ]
-    loads = [f'model.load_platform("{repo_id}", subfolder="{one["folder"]}")' for one in platforms if one["folder"]]
-    start = base if loads else repo_id or "."
-    return _CARD.format(
-        metadata=ModelCardData(library_name="transformers", **fields, **relation).to_yaml(),
-        name=(repo_id or platforms[0]["platform"]).rpartition("/")[2],
-        base=os.path.basename(base) if os.path.isabs(base) else base,
-        platforms="\n".join(rows),
-        start=start,
-        loads="".join(f"{line}\n" for line in loads),
-        licences="" if license_id else ", which hold for these adapters too",
-    )
-
-
-_TAGS = ["pe-moe", "lora", "peft", "geo-localization"]
-_CARD = """---
-{metadata}
----
-
-# {name}
-
-LoRA platforms for the PE-MoE model `{base}`. Each starts from one of its experts, whose weights stay as they are: all
-that was there before gives the same vectors and scores.
-
-| platform | starts from | rank | folder |
-|---|---|---|---|
-{platforms}
-
-## Load
-
-```python
-from transformers import AutoModel, AutoProcessor
-
-processor = AutoProcessor.from_pretrained("{start}", trust_remote_code=True)
-model = AutoModel.from_pretrained("{start}", trust_remote_code=True)
-{loads}```
-
-It needs peft; code, processor and encoders are the base's, and the adapters load on that base alone. The gate gives a
-new platform the weight 0 until a gate stage has included it, so fused scores do not use it yet: search with its own
-embeddings, `model(pixel_values=pixel_values, experts=[platform]).image_embeds`.
-
-## Results
-
-Nothing was measured.
-
-## Limits and licence
-
-Limits, intended use and misuse (locating people by their photographs) are those of the base model's card, and so are
-the licences of its backbones{licences}.
-"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .pictures_pemoe import is_one_picture
 from .pretrained_pemoe import PeMoEPreTrainedModel
 from .processing_pemoe import PeMoEProcessor
 from .vision_pemoe import needs_gradient, rotary_table
+from .visualized_bge_pemoe import encode_patches
 
 
 @dataclass
@@ -150,7 +152,10 @@ class PeMoEModel(PeMoEPreTrainedModel):
         if any(self.experts[name].gradient_checkpointing for name in names) and torch.is_grad_enabled():
             hidden, tokens = _require_gradient(hidden), _require_gradient(tokens)
         rope = None if tokens is None else rotary_table(self.vision_trunk)
-        texts, images, scales = zip(*(self.experts[name](hidden, mask, tokens, rope) for name in names), strict=True)
+        reads_patches = self.config.image_path == "visualized_bge"
+        encode = partial(encode_patches, self.text_trunk, self.config.prompt_ids) if reads_patches else None
+        given = hidden, mask, tokens, rope, encode
+        texts, images, scales = zip(*(self.experts[name](*given) for name in names), strict=True)
         fields = {}
         if hidden is not None:
             fields["text_embeds"] = torch.stack(texts, dim=1)  # (Q, E, D)

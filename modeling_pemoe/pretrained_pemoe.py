@@ -31,6 +31,7 @@ from .gates_pemoe import Gate, build_gate
 from .lora_pemoe import LoraPlatforms, add_lora, is_lora, resolve_adapter
 from .repository_pemoe import PushedToHub, write_repository_files
 from .vision_pemoe import build_vision_encoder, needs_gradient, split_vision_encoder
+from .visualized_bge_pemoe import check_positions
 
 BACKBONE_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 HUB_OPTIONS = (*BACKBONE_OPTIONS, "revision", "subfolder")
@@ -61,6 +62,8 @@ class PeMoEPreTrainedModel(LoraPlatforms, PushedToHub, PreTrainedModel):
         text_config.dtype = None  # else a backbone stored in bf16 would give a bf16 trunk under fp32 experts
         self.text_trunk = AutoModel.from_config(text_config, add_pooling_layer=False)
         self.vision_trunk = build_vision_encoder(config.vision_config, config.image_size)
+        if config.image_path == "visualized_bge":
+            check_positions(config, self.vision_trunk.patch_embed.num_patches)
         tail = split_vision_encoder(self.vision_trunk, config.vision_expert_layers)
         self.experts = nn.ModuleDict({p: PlatformExpert(config, self.text_trunk, tail) for p in config.platforms})
         self.gate = build_gate(config)

@@ -111,16 +111,19 @@ def push_folder(
     revision: str | None = None,
     commit_message: str | None = None,
     ignore_patterns: Sequence[str] = (),
+    folders: Sequence[str] = (),
     **commit: object,
 ) -> CommitInfo:
     """Push what the folder of a saved model holds of `PUSHED_FILES`, and delete what an earlier push left over.
 
-    One commit, without files of `ignore_patterns`; `commit` may hold `commit_description`, `create_pr` and
-    `run_as_future`. Nothing is made on the Hub where this raises ValueError: another option, a folder without weights.
+    One commit, without files of `ignore_patterns`; with `folders`, the names of LoRA platforms' folders in it, those
+    adapters and the README above them are sent, and nothing is deleted. `commit` may hold `commit_description`,
+    `create_pr` and `run_as_future`. Nothing is made on the Hub where this raises ValueError: another option, a folder
+    without weights.
     """
     if unknown := sorted(set(commit) - {"commit_description", "create_pr", "run_as_future"}):
         raise ValueError(f"push_to_hub: {', '.join(unknown)}: no option of a push")
-    if not any(Path(folder).glob("*.safetensors")):
+    if not all(any(Path(folder, name).glob("*.safetensors")) for name in folders or ("",)):
         raise ValueError(f"{folder}: holds no safetensors, so no model to push")
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
@@ -128,6 +131,9 @@ def push_folder(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     patterns = {"allow_patterns": PUSHED_FILES, "delete_patterns": REPLACED_FILES}
     patterns["ignore_patterns"] = ["*/*", *ignore_patterns]
+    if folders:
+        adapters = [f"{name}/{file}" for name in folders for file in ADAPTER_FILES]
+        patterns = {"allow_patterns": ["README.md", *adapters], "ignore_patterns": list(ignore_patterns)}
     commit |= {"commit_message": commit_message or "Upload model", "revision": revision}
     return api.upload_folder(repo_id=repo_id, folder_path=folder, **patterns, **commit)
 

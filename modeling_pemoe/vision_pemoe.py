@@ -19,6 +19,7 @@ class VisionTail(NamedTuple):
     norm_before_pool: bool  # False for average-pooled models, whose norm follows the pooling
     pool: Callable[[Tensor], Tensor]  # tokens (B, N, W) to one vector (B, W)
     width: int  # W
+    num_prefix_tokens: int  # class and register tokens, before the patches
 
 
 def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
@@ -27,7 +28,8 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
     A size that the patch size does not divide is cut at the right and bottom (384 px at patch 14 uses 378).
 
     Raises:
-        ValueError: unknown architecture, wrong arguments, or not a plain ViT of the EVA or ViT family.
+        ValueError: unknown architecture, wrong arguments, not a plain ViT of the EVA or ViT family, or a size below
+            one patch.
     """
     timm = import_timm()
     name, model_args = vision_config["architecture"], dict(vision_config.get("model_args") or {})
@@ -43,11 +45,19 @@ def build_vision_encoder(vision_config: dict, image_size: int) -> nn.Module:
     if rope is not None and not hasattr(rope, "init_non_persistent_buffers"):
         what = "this timm cannot re-create its rope tables after loading"
         raise ImportError(f"{what}: run `pip install -U 'timm>=1.0.24'`")
-    encoder.set_input_size(img_size=image_size)
+    set_image_size(encoder, image_size)
     for module in encoder.modules():
         if hasattr(module, "qkv_bias_separate"):  # else timm reads the weight of `qkv` without calling it,
             module.qkv_bias_separate = True  # past adapters, quantization and offloading
     return encoder
+
+
+def set_image_size(encoder: nn.Module, image_size: int) -> None:
+    """Set a timm encoder to `image_size` px, resampling its position embeddings; ValueError: below one patch."""
+    patch_size = max(encoder.patch_embed.patch_size)
+    if image_size < patch_size:
+        raise ValueError(f"image_size: {image_size} px is less than one patch of {patch_size} px; use a larger one")
+    encoder.set_input_size(img_size=image_size)
 
 
 def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
@@ -67,7 +77,7 @@ def split_vision_encoder(encoder: nn.Module, expert_layers: int) -> VisionTail:
         reduce_include_prefix=getattr(encoder, "pool_include_prefix", False),
     )
     encoder.global_pool = ""  # from here on, calling the trunk gives its token states
-    return VisionTail(blocks, norm, norm_before_pool, pool, encoder.num_features)
+    return VisionTail(blocks, norm, norm_before_pool, pool, encoder.num_features, encoder.num_prefix_tokens)
 
 
 def rotary_table(trunk: nn.Module) -> Tensor | None:

@@ -22,6 +22,7 @@ from pemoe.console import (
     Seed,
     check_endpoint,
     fail,
+    find_accelerate_config,
     format_columns,
     note,
     print_json,
@@ -29,6 +30,7 @@ from pemoe.console import (
 )
 from pemoe.data_cli import data_app
 from pemoe.export_cli import export
+from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
@@ -38,6 +40,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
 app.command()(export)
+app.command()(mine)
 
 
 def _show_version(asked: bool) -> None:
@@ -91,14 +94,21 @@ def quickstart(
 def info(
     preset: Annotated[str | None, typer.Option(help="paper, campus or tiny.")] = None,
     model: Annotated[str | None, typer.Option(help="Directory or Hub id of a model instead.")] = None,
+    accelerate_config: Annotated[
+        str | None, typer.Option(help="Print the path of this packaged config for accelerate instead, as ddp_8gpu.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Parameters and MB of every part and of both checkpoint kinds; downloads no weights.
 
     Example: pemoe info --preset paper
     """
-    if (preset is None) == (model is None):
-        raise typer.BadParameter("give --preset or --model")
+    if [preset, model, accelerate_config].count(None) != 2:
+        raise typer.BadParameter("give one of --preset, --model and --accelerate-config")
+    if accelerate_config is not None:
+        path = find_accelerate_config(accelerate_config)
+        print_json({"path": str(path)}) if as_json else typer.echo(path)
+        return
     from pemoe.hub_cards.sizes import describe_sizes
     from pemoe.modeling_pemoe import PeMoEConfig
     from pemoe.trainers.checkpoint_io import read_config_of
@@ -120,9 +130,14 @@ def info(
 
 
 @app.command()
-def train(
-    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart) or a YAML file.")],
+def train(  # noqa: PLR0913 - options of a command
+    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart, adapter) or a YAML file.")],
     data: Data = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Trained model to start from instead of the backbones."),
+    ] = None,
+    platform: Annotated[str | None, typer.Option(help="Of all photos of a folder, such as infrared.")] = None,
     output: Output = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     overwrite: Overwrite = False,
@@ -132,54 +147,26 @@ def train(
     """Train all stages of a recipe; several GPUs: torchrun --nproc-per-node=8 -m pemoe train ...
 
     Example: pemoe train --config quickstart --output runs/train
+
+    Example: pemoe train --config adapter --checkpoint me/pemoe --data photos --platform infrared
     """
+    from pemoe.trainers.distributed import lacks_processes
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
     directory = output or Path("runs/train")
+    if lacks_processes():
+        note("pemoe: accelerate starts one process on the CPU, whatever --num_processes says; use torchrun for more")
 
     def show(plan: list[dict]) -> None:
         columns = ("stage", "platform", "joined_batch_size", "steps", "places", "images")
         rows = [[str(line[name]) for name in columns] for line in plan]
         typer.echo(format_columns([list(columns), *rows]), err=True)
 
-    metrics = train_into(directory, read_config(config, data, seed), typed_command(), overwrite, resume, show)
+    recipe = read_config(config, data, seed, checkpoint, platform)
+    metrics = train_into(directory, recipe, typed_command(), overwrite, resume, show)
     if metrics is not None:  # on the first process
         _report(metrics, as_json, f"Model: {directory / 'model'}")
-
-
-@app.command()
-def mine(
-    checkpoint: Checkpoint,
-    data: Data = None,
-    output: Output = None,
-    k: Annotated[int, typer.Option(min=1, help="Negatives per picture.")] = 10,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
-    """Find the hard negatives of the training split: OUTPUT/negatives.npy, (rows, k) row numbers, -1 for none.
-
-    Example: pemoe mine runs/train/model --output runs/mine
-    """
-    from pemoe.common.runs import check_output, prepare_output, write_metrics
-    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
-    from pemoe.trainers.data import load_rows
-    from pemoe.trainers.distributed import device_name
-    from pemoe.trainers.mining import mine_split, save_negatives
-
-    started_s = time.monotonic()
-    _quiet_transformers()
-    directory = check_output(output or Path("runs/mine"), overwrite)
-    recipe = data_of(checkpoint, data)
-    model, processor = load_checkpoint(checkpoint)
-    rows = load_rows(recipe, show_progress=True, needed=("train",))["train"]
-    prepare_output(directory, overwrite)
-    negatives = mine_split(model, processor, rows, k, seed=seed)
-    save_negatives(directory, negatives)
-    results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
-    metrics = write_metrics(directory, typed_command(), seed, started_s, results, device_name())
-    _report(metrics, as_json, f"{directory / 'negatives.npy'}")
 
 
 @app.command()
@@ -228,7 +215,7 @@ def main() -> None:
     except InputError as error:
         fail(str(error))
     except OSError as error:  # a disk, a network; anything else is a failure of ours: traceback and exit code 1
-        fail(str(error), of_one_process=True)
+        fail(str(error))
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)
@@ -252,6 +239,9 @@ def _report(metrics: dict, as_json: bool, where: str) -> None:
     for name, value in figures.items():
         if isinstance(value, int | float):
             typer.echo(f"{name:24} {value:.4f}" if isinstance(value, float) else f"{name:24} {value}")
+    for platform, alone in metrics["results"].get("alone", {}).items():
+        label = f"{platform} alone"
+        typer.echo(f"{label:24} recall_at_1 {alone['recall_at_1']:.4f}, recall_at_10 {alone['recall_at_10']:.4f}")
     typer.echo(f"\n{metrics['wall_s']:.0f} s. {where}")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 from urllib.parse import urlsplit
@@ -45,6 +47,16 @@ Data = Annotated[str | None, typer.Option(help=_ANY_DATA, callback=check_root)]
 Checkpoint = Annotated[str, typer.Argument(help="Directory or Hub id of a trained model.")]
 
 
+def find_accelerate_config(name: str) -> Path:
+    """Path of a packaged config for `accelerate launch --config_file`; InputError names those that there are."""
+    room = find_spec("pemoe.trainers")  # without importing it
+    folder = Path(next(iter(room.submodule_search_locations))) / "accelerate_configs"
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if name not in paths:
+        raise InputError(f"--accelerate-config {name}: the packaged ones are {', '.join(paths)}")
+    return paths[name]
+
+
 def typed_command() -> str:
     """The command as typed, without user, password and query of addresses in it."""
     address = re.compile(r"(?i)(https?://)(?:[^?#\s]*@)?([^?#]*).*")
@@ -62,13 +74,27 @@ def note(message: str) -> None:
         typer.echo(message, err=True)
 
 
-def fail(message: str, of_one_process: bool = False) -> NoReturn:
-    """One line on stderr, exit code 2; what all processes of a machine meet alike, the first one says."""
-    rank = os.environ.get("LOCAL_RANK", "0")
-    if message and (rank == "0" or of_one_process):
-        process = "" if rank == "0" else f" (process {rank})"
-        typer.echo(f"pemoe{process}: {' '.join(message.split())}", err=True)
+def fail(message: str) -> NoReturn:
+    """One line on stderr, exit code 2; of a machine's processes that fail alike, one speaks."""
+    message = " ".join(message.split())
+    if message and _is_first_to_say(message):
+        typer.echo(f"pemoe: {message}", err=True)
     sys.exit(2)
+
+
+def _is_first_to_say(message: str) -> bool:
+    """Whether no other process that torchrun started here has said this; it gives each a file in one folder."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file is None:
+        return True
+    said = Path(error_file).parents[1] / f"pemoe-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    try:
+        said.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # better twice than never
+        return True
+    return True
 
 
 def format_columns(rows: list[list[str]]) -> str:

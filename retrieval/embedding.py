@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
+from pemoe.retrieval.feature_cache import ImageStates
 
 
 @dataclass(frozen=True)
@@ -78,32 +79,15 @@ def embed_rows(
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def run_image_trunk(
-    model: PeMoEModel,
-    processor: PeMoEProcessor,
-    rows: datasets.Dataset,
-    batch_size: int = 64,
-    show_progress: bool = False,
-) -> Tensor:
-    """Trunk states of every image `(rows, N, W)`, on the CPU; the trunk is frozen, so they serve every expert."""
-    images = rows.select_columns(["image"])
-
-    def embed(numbers: Sequence[int]) -> tuple[Tensor]:
-        batch = processor(images=images[numbers]["image"]).to(model.device)
-        return (model.encode_image_trunk(batch["pixel_values"]),)
-
-    return embed_rows(model, range(len(rows)), embed, batch_size, "images", show_progress)[0]
-
-
 def embed_split(
     model: PeMoEModel,
     processor: PeMoEProcessor,
     rows: datasets.Dataset,
     batch_size: int = 64,
     show_progress: bool = False,
-    image_states: Tensor | None = None,
+    image_states: Tensor | ImageStates | None = None,
 ) -> EmbeddedSplit:
-    """Embed all captions and images of a split; `image_states` of `run_image_trunk` save its trunk's run."""
+    """Embed all captions and images of a split; `image_states`, of its rows, save the image trunk's run."""
     captions, images = rows["captions"][:], rows.select_columns(["image"])
     texts = [text for row in captions for text in row]
 
@@ -116,7 +100,7 @@ def embed_split(
         if image_states is None:
             inputs = processor(images=images[numbers]["image"]).to(model.device)
             return (fuse_images(model.get_image_features(**inputs, return_dict=True)),)
-        states = image_states[numbers[0] : numbers[-1] + 1].to(model.device)
+        states = image_states[list(numbers)].to(model.device)  # (n, N, W)
         return (fuse_images(model(image_states=states, return_dict=True)),)
 
     query = np.zeros((len(texts), model.config.num_experts * model.config.embed_dim), dtype=np.float32)

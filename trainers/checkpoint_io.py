@@ -40,7 +40,7 @@ def read_config_of(checkpoint: str) -> PeMoEConfig:
         raise TrainingError(f"{checkpoint}: {_explain(checkpoint, error)}") from error
     if not isinstance(config, PeMoEConfig):
         raise TrainingError(f"{checkpoint}: holds a {config.model_type} model, not a PE-MoE one")
-    if facts is not None:
+    if facts is not None and facts["platform"] not in config.platforms:
         config.platforms = [*config.platforms, facts["platform"]]
         config.masked_platforms = [*config.masked_platforms, facts["platform"]]
     return config
@@ -78,9 +78,10 @@ def data_of(checkpoint: str, data: str | None = None) -> DataRecipe:
 
 
 def recipe_record(recipe: Recipe) -> dict:
-    """A recipe as `recipe.json` holds it: a data directory by its whole path, for commands run from elsewhere."""
+    """A recipe as `recipe.json` holds it: directories by their whole paths, for commands run from elsewhere."""
     content = asdict(recipe)
     content["data"]["root"] = _whole_path(recipe.data.root)
+    content["model"]["checkpoint"] = _whole_path(recipe.model.checkpoint)
     return content
 
 

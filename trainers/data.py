@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import datasets
@@ -20,7 +20,8 @@ from pemoe.datasets_scripts.sanitize import MODES, find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.modeling_pemoe.pictures_pemoe import read_picture
-from pemoe.trainers.errors import TrainingError, check_choice
+from pemoe.retrieval.feature_cache import ImageStates, View
+from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.samplers import Visit
 
 SATELLITE = PLATFORMS.index("satellite")
@@ -58,12 +59,15 @@ def load_rows(
 class PairAugmentation:
     """Augments a satellite picture and its text together; a pure function of (seed, draw, row).
 
+    `draw` and `draw_like` choose, `apply` changes the picture.
+
     Args:
         kind: "sanitized" flips and turns by any angle, only under a text that holds no direction (the paper's way;
             the build's sanitizer leaves most of them so); "transform" flips and turns by quarters, which every word
             can follow, rewrites the directions of the text with the picture, and leaves it in place where nothing
             true could be said. Light changes in both.
         seed: of the draws.
+        views: draw only this many ways of each picture, visit v taking way v % views; 0 draws every visit anew.
 
     Example:
         >>> augmentation = PairAugmentation("transform", seed=0)
@@ -72,23 +76,39 @@ class PairAugmentation:
         ((8, 8), 'A round pond.')
     """
 
-    def __init__(self, kind: str, seed: int) -> None:
+    def __init__(self, kind: str, seed: int, views: int = 0) -> None:
         check_choice("augment", kind, AUGMENTS[1:])
-        self.kind = kind
+        check_range("augmented_views", views, 0)
+        self.kind, self.seed, self.views = kind, seed, views
         self.augmentation = SatelliteAugmentation(rotation="any" if kind == "sanitized" else "quarter", seed=seed)
+
+    def covers(self, platform_id: int) -> bool:
+        """Whether pictures of this platform are augmented."""
+        return platform_id == SATELLITE
+
+    def draw(self, text: str, draw: int, row: int) -> tuple[str, AugmentationPlan]:
+        """What is done to a row's picture at its visit `draw` under a text, and the text that is then true of it."""
+        plan = self._plan(draw, row, geometric=True)
+        new_text = transform_caption(text, plan.geometry) if self.kind == "transform" else text
+        if (self.kind == "sanitized" and find_directions(text)) or not new_text:
+            return text, self._plan(draw, row, geometric=False)
+        return new_text, plan
+
+    def draw_like(self, draw: int, row: int, like: AugmentationPlan) -> AugmentationPlan:
+        """For a mined negative, moved if its positive is: traces of the augmentation must not tell the two apart."""
+        return self._plan(draw, row, geometric=not like.geometry.is_identity)
+
+    def _plan(self, draw: int, row: int, geometric: bool) -> AugmentationPlan:
+        return self.augmentation.plan(draw % self.views if self.views else draw, row, geometric)
+
+    def apply(self, image: Image.Image, plan: AugmentationPlan) -> Image.Image:
+        """The picture as augmented."""
+        return self.augmentation.apply(image, plan)
 
     def pair(self, image: Image.Image, text: str, draw: int, row: int) -> tuple[Image.Image, str, AugmentationPlan]:
         """The augmented picture of a row at its visit `draw`, the text that is true of it, and what was done."""
-        plan = self.augmentation.plan(draw, row, geometric=True)
-        new_text = transform_caption(text, plan.geometry) if self.kind == "transform" else text
-        if (self.kind == "sanitized" and find_directions(text)) or not new_text:
-            new_text, plan = text, self.augmentation.plan(draw, row, geometric=False)
-        return self.augmentation.apply(image, plan), new_text, plan
-
-    def picture(self, image: Image.Image, draw: int, row: int, like: AugmentationPlan) -> Image.Image:
-        """A mined negative, moved if its positive is: traces of the augmentation must not tell the two apart."""
-        geometric = not like.geometry.is_identity
-        return self.augmentation.apply(image, self.augmentation.plan(draw, row, geometric))
+        new_text, plan = self.draw(text, draw, row)
+        return self.apply(image, plan), new_text, plan
 
 
 class PairDataset(Dataset):
@@ -98,12 +118,14 @@ class PairDataset(Dataset):
         rows, caption_column: a split with the columns of `schema.FEATURES`, and where captions are drawn from.
         seed: of the draws.
         hard_negatives: `(rows, k)` int64 row numbers of negatives, -1 where there are fewer; None for no negatives.
-        image_states: trunk states of every row `(rows, N, W)`, used instead of the images.
+        image_states: trunk states used instead of the images: of every row `(rows, N, W)`, or those that
+            `FeatureCache.states` gives, with augmentation of `views()`.
         augment: of satellite pictures and their texts, one of `AUGMENTS`; see `PairAugmentation`.
+        augmented_views: ways in which each picture is augmented, 0 for a new one at every visit.
 
     Raises:
-        TrainingError: a row without captions or platform, tables of another length than the rows, or trunk states
-            (which are of the pictures as they are) together with augmentation.
+        TrainingError: a row without captions or platform, tables of another length than the rows, or augmentation
+            together with trunk states that do not hold its views.
     """
 
     def __init__(
@@ -112,11 +134,13 @@ class PairDataset(Dataset):
         caption_column: str,
         seed: int,
         hard_negatives: np.ndarray | None = None,
-        image_states: Tensor | None = None,
+        image_states: Tensor | ImageStates | None = None,
         augment: str = "none",
+        augmented_views: int = 0,
     ) -> None:
-        if augment != "none" and image_states is not None:
-            raise TrainingError("augment: pictures whose trunk states are cached cannot be augmented; cache none")
+        check_views(augment, augmented_views, cached=image_states is not None)
+        if augment != "none" and isinstance(image_states, Tensor):
+            raise TrainingError("augment: image_states holds pictures as they are; give states of a FeatureCache")
         self.captions: list[list[str]] = rows[caption_column][:]
         wordless = next((row for row, captions in enumerate(self.captions) if not captions), None)
         if wordless is not None:
@@ -134,7 +158,7 @@ class PairDataset(Dataset):
         self.platform_names: list[str] = rows.features["platform"].names
         self.platform_id = np.asarray(rows["platform"][:], dtype=np.int64)
         self.seed, self.hard_negatives, self.image_states = seed, hard_negatives, image_states
-        self.augmentation = None if augment == "none" else PairAugmentation(augment, seed)
+        self.augmentation = None if augment == "none" else PairAugmentation(augment, seed, augmented_views)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -144,25 +168,77 @@ class PairDataset(Dataset):
         row, draw = visit
         rng = np.random.default_rng((self.seed, draw, row))
         captions = self.captions[row]
-        image, text, plan = self._image(row), captions[rng.integers(len(captions))], None
-        if self.augmentation is not None and self.platform_id[row] == SATELLITE:
-            image, text, plan = self.augmentation.pair(image, text, draw, row)
+        text, plan = captions[rng.integers(len(captions))], None
+        if self._is_augmented(row):
+            text, plan = self.augmentation.draw(text, draw, row)
         numbers = {"place_id": int(self.place_id[row]), "platform_id": int(self.platform_id[row])}
-        pair = {"text": text, "image": image, **numbers}
+        pair = {"text": text, "image": self._image(row, plan), **numbers}
         if self.hard_negatives is not None:
-            found = self.hard_negatives[row][self.hard_negatives[row] >= 0]
+            found = self._negatives_of(row)
             pair["has_negative"] = len(found) > 0
             # a row without a negative carries its own image as a filler, which the loss leaves out
             negative = int(found[rng.integers(len(found))]) if len(found) else row
-            pair["negative_image"] = self._image(negative)
-            if plan is not None:
-                pair["negative_image"] = self.augmentation.picture(pair["negative_image"], draw, negative, plan)
+            moved = None if plan is None else self.augmentation.draw_like(draw, negative, plan)
+            pair["negative_image"] = self._image(negative, moved)
         return pair
 
-    def _image(self, row: int) -> Image.Image | Tensor:
+    def plain_views(self) -> list[list[View]]:
+        """Every row's picture as it is; with augmentation, those that it changes in a group of their own."""
+        changed = [row for row in range(len(self)) if self._is_augmented(row)]
+        others = sorted(set(range(len(self))) - set(changed))
+        return [[(row, None) for row in rows] for rows in (others, changed) if rows]
+
+    def views(self) -> list[list[View]]:
+        """The pictures that training can show, each as it shows it, for `FeatureCache.states`.
+
+        Raises TrainingError where augmentation draws without end.
+        """
+        if self.augmentation is None:
+            return self.plain_views()
+        check_views(self.augmentation.kind, self.augmentation.views, cached=True)
+        shown = {(row, None): None for row in range(len(self)) if not self._is_augmented(row)}
+        groups = [list(shown)]
+        groups.append([view for row in range(len(self)) for view in self._augmented(row) if view not in shown])
+        shown |= dict.fromkeys(groups[-1])
+        if self.hard_negatives is not None:
+            beside = (view for row in range(len(self)) for view in self._beside(row) if view not in shown)
+            groups.append(list(dict.fromkeys(beside)))
+        return [group for group in groups if group]
+
+    def _is_augmented(self, row: int) -> bool:
+        return self.augmentation is not None and self.augmentation.covers(self.platform_id[row])
+
+    def _augmented(self, row: int) -> dict[View, None]:
+        """The views of a row that its captions ask for, in order; none where it stays as it is."""
+        if not self._is_augmented(row):
+            return {}
+        draws = ((text, draw) for draw in range(self.augmentation.views) for text in self.captions[row])
+        return dict.fromkeys((row, self.augmentation.draw(text, draw, row)[1]) for text, draw in draws)
+
+    def _beside(self, row: int) -> Iterator[View]:
+        """The views of a row's negatives; of the row itself, which stands in where it has none, those it has."""
+        negatives = [int(negative) for negative in self._negatives_of(row)] or [row]
+        if not self._is_augmented(row):
+            yield from ((negative, None) for negative in negatives)
+            return
+        for draw in range(self.augmentation.views):
+            for text in self.captions[row]:
+                plan = self.augmentation.draw(text, draw, row)[1]
+                yield from ((negative, self.augmentation.draw_like(draw, negative, plan)) for negative in negatives)
+
+    def _negatives_of(self, row: int) -> np.ndarray:
+        return self.hard_negatives[row][self.hard_negatives[row] >= 0]
+
+    def drawn_caption(self, visit: Visit) -> int:
+        """Which caption of its row a visit shows: the first draw of `__getitem__`."""
+        rng = np.random.default_rng((self.seed, visit.visit, visit.row))
+        return int(rng.integers(len(self.captions[visit.row])))
+
+    def _image(self, row: int, plan: AugmentationPlan | None) -> Image.Image | Tensor:
         if self.image_states is not None:
-            return self.image_states[row]
-        return read_picture(self.images[row]["image"], row)  # augmentation must see what the processor would
+            return self.image_states[row] if plan is None else self.image_states.view(row, plan)
+        image = read_picture(self.images[row]["image"], row)  # augmentation must see what the processor would
+        return image if plan is None else self.augmentation.apply(image, plan)
 
 
 class PairCollator:
@@ -194,6 +270,16 @@ class PairCollator:
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the model takes of a collated batch; the numbers are the losses' own."""
     return {name: tensor for name, tensor in batch.items() if name not in NUMBERS}
+
+
+def check_views(augment: str, augmented_views: int, cached: bool) -> None:
+    """Raise TrainingError where views are limited of what is not augmented, or not limited of what is cached."""
+    check_range("augmented_views", augmented_views, 0)
+    if augment == "none" and augmented_views:
+        raise TrainingError(f"augmented_views: {augmented_views}, but augment is none; set augment, or leave it out")
+    if augment != "none" and cached and not augmented_views:
+        what = f"augment: {augment} draws a new picture at every visit, which no cache can hold"
+        raise TrainingError(f"{what}; set augmented_views to 1 or more, or cache_image_states to false")
 
 
 def number_places(place_id: Sequence[str]) -> np.ndarray:

@@ -13,6 +13,8 @@ import torch.distributed.nn.functional as dist_nn
 from accelerate import PartialState
 from torch import Tensor
 
+from pemoe.trainers.errors import TrainingError
+
 
 def world_size() -> int:
     """Number of processes; 1 outside `torch.distributed`."""
@@ -29,6 +31,21 @@ def rank() -> int:
 def process_count() -> int:
     """Processes that the launcher started, also before they have joined."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lacks_processes() -> bool:
+    """Whether `accelerate launch` was asked for several CPU processes: without mpirun it starts one, silently."""
+    launched = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ
+    return launched and "WORLD_SIZE" not in os.environ
+
+
+def check_precision(precision: str) -> None:
+    """Compare a recipe's precision with that of `accelerate launch`; TrainingError: they differ."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    fitting = "bf16" if precision == "bfloat16" else "no"
+    if asked not in (None, fitting):
+        advice = f"launch with --mixed_precision {fitting}, or change the recipe"
+        raise TrainingError(f"precision: {precision}, while accelerate was told mixed_precision {asked}; {advice}")
 
 
 def local_device() -> torch.device:

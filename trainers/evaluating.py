@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import datasets
 import numpy as np
 from transformers import EvalPrediction, Trainer
 
+from pemoe.modeling_pemoe import PeMoEConfig
 from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
 from pemoe.retrieval.evaluation import score_split
 from pemoe.retrieval.metrics import CUTOFFS
@@ -23,10 +25,11 @@ RECALLS = (*(f"recall_at_{k}" for k in CUTOFFS), "score")
 class EvaluatingTrainer(Trainer):
     """`transformers.Trainer` whose `evaluate` ranks every query of a split against its whole gallery.
 
-    A subclass sets `lora_platform`, the LoRA platform in training or None: its expert is then measured alone.
+    A subclass sets `lora_platforms`, the LoRA platforms in training: the expert of the only one, or of the one that
+    the rows are of, is measured alone.
     """
 
-    lora_platform: str | None = None
+    lora_platforms: Sequence[str] = ()
 
     def evaluate(
         self,
@@ -101,13 +104,32 @@ class EvaluatingTrainer(Trainer):
 
     def _embed(self, rows: datasets.Dataset) -> EmbeddedSplit:
         """A split as vectors; of a LoRA platform in training those of its expert alone, which the gate leaves out."""
-        config, masked = self.model.config, self.model.config.masked_platforms
-        if self.lora_platform is not None:
-            config.masked_platforms = [name for name in config.platforms if name != self.lora_platform]
-        try:
+        with searching_alone(self.model.config, self._measured_alone(rows)):
             return embed_split(self.model, self.processing_class, rows, self.args.per_device_eval_batch_size)
-        finally:
-            config.masked_platforms = masked
+
+    def _measured_alone(self, rows: datasets.Dataset) -> str | None:
+        """The LoRA platform whose expert these rows are searched with, None for the gated experts."""
+        if len(self.lora_platforms) < 2:
+            return next(iter(self.lora_platforms), None)
+        names = [rows.features["platform"].names[number] for number in sorted(set(rows["platform"]) - {None})]
+        if len(names) == 1 and names[0] in self.lora_platforms:
+            return names[0]
+        if new := [name for name in self.lora_platforms if name in self.model.config.masked_platforms]:
+            what = f"the gate does not know {new[0]!r} yet, so rows of several platforms cannot be searched together"
+            raise TrainingError(f"evaluate: {what}; give the rows of each by its name, {{platform: rows}}")
+        return None
+
+
+@contextmanager
+def searching_alone(config: PeMoEConfig, platform: str | None) -> Iterator[None]:
+    """Inside the block the gate gives one platform's expert all the weight; None changes nothing."""
+    masked = config.masked_platforms
+    if platform is not None:
+        config.masked_platforms = [name for name in config.platforms if name != platform]
+    try:
+        yield
+    finally:
+        config.masked_platforms = masked
 
 
 def check_eval_rows(rows: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,11 +24,13 @@ class _Group:
     """Rows that are drawn together, by place.
 
     rows: row numbers sorted by place, shape (n,); starts: where each place begins in `rows`, shape (P + 1,);
+    place_ids: number of each place in the data set, shape (P,);
     key: of the group's random streams; n_streams: 1 if the ranks share one permutation of the places, else one a rank.
     """
 
     rows: np.ndarray
     starts: np.ndarray
+    place_ids: np.ndarray
     key: int
     batch_size: int  # per rank
     joined_size: int  # taken from one permutation at a step
@@ -55,7 +57,12 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
     often. Each visit of a place takes its next image in a shuffled order, so that after whole passes the images of a
     place have been used equally often, give or take one. Passes go on across epochs: an epoch may end inside one.
 
-    `batch_at` is a pure function of (seed, epoch, step): no random state is kept, so to resume is to start later.
+    With `neighbours`, the places of a pass are the same, in an order that brings near ones into one batch: the next
+    place of the permutation is a seed, and those of its near places that the pass has not yet visited come with it,
+    up to half a joined batch together. At the end of a pass few near ones are left, and its batches are near random.
+
+    `batch_at` is a pure function of (seed, epoch, step) and the tables of neighbours: no random state is kept, so to
+    resume is to start later.
 
     Args:
         platform_ids, place_ids: platform and place of each row of the data set, integers from one table over it.
@@ -64,6 +71,8 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         seed: of all shuffles, >= 0.
         rank, world_size: this process, and the number of processes.
         mixed: draw the rows of all `platforms` together as one group, places unique as above (the unified model).
+        neighbours: the step at which a pass begins, counted over epochs -> near places `(groups, places, n)`, by the
+            numbers of `place_ids`, nearest first, -1 for none; None for random batches.
 
     Raises:
         ValueError: columns of different length, a platform without rows, repeated platforms, numbers out of range.
@@ -85,12 +94,14 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         rank: int = 0,
         world_size: int = 1,
         mixed: bool = False,
+        neighbours: Callable[[int], np.ndarray] | None = None,
     ):
         if not (batch_size >= 1 and num_steps >= 1 and seed >= 0 and 0 <= rank < world_size):
             numbers = f"batch_size {batch_size}, num_steps {num_steps}, seed {seed}, rank {rank} of {world_size}"
             raise ValueError(f"{numbers}: sizes must be at least 1, seed and rank at least 0, rank below world_size")
         self.platforms, self.batch_size, self.num_steps = list(platforms), batch_size, num_steps
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
+        self._neighbours, self._passes = neighbours, {}  # of each group and stream, the pass that was ordered last
         self._groups = self._build_groups(np.asarray(platform_ids), np.asarray(place_ids), mixed)
 
     def _build_groups(self, platform_ids: np.ndarray, place_ids: np.ndarray, mixed: bool) -> dict[int | str, _Group]:
@@ -113,13 +124,15 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         """Sort `rows` by place, places and the images of each place in a shuffled order, and size the batches."""
         rng = self._rng(key, 0, 0)
         places, code = np.unique(place_ids, return_inverse=True)
-        position = rng.permutation(len(places))[code]  # (n,) a random position for each place
+        position_of = rng.permutation(len(places))  # (P,) a random position for each place
+        position = position_of[code]  # (n,)
         order = np.lexsort((rng.random(len(rows)), position))
         starts = np.concatenate([[0], np.bincount(position).cumsum()])
         batch_size = min(self.batch_size, len(places))
         shared = batch_size * self.world_size <= len(places)
         joined_size, n_streams = (batch_size * self.world_size, 1) if shared else (batch_size, self.world_size)
-        return _Group(rows[order], starts, key, batch_size, joined_size, n_streams)
+        ids = places[np.argsort(position_of)]
+        return _Group(rows[order], starts, ids, key, batch_size, joined_size, n_streams)
 
     def _rng(self, *words: int) -> np.random.Generator:
         """Generator of one purpose; always three words, since numpy seeds (a, b) and (a, b, 0) alike."""
@@ -137,7 +150,8 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         visit, batch = divmod(self.epoch * self._steps_of(name) + turn, group.batches_per_pass)
         stream = self.rank if group.n_streams > 1 else 0
         offset = batch * group.joined_size + (0 if group.n_streams > 1 else self.rank * group.batch_size)
-        places = self._pass_order(group, visit, stream)[offset : offset + group.batch_size]
+        order = self._pass_order(group, visit, stream) if self._neighbours is None else self._near(name, visit, stream)
+        places = order[offset : offset + group.batch_size]
         return [Visit(int(row), visit) for row in self._rows_of(group, places, visit, stream)]
 
     def _pass_order(self, group: _Group, visit: int, stream: int) -> np.ndarray:
@@ -145,6 +159,20 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
         left_out = group.n_places % group.joined_size
         kept = (np.arange(group.n_places - left_out) + (visit + 1) * left_out) % group.n_places
         return self._rng(group.key, visit + 1, stream).permutation(kept)
+
+    def _near(self, name: int | str, visit: int, stream: int) -> np.ndarray:
+        """As `_pass_order`, near places together by the table that is in force where the pass begins."""
+        if self._passes.get((name, stream), (None,))[0] != visit:
+            group, number = self._groups[name], list(self._groups).index(name)
+            epoch, turn = divmod(visit * group.batches_per_pass, self._steps_of(name))
+            table = self._neighbours(epoch * self.num_steps + turn * len(self._groups) + number)[number]
+            position = np.full(len(table) + 1, -1)  # the last one stands for -1
+            position[group.place_ids] = np.arange(group.n_places)
+            order = gather_near(
+                self._pass_order(group, visit, stream), position[table[group.place_ids]], group.joined_size
+            )
+            self._passes[name, stream] = visit, order
+        return self._passes[name, stream][1]
 
     @staticmethod
     def _rows_of(group: _Group, places: np.ndarray, visit: int, stream: int) -> np.ndarray:
@@ -189,3 +217,29 @@ class PlatformBatchSampler(Sampler[list[Visit]]):
             }
             for name, group in self._groups.items()
         }
+
+
+def gather_near(order: np.ndarray, near: np.ndarray, batch_size: int) -> np.ndarray:
+    """Reorder places so that batches of `batch_size` consecutive ones hold seeds with their near places.
+
+    Args:
+        order: places in the order in which they become seeds, `(n,)`; only these are placed, each once.
+        near: near places of every place, nearest first, `(P, w)`; -1 for none.
+        batch_size: a seed and its near places together are at most half of it, and never cut by its end.
+
+    Example:
+        >>> gather_near(np.array([0, 1, 2, 3]), np.array([[3], [2], [1], [0]]), batch_size=4).tolist()
+        [0, 3, 1, 2]
+    """
+    waits = np.zeros(len(near), dtype=bool)
+    waits[order] = True
+    placed: list[int] = []
+    for seed in order:
+        if waits[seed]:
+            waits[seed] = False
+            room = min(max(batch_size // 2, 2), batch_size - len(placed) % batch_size) - 1
+            near_ones = near[seed][near[seed] >= 0]
+            chosen = near_ones[waits[near_ones]][:room]
+            waits[chosen] = False
+            placed += [int(seed), *chosen.tolist()]
+    return np.array(placed, dtype=np.int64)

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import datasets
 import numpy as np
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
+from transformers.trainer_utils import TrainOutput
 
-from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically, write_json
+from pemoe.datasets_scripts.augment.pictures import SatelliteAugmentation
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
-from pemoe.retrieval.embedding import run_image_trunk
+from pemoe.retrieval.feature_cache import FeatureCache, ImageStates, View
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.data import PairDataset
-from pemoe.trainers.distributed import join_processes, local_device, process_count, process_options, rank, wait_for_all
+from pemoe.trainers.distributed import (
+    join_processes,
+    local_device,
+    process_count,
+    process_options,
+    rank,
+    wait_for_all,
+    world_size,
+)
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.mining import NEGATIVES, mine_split, save_negatives
+from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
+from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
 from pemoe.trainers.options import check_places
-from pemoe.trainers.recipes import Recipe, StageRecipe, resolve_repo
+from pemoe.trainers.recipes import Recipe, StageRecipe
+from pemoe.trainers.sharding import splitter, trains_one_by_one
+from pemoe.trainers.starting import start_on_base
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 
 DONE = "done.json"
+LOG = "log.json"
 WEIGHTS = "trained.safetensors"
 
 
 class _StepBar(TrainerCallback):
-    """A progress bar of one stage on stderr, on the first process."""
+    """A progress bar of one stage on stderr, on the first process, with the last figures that were logged."""
+
+    FIGURES: ClassVar = {  # name in the log -> on the bar
+        "loss": "loss",
+        "batch_recall_at_1": "batch R@1",
+        "images_per_second": "images/s",
+        "eval_recall_at_1": "validation R@1",
+    }
 
     def __init__(self, label: str) -> None:
-        self.label = label
+        self.label, self.figures, self.bar = label, {}, None
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         off, start = not state.is_world_process_zero, state.global_step
@@ -48,40 +70,25 @@ class _StepBar(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.bar.update()
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.bar.close()
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        self.figures |= {self.FIGURES[name]: f"{value:.3g}" for name, value in logs.items() if name in self.FIGURES}
+        self.bar.set_postfix(self.figures)
 
-
-def build_model(recipe: Recipe) -> tuple[PeMoEModel, PeMoEProcessor]:
-    """Model and processor a recipe starts from; fresh parts are drawn from the recipe's seed.
-
-    Raises TrainingError when backbones are not found or do not fit.
-    """
-    spec = recipe.model
-    text_repo, vision_repo = resolve_repo(spec.text_repo), resolve_repo(spec.vision_repo)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(recipe.seed)
-            model = PeMoEModel.from_backbones(
-                text_repo, vision_repo, spec.platforms, spec.text_revision, spec.vision_revision, **spec.options
-            )
-        tokenizer = AutoTokenizer.from_pretrained(text_repo, revision=spec.text_revision)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        raise TrainingError(f"model: {one_line(error)}") from error
-    if recipe.precision == "bfloat16":  # the experts stay fp32: what is trained must not be rounded first
-        model.text_trunk.to(torch.bfloat16)
-        model.vision_trunk.to(torch.bfloat16)
-    return model.to(local_device()), PeMoEProcessor.build(tokenizer, model.config)
+    def close(self) -> None:
+        """End the bar's line, also where training failed."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class StageRunner:
     """Runs the stages of a recipe on a model, each in `directory/NAME`, mining in `directory/mine`.
 
     Args:
-        model, processor: from `build_model`; the model is trained in place.
+        model, processor: from `starting.build_model`; the model is trained in place.
         rows, recipe, directory: the training split, the run and its directory.
         resume: skip finished stages (their weights are read) and go on inside the first unfinished one.
-        image_states: trunk states of `rows`, shared between runs; None computes them when the recipe caches them.
+        features: cache of the trunk states of `rows`, shared between runs; None opens the recipe's, where it has one.
+        validation: rows of other places, from `hold_out_places`, that every stage evaluates on.
         hard_negatives: `(rows, k)` of an earlier run; None mines them before the first stage that needs them.
     """
 
@@ -94,7 +101,8 @@ class StageRunner:
         directory: Path,
         resume: bool = False,
         show_progress: bool = False,
-        image_states: Tensor | None = None,
+        features: FeatureCache | None = None,
+        validation: datasets.Dataset | None = None,
         hard_negatives: np.ndarray | None = None,
     ) -> None:
         join_processes()
@@ -104,13 +112,20 @@ class StageRunner:
         if left_over:
             batch = f"global_batch_size: {recipe.global_batch_size}"
             raise TrainingError(f"{batch} cannot be shared by {process_count()} processes")
-        self.pairs = PairDataset(rows, recipe.caption_column, recipe.seed)
+        self.one_by_one = trains_one_by_one(recipe.platform_order)
+        check_reporters(recipe.report_to)
+        self.validation = None if validation is None else as_queries(validation, recipe.caption_column)
+        self.pairs = self._pairs(None)
         for line in self.plan():
             if has_negatives(line["stage"], recipe.gate.gate_loss, recipe.hard_negative.info_nce_weight):
                 check_places(line["stage"], line["platform"], line)
-        if image_states is None and recipe.cache_image_states:
-            image_states = run_image_trunk(model, processor, rows, show_progress=show_progress)
-        self.image_states, self.hard_negatives = image_states, hard_negatives
+        self._features, self.hard_negatives = features, hard_negatives
+        if recipe.mine.min_distance_m is not None and recipe.hard_negative.steps:
+            read_coordinates_deg(rows, "mine.min_distance_m")  # refused now, not when the first stages are trained
+        for name, spec in recipe.stages.items():
+            if spec.neighbours == "metres":
+                read_coordinates_deg(rows, f"{name}.neighbours: metres")
+        self.merged: list[str] = []  # LoRA platforms that are ordinary experts by now
 
     def run(self, names: Sequence[str] = tuple(STAGES)) -> dict[str, dict]:
         """The recipe's stages of these names, in order; returns what each one's `done.json` says."""
@@ -119,6 +134,8 @@ class StageRunner:
             if name in names:
                 if STAGES[name].needs_negatives and self.hard_negatives is None:
                     records["mine"] = self.mine()
+                if STAGES[name].trains == "gate":
+                    self.merge_adapters()
                 records[name] = self.train(name, spec)
         return records
 
@@ -126,35 +143,106 @@ class StageRunner:
         """Batch and steps per stage and platform, before anything runs."""
         lines = []
         for stage, spec in self.recipe.stages.items():
-            sampler = build_sampler(self.model, self.pairs, stage, self.batch_size, spec.steps, self.recipe.seed)
-            for name, group in sampler.plan().items():
+            for name, group in self._plan_of(stage, spec).items():
                 platform = name if isinstance(name, str) else self.pairs.platform_names[name]
                 lines.append({"stage": stage, "platform": platform, **group})
         return lines
+
+    def _plan_of(self, stage: str, spec: StageRecipe) -> dict[int | str, dict]:
+        """What `PlatformBatchSampler.plan` says of a stage."""
+        drawn = stage, self.batch_size, spec.steps, self.recipe.seed
+        return build_sampler(self.model, self.pairs, *drawn, platforms=self._platforms(stage)).plan()
 
     def train(self, name: str, spec: StageRecipe) -> dict:
         """One training stage; a finished one is read back instead when resuming."""
         directory, unified = self.directory / name, STAGES[name].trains == "unified"
         model = self.model.share_trunks([UNIFIED_PLATFORM]) if unified else self.model
         if self.resume and (directory / DONE).is_file():
-            prepare_for_stage(model, name, self.recipe.gate.gate_loss, self.pairs)  # fp32 before weights are read
-            model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+            self._read(model, name, directory)
             record = json.loads((directory / DONE).read_text())
+        elif self.one_by_one and STAGES[name].trains == "experts":
+            record = self._train_one_by_one(name, spec, directory)
         else:
             record = self._train(model, name, spec, directory)
         if unified:
             for expert in self.model.experts.values():
                 expert.load_state_dict(model.experts[UNIFIED_PLATFORM].state_dict())
+            if self.recipe.model.expert_type == "lora":
+                start_on_base(self.model, self.processor, self.recipe, self.directory / "base")
         return record
 
-    def _train(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> dict:
-        """Train a stage, from its last checkpoint when resuming, and write its weights and record."""
+    def _platforms(self, stage: str) -> list[str] | None:
+        """The platforms a stage trains where the run starts from a checkpoint, which may have more; else None."""
+        spec = self.recipe.model
+        return spec.platforms if spec.checkpoint is not None and STAGES[stage].trains == "experts" else None
+
+    def merge_adapters(self) -> None:
+        """Write each LoRA platform's folder, `directory/adapters/NAME`, and make it an ordinary expert."""
+        for name in self.model.lora_platforms:
+            if rank() == 0:
+                self.model.save_platform(name, self.directory / "adapters" / name)
+            self.model.merge_platform(name)
+            self.merged.append(name)
+        wait_for_all()
+
+    def _read(self, model: PeMoEModel, name: str, directory: Path) -> None:
+        """What a finished stage has trained, into the model."""
+        chosen = self.recipe.gate.gate_loss, self.pairs, self._platforms(name)
+        prepare_for_stage(model, name, *chosen)  # fp32 before weights are read
+        model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+
+    def _train_one_by_one(self, name: str, spec: StageRecipe, directory: Path) -> dict:
+        """A stage of experts, platform after platform, each in its own directory as a stage of its own.
+
+        Each platform draws the pairs that it draws where platforms alternate, and its learning rate runs through the
+        same schedule in its own steps.
+        """
+        phases, plan = {}, self._plan_of(name, spec)
+        for number, group in plan.items():
+            platform, steps = self.pairs.platform_names[number], group["steps"]
+            if steps == 0:  # fewer steps than platforms
+                continue
+            within = directory / platform
+            if self.resume and (within / DONE).is_file():
+                self._read(self.model, name, within)
+                phases[platform] = json.loads((within / DONE).read_text())
+            else:
+                own = replace(spec, steps=steps, warmup_steps=round(spec.warmup_steps * steps / spec.steps))
+                phases[platform] = self._train(self.model, name, own, within, [platform])
+        records = phases.values()
+        record = {
+            "stage": STAGES[name].loss,
+            "steps": spec.steps,
+            "pairs_seen": sum(phase["pairs_seen"] for phase in records),
+            "train_loss": sum(phase["train_loss"] * phase["steps"] for phase in records) / spec.steps,
+            "plan": {str(number): group for number, group in plan.items()},
+            "seconds": round(sum(phase["seconds"] for phase in records), 2),
+            **({"validation": phases[platform]["validation"]} if self.validation is not None else {}),
+        }
+        self._close(directory, self.model.adapter_state_dict() or self.model.state_dict(), record)
+        return record
+
+    def _train(
+        self,
+        model: PeMoEModel,
+        name: str,
+        spec: StageRecipe,
+        directory: Path,
+        platforms: list[str] | None = None,
+    ) -> dict:
+        """Train a stage, from its last checkpoint when resuming, and write its weights and record.
+
+        A model that is split over processes cannot be made whole again: there a copy is trained, and read back.
+        """
         started_s = time.monotonic()
-        trainer = self._trainer(model, name, spec, directory)
+        trained = copy.deepcopy(model) if splitter() else model
+        trainer = self._trainer(trained, name, spec, directory, platforms)
+        if trained is not model:
+            model.to("cpu")
         checkpoint = last_complete_checkpoint(directory) if self.resume else None
-        result = trainer.train(resume_from_checkpoint=checkpoint)
-        model.eval()
-        plan = trainer.build_sampler().plan()
+        result = self._run_trainer(trainer, checkpoint)
+        trained.eval()
+        history, plan = trainer.state.log_history, trainer.build_sampler().plan()
         record = {
             "stage": STAGES[name].loss,
             "steps": spec.steps,
@@ -162,32 +250,75 @@ class StageRunner:
             "train_loss": result.training_loss,
             "plan": {str(platform): group for platform, group in plan.items()},
             "seconds": round(time.monotonic() - started_s, 2),
+            **({} if self.validation is None else {"validation": last_evaluation(history)}),
+            **({"merged": self.merged} if self.merged else {}),
         }
         if rank() == 0:
-            weights = model.state_dict().items()
-            trained = {weight: tensor.contiguous() for weight, tensor in weights if "_trunk." not in weight}
+            write_json(directory / LOG, history)
+        self._close(directory, trained.adapter_state_dict() or trainer.whole_state(), record)
+        if trained is not model:
+            self._read(model.to(local_device()), name, directory)
+            model.eval()
+        return record
+
+    def _close(self, directory: Path, state: dict[str, Tensor], record: dict) -> None:
+        """Write what a stage has trained, from the first process's `state`, and last its record."""
+        if rank() == 0:
+            trained = {weight: tensor.contiguous() for weight, tensor in state.items() if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
             write_json(directory / DONE, record)
         wait_for_all()
-        return record
+
+    @cached_property
+    def features(self) -> FeatureCache | None:
+        """The cache that was given, or the recipe's, opened when it is first wanted: it makes its folder."""
+        if self._features is not None or not self.recipe.cache_image_states:
+            return self._features
+        run = self.recipe, self.directory, self.model, self.processor, self.rows
+        return open_cache(*run, self.show_progress)
+
+    @property
+    def image_states(self) -> ImageStates | None:
+        """Trunk states of every picture as it is, None without a cache; all processes ask for them together."""
+        return self._states(self.pairs.plain_views())
+
+    def _states(self, views: list[list[View]]) -> ImageStates | None:
+        """Trunk states of these views, None without a cache; what is missing is computed, each process its share."""
+        if self.features is None:
+            return None
+        apply = SatelliteAugmentation.apply if self.pairs.augmentation is None else self.pairs.augmentation.apply
+        return self.features.states(views, apply, (rank(), world_size()), wait_for_all)
+
+    def _pairs(self, hard_negatives: np.ndarray | None) -> PairDataset:
+        """The pairs that a stage trains on, without their states."""
+        recipe = self.recipe
+        options = {"augment": recipe.augment, "augmented_views": recipe.augmented_views}
+        return PairDataset(self.rows, recipe.caption_column, recipe.seed, hard_negatives, **options)
 
     def mine(self) -> dict:
-        """Hard negatives of every row, found by the first process and read by the others."""
-        directory = self.directory / "mine"
-        if not (self.resume and (directory / DONE).is_file()) and rank() == 0:
+        """Hard negatives of every row, found by all processes, each its share; a finished mining is read back."""
+        directory, options = self.directory / "mine", asdict(self.recipe.mine)
+        if not (self.resume and (directory / DONE).is_file()):
             started_s = time.monotonic()
-            recipe = self.recipe
-            options = {"positive_ratio": recipe.mine.positive_ratio, "image_states": self.image_states}
-            drawn = recipe.mine.k, recipe.caption_column, recipe.seed
-            negatives = mine_split(self.model, self.processor, self.rows, *drawn, **options)
-            save_negatives(directory, negatives)
-            record = {"stage": "mine", "k": recipe.mine.k, "found": int((negatives >= 0).sum())}
-            write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
-        wait_for_all()
-        self.hard_negatives = np.load(directory / NEGATIVES)
+            drawn = {"caption_column": self.recipe.caption_column, "seed": self.recipe.seed, **options}
+            place = {"directory": directory, "resume": self.resume, "show_progress": self.show_progress}
+            tables = {"image_states": self.image_states}
+            negatives = mine_split(self.model, self.processor, self.rows, **drawn, **tables, **place)
+            if rank() == 0:
+                record = {"stage": "mine", "k": options["k"], "found": int((negatives >= 0).sum())}
+                write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
+            wait_for_all()
+        self.hard_negatives = load_negatives(directory / NEGATIVES, len(self.rows), options["k"])
         return json.loads((directory / DONE).read_text())
 
-    def _trainer(self, model: PeMoEModel, name: str, spec: StageRecipe, directory: Path) -> PeMoETrainer:
+    def _trainer(
+        self,
+        model: PeMoEModel,
+        name: str,
+        spec: StageRecipe,
+        directory: Path,
+        platforms: list[str] | None = None,
+    ) -> PeMoETrainer:
         options = asdict(spec)
         steps, save_steps = options.pop("steps"), options.pop("save_steps")
         arguments = PeMoETrainingArguments(
@@ -195,6 +326,14 @@ class StageRunner:
             stage=name,
             caption_column=self.recipe.caption_column,
             augment=self.recipe.augment,
+            loss=self.recipe.loss,
+            same_place=self.recipe.same_place,
+            hardness=self.recipe.hardness,
+            label_smoothing_factor=self.recipe.label_smoothing,
+            loss_direction=self.recipe.loss_direction,
+            temperature=self.recipe.temperature,
+            augmented_views=self.recipe.augmented_views,
+            platforms=platforms or self._platforms(name),
             max_steps=steps,
             per_device_train_batch_size=self.batch_size,
             chunk_size=self.recipe.chunk_size,
@@ -206,15 +345,50 @@ class StageRunner:
             save_total_limit=1,
             dataloader_num_workers=self.recipe.num_workers,
             disable_tqdm=True,
+            **self._logging(steps),
             **process_options(),
             **options,
         )
-        tables = {"hard_negatives": self.hard_negatives, "image_states": self.image_states}
-        trainer = PeMoETrainer(model, arguments, self.rows, processing_class=self.processor, **tables)
+        negatives = self.hard_negatives if STAGES[name].needs_negatives else None
+        states = None if self.features is None else self._states(self._pairs(negatives).views())
+        tables = {"hard_negatives": self.hard_negatives, "image_states": states}
+        trainer = PeMoETrainer(model, arguments, self.rows, self.validation, self.processor, **tables)
         trainer.remove_callback(PrinterCallback)  # prints to stdout
-        if self.show_progress:
-            trainer.add_callback(_StepBar(name))
         return trainer
+
+    def _logging(self, steps: int) -> dict[str, object]:
+        """Trainer arguments of what a stage of so many steps logs, and when it evaluates."""
+        log_steps, eval_steps = self.recipe.logging_steps, self.recipe.validation.eval_steps
+        return {
+            "logging_strategy": "steps" if log_steps else "no",
+            "logging_steps": log_steps or 500,
+            "report_to": self.recipe.report_to,
+            "eval_strategy": "no" if self.validation is None else "steps",
+            "eval_steps": eval_steps or steps,
+        }
+
+    def _run_trainer(self, trainer: PeMoETrainer, checkpoint: str | None) -> TrainOutput:
+        """Train, under a progress bar where asked for."""
+        if not self.show_progress:
+            return trainer.train(resume_from_checkpoint=checkpoint)
+        with closing(_StepBar(Path(trainer.args.output_dir).relative_to(self.directory).as_posix())) as bar:
+            trainer.add_callback(bar)
+            return trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def open_cache(
+    recipe: Recipe,
+    directory: Path,
+    model: PeMoEModel,
+    processor: PeMoEProcessor,
+    rows: datasets.Dataset,
+    show_progress: bool = False,
+) -> FeatureCache:
+    """The feature cache that a recipe asks for, of these rows, in a run's directory unless it names another."""
+    options = asdict(recipe.feature_cache)
+    where = options.pop("directory") or directory / "feature_cache"
+    shown = show_progress and rank() == 0
+    return FeatureCache(where, model, processor, rows, **options, num_workers=recipe.num_workers, show_progress=shown)
 
 
 def last_complete_checkpoint(directory: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -9,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pemoe.modeling_pemoe import InfoNCELoss, PeMoEModel, TripletLoss
+from pemoe.modeling_pemoe import PeMoEModel, TripletLoss
+from pemoe.modeling_pemoe.losses_pemoe import smooth_labels
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
-from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
+from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments, build_loss
 from pemoe.trainers.data import NUMBERS, model_inputs
 from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, row_counts
+from pemoe.trainers.errors import TrainingError
 
 
 class StepRecord(TypedDict):
@@ -43,7 +46,8 @@ class StageLoss:
 
     def __init__(self, args: PeMoETrainingArguments, model: PeMoEModel, platform_names: Sequence[str]) -> None:
         self.args, self.kind, self.model, self.platform_names = args, STAGES[args.stage].loss, model, platform_names
-        self.info_nce = InfoNCELoss(same_place=args.same_place)
+        smoothing = args.label_smoothing_factor
+        self.info_nce = build_loss(args.loss, args.same_place, args.hardness, smoothing, args.loss_direction)
         self.triplet = TripletLoss(margin=args.margin)
 
     def expert_of(self, platform_id: Tensor) -> str:
@@ -103,7 +107,9 @@ class StageLoss:
         parts = {}
         if self.kind == "gate" and self.args.gate_loss != "retrieval":
             target = self._experts_of(joined["platform_id"])
-            parts["platform"] = F.cross_entropy(joined["gate_logits"], target, ignore_index=-1)
+            logits = joined["gate_logits"]
+            platform = F.cross_entropy(logits, target, ignore_index=-1)
+            parts["platform"] = smooth_labels(platform, logits[target >= 0], self.args.label_smoothing_factor)
         if "query" in joined:
             pairs = joined["query"], joined["gallery"]  # (J, D) each
             parts["info_nce"] = self.info_nce(*pairs, joined["place_id"], joined["logit_scale"])["loss"]
@@ -127,3 +133,18 @@ class StageLoss:
         names = list(self.model.config.platforms)
         expert_of_platform = torch.tensor([names.index(p) if p in names else -1 for p in self.platform_names])
         return expert_of_platform.to(platform_id.device)[platform_id]
+
+
+def fix_temperature(model: PeMoEModel, args: PeMoETrainingArguments) -> None:
+    """Set the temperatures that a stage would learn to `args.temperature` and freeze them; None leaves all as it is.
+
+    Raises TrainingError for a stage of experts that learns none, as beside an adapter of peft's own.
+    """
+    if args.temperature is None:
+        return
+    owners = [owner for owner in (model, *model.experts.values()) if owner.logit_scale.requires_grad]
+    if not owners and STAGES[args.stage].trains != "gate":
+        raise TrainingError("temperature: an adapter of peft does not hold it; leave it out")
+    for owner in owners:
+        owner.logit_scale.data.fill_(-math.log(args.temperature))
+        owner.logit_scale.requires_grad_(False)

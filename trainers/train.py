@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
 import torch
+from safetensors import SafetensorError
 
+from pemoe.common.errors import one_line
 from pemoe.common.files import write_json
 from pemoe.common.runs import check_output, prepare_output, write_metrics
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_record
 from pemoe.trainers.data import load_rows
-from pemoe.trainers.distributed import device_name, first_process_first, join_processes, process_count, rank
+from pemoe.trainers.distributed import (
+    check_precision,
+    device_name,
+    first_process_first,
+    join_processes,
+    process_count,
+    rank,
+    wait_for_all,
+)
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.recipes import Recipe
-from pemoe.trainers.stages import StageRunner, build_model
+from pemoe.trainers.evaluating import searching_alone
+from pemoe.trainers.monitoring import hold_out_places
+from pemoe.trainers.recipes import Recipe, build
+from pemoe.trainers.sharding import splitter
+from pemoe.trainers.stages import StageRunner
+from pemoe.trainers.starting import build_model, check_gate_rows, name_platforms
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed", "unexpected pos")  # of torch.save
 
 
 def train_into(
@@ -40,52 +62,110 @@ def train_into(
 
     Returns:
         What `metrics.json` holds, its results `{"stages": {name: record}, "test": figures}`, figures None without test
-        captions; None on all processes but the first.
+        captions, and `"alone": {platform: figures}` of new platforms that the gate does not know; None on all
+        processes but the first.
 
     Raises:
         RunError, TrainingError, DataError, OSError: bad directory, recipe, data or backbones.
     """
     started_s = time.monotonic()
+    check_precision(recipe.precision)
     if rank() == 0:
         check_output(output, overwrite, resume)
     join_processes()
     with first_process_first():  # what it prepared and cached, the others read
         splits = load_rows(recipe.data, needed=("train",), optional=("test",), show_progress=rank() == 0)
+    recipe = name_platforms(recipe, splits["train"])
+    if rank() == 0 and resume:
+        _check_recipe(recipe, output)
+    model, processor = build_model(recipe)
+    check_gate_rows(model, recipe, splits["train"])
+    rows, validation = hold_out_places(splits["train"], recipe.validation.places, recipe.seed)
+    runner = StageRunner(model, processor, rows, recipe, output, resume, show_progress=True, validation=validation)
+    plan = runner.plan()  # all that can be refused has been: only now is anything written
     if rank() == 0:
         prepare_output(output, overwrite, resume)
-        _remember_recipe(recipe, output, resume)
-    model, processor = build_model(recipe)
-    runner = StageRunner(model, processor, splits["train"], recipe, output, resume, show_progress=True)
-    if on_plan is not None and rank() == 0:
-        on_plan(runner.plan())
-    records = runner.run()
-    if rank() != 0:
-        return None
-    if recipe.precision == "bfloat16":
-        model.to(torch.bfloat16)  # one dtype, so that what is evaluated is what a reload gives
-    model.save_pretrained(output / "model")
-    processor.save_pretrained(output / "model")
+        write_json(output / "recipe.json", _recipe_content(recipe))
+        if on_plan is not None:
+            on_plan(plan)
+    wait_for_all()
+    with name_full_disk(output):
+        records = runner.run()
+        runner.merge_adapters()
+        if rank() != 0:
+            return None
+        if recipe.precision == "bfloat16":
+            model.to(torch.bfloat16)  # one dtype, so that what is evaluated is what a reload gives
+        model.save_pretrained(output / "model")
+        processor.save_pretrained(output / "model")
     figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
     results = {"stages": records, "test": figures}
+    if alone := _measure_alone(model, processor, splits["test"], recipe):
+        results["alone"] = alone
     data = describe_data(recipe.data, "test", splits["test"])
     measured = describe_model(output / "model")
     return write_metrics(output, command, recipe.seed, started_s, results, device_name(), data, measured)
 
 
-def _remember_recipe(recipe: Recipe, output: Path, resume: bool) -> None:
-    """Write the recipe beside the run, or compare it with the one that the run was started with.
+def _measure_alone(
+    model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset, recipe: Recipe
+) -> dict[str, dict]:
+    """Figures of trained platforms that the gate does not know: rows of each, searched with its expert alone."""
+    figures = {}
+    for name in model.config.masked_platforms if recipe.model.checkpoint is not None else ():
+        names = rows.features["platform"].names
+        number = names.index(name) if name in names else -1
+        chosen = rows.select([row for row, platform in enumerate(rows["platform"]) if platform == number])
+        if name in recipe.model.platforms and any(chosen["captions"]):
+            with searching_alone(model.config, name):
+                figures[name] = evaluate_split(model, processor, chosen)
+    return figures
+
+
+def _recipe_content(recipe: Recipe) -> dict:
+    """What `recipe.json` holds: the recipe, and the number of processes, on which the batches depend."""
+    return json.loads(json.dumps({**recipe_record(recipe), "processes": process_count(), "splitter": splitter()}))
+
+
+def _check_recipe(recipe: Recipe, output: Path) -> None:
+    """Compare a recipe with the one that the run was started with, where it came so far as to write it.
 
     Raises TrainingError: another recipe, or another number of processes, which would draw other batches.
     """
-    content = json.loads(json.dumps({**recipe_record(recipe), "processes": process_count()}))
-    path = output / "recipe.json"
-    if not (resume and path.is_file()):
-        write_json(path, content)
+    path, content = output / "recipe.json", _recipe_content(recipe)
+    if not path.is_file():
         return
     before = json.loads(path.read_text())
-    changed = [name for name in content if before.get(name) != content[name]]
+    launch = {name: before.pop(name, None) for name in ("processes", "splitter")}
+    before = {**_recipe_content(build(Recipe, before, str(path))), **launch}  # with fields that are newer than the run
+    changed = [name for name in content if before[name] != content[name]]
     if changed:
         raise TrainingError(f"{path}: this run was started with another {changed[0]}; resume with the same")
+
+
+@contextmanager
+def name_full_disk(output: Path) -> Iterator[None]:
+    """Turn the several ways in which writers say that they cannot write into one line.
+
+    Raises TrainingError: no room, or no right to write; finished stages and whole checkpoints stay as they are.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        from_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in TORCH_CANNOT_WRITE)
+        from_system = isinstance(error, OSError) and error.errno in CANNOT_WRITE
+        from_safetensors = isinstance(error, SafetensorError) and "I/O error" in str(error)
+        if not (from_torch or from_system or from_safetensors):
+            raise
+        advice = "what is there stays; make room, then go on with --resume"
+        raise TrainingError(f"{output}: a file cannot be written ({_reason(error)}): {advice}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words; PyTorch's writer keeps them to itself."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno)
+    return "the disk is full" if isinstance(error, RuntimeError) else one_line(error)
 
 
 if __name__ == "__main__":  # for torchrun and `accelerate launch`: the same command line as `pemoe train`

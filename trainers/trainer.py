@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import datasets
@@ -15,12 +16,15 @@ from transformers.utils import logging
 from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
+from pemoe.retrieval.feature_cache import ImageStates, check_trunk_is_frozen
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
 from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
+from pemoe.trainers.mining.neighbours import NeighbourTables
+from pemoe.trainers.monitoring import MonitoredTrainer, StepMonitor
 from pemoe.trainers.options import (
     UNUSED_ARGUMENTS,
     check_arguments,
@@ -33,12 +37,13 @@ from pemoe.trainers.options import (
 )
 from pemoe.trainers.samplers import PlatformBatchSampler
 from pemoe.trainers.saving import SavingTrainer, has_adapter
-from pemoe.trainers.steps import StageLoss, StepRecord
+from pemoe.trainers.sharding import ShardingTrainer
+from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 
 logger = logging.get_logger(__name__)
 
 
-class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
+class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingTrainer):
     """Trains one stage: every step holds one platform and moves that platform's expert alone.
 
     Stage "contrastive" minimises InfoNCE, "hard_negative" a triplet loss on mined negatives plus InfoNCE, "gate" the
@@ -46,8 +51,9 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     own shares of platforms. The unified model (`platforms=["all"]`) trains on all platforms mixed, in stage "unified"
     by InfoNCE. Batches are joined over processes with gradient, so that N processes equal one.
 
-    A LoRA platform (`add_platform(..., lora_rank=8)`) is trained alone, on rows of that platform: its adapter learns,
-    `evaluate` searches with its expert alone, and what is saved is the folder of `save_platform`. A model with an
+    LoRA platforms (`add_platform(..., lora_rank=8)`, `adapt_platform`) are trained on rows of theirs alone: each step
+    moves one adapter, and what is saved is the folder of `save_platform`, or of several a folder each. `evaluate`
+    searches rows of one of them with its expert alone. A model with an
     adapter of peft itself (`get_peft_model`) keeps what peft chose to train, and the adapter alone is saved.
 
     Args:
@@ -56,7 +62,8 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             several by name, a dict or `DatasetDict`.
         processing_class: the model's `PeMoEProcessor`.
         hard_negatives: `(rows, k)` int64 from `mine_split`, required by stage "hard_negative".
-        image_states: trunk states of the training rows, `(rows, N, W)`; None runs the trunk in every step.
+        image_states: trunk states of the training rows, `(rows, N, W)` or of a `FeatureCache`; None runs the image
+            trunk in every step.
         kwargs: passed to `transformers.Trainer`. `compute_metrics` is called by `evaluate` with an `EvalPrediction`:
             `predictions` are the place ids of each query's first 10 pictures, best first, `(n_queries, 10)` strings
             (fewer columns where the gallery is smaller), `label_ids` the true ones, `(n_queries,)`, and `inputs`
@@ -78,7 +85,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         eval_dataset: EvalRows | None = None,
         processing_class: PeMoEProcessor | None = None,
         hard_negatives: np.ndarray | None = None,
-        image_states: Tensor | None = None,
+        image_states: Tensor | ImageStates | None = None,
         **kwargs: object,
     ) -> None:
         self._check_start(model, args, train_dataset, eval_dataset, processing_class, kwargs)
@@ -90,14 +97,27 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
         pairs = None
         if train_dataset is not None:
             negatives = hard_negatives if stage.needs_negatives else None
-            pairs = PairDataset(train_dataset, args.caption_column, args.seed, negatives, image_states, args.augment)
+            drawn = args.caption_column, args.seed, negatives, image_states, args.augment, args.augmented_views
+            pairs = PairDataset(train_dataset, *drawn)
         platform_names = list(PLATFORMS) if pairs is None else pairs.platform_names
-        self.lora_platform = prepare_for_stage(model, args.stage, args.gate_loss, pairs)
+        self.lora_platforms = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
+        fix_temperature(model, args)
+        if image_states is not None:
+            check_trunk_is_frozen(model)
+        self.lora_platforms = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
+        self.neighbours = None
         with refused_in_one_line():
             super().__init__(model=model, args=args, processing_class=processing_class, **data, **kwargs)
         self._check_built()
+        if pairs is not None and args.neighbours != "none":
+            plain = PairDataset(train_dataset, args.caption_column, args.seed, image_states=image_states)
+            groups = list(self.build_sampler().plan())
+            self.neighbours = NeighbourTables(model, processing_class, train_dataset, plain, groups, args)
+            self.add_callback(self.neighbours)
+        self.monitor = StepMonitor(self, platform_names, mixed=model.config.is_unified or stage.mixed)
+        self.add_callback(self.monitor)
         self.model_accepts_loss_kwargs = False
         check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
         if args.torch_compile:
@@ -163,7 +183,9 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
     def build_sampler(self) -> PlatformBatchSampler:
         """The batches of this stage, for this process."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
-        return build_sampler(self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed)
+        batches = self.model, self.train_dataset, args.stage, batch_size, args.max_steps, args.seed
+        tables = None if self.neighbours is None else self.neighbours.at
+        return build_sampler(*batches, tables, args.platforms)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of this process's sampler; not handed to accelerate, which would cut them a second time."""
@@ -201,7 +223,7 @@ class PeMoETrainer(SavingTrainer, EvaluatingTrainer):
             parts = self.stage_loss.score(joined)
         self.last_step = {
             "parts": {name: part.detach() for name, part in parts.items()},
-            "embeds": {name: part.detach() for name, part in joined.items()},
+            "embeds": {name: part.detach().clone() for name, part in joined.items()},  # the gate's temperature moves
             "batch": {name: inputs[name] for name in NUMBERS if name in inputs},
         }
         return (parts["loss"], joined) if return_outputs else parts["loss"]
@@ -225,27 +247,47 @@ def has_negatives(stage: str, gate_loss: str, info_nce_weight: float) -> bool:
 
 
 def build_sampler(
-    model: PeMoEModel, pairs: PairDataset, stage: str, batch_size: int, num_steps: int, seed: int
+    model: PeMoEModel,
+    pairs: PairDataset,
+    stage: str,
+    batch_size: int,
+    num_steps: int,
+    seed: int,
+    neighbours: Callable[[int], np.ndarray] | None = None,
+    platforms: list[str] | None = None,
 ) -> PlatformBatchSampler:
-    """The batches of a stage for this process: one platform a step, or mixed as stage or model asks."""
+    """The batches of a stage for this process: one platform a step, or mixed as stage or model asks.
+
+    `platforms`, where given, are the only ones drawn.
+    """
     unified = model.config.is_unified or STAGES[stage].trains == "unified"
     return PlatformBatchSampler(
         pairs.platform_id,
         pairs.place_id,
-        sorted(set(pairs.platform_id.tolist())) if unified else _trained_platforms(model, pairs),
+        sorted(set(pairs.platform_id.tolist())) if unified else trained_platforms(model, pairs, platforms),
         batch_size=batch_size,
         num_steps=num_steps,
         seed=seed,
         rank=rank(),
         world_size=world_size(),
         mixed=unified or STAGES[stage].mixed,
+        neighbours=neighbours,
     )
 
 
-def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
-    """Platforms (numbers of the data's classes) of both data and model, in the model's order; TrainingError: none."""
+def trained_platforms(model: PeMoEModel, pairs: PairDataset, chosen: Sequence[str] | None = None) -> list[int]:
+    """Platforms (numbers of the data's classes) of both data and model, in the model's order, of those `chosen`.
+
+    Raises TrainingError: there are none, or a chosen one is not among them.
+    """
     names, in_data = pairs.platform_names, set(pairs.platform_id.tolist())
     shared = [names.index(name) for name in model.config.platforms if name in names and names.index(name) in in_data]
+    for name in chosen or ():
+        if name not in [names[number] for number in shared]:
+            where = "training rows" if name in model.config.platforms else "model"
+            raise TrainingError(f"platforms: no {name!r} in the {where}; leave it out")
+    if chosen is not None:
+        shared = [number for number in shared if names[number] in chosen]
     if not shared:
         raise TrainingError(
             f"platforms: the model has {list(model.config.platforms)}, the data {[names[k] for k in sorted(in_data)]}"
@@ -253,24 +295,26 @@ def _trained_platforms(model: PeMoEModel, pairs: PairDataset) -> list[int]:
     return shared
 
 
-def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None) -> str | None:
+def prepare_for_stage(
+    model: PeMoEModel, stage: str, gate_loss: str, pairs: PairDataset | None, asked: list[str] | None = None
+) -> list[str]:
     """Choose what a stage trains, in fp32: the experts, or the gate (with `logit_scale` when retrieval teaches it).
 
-    A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, one of them is
-    trained alone; its name is returned. An adapter of peft's own keeps what it trains.
+    A gate stage takes the masks of the platforms it sees away. Where the model has LoRA platforms, no other expert is
+    trained; the names of those that are come back. An adapter of peft's own keeps what it trains.
 
-    Raises TrainingError when data and model share no platform, when a LoRA platform would be trained together with
-    anything else, or when a gate stage is given a model with an adapter.
+    Raises TrainingError when data and model share no platform or not all that are `asked` for, when a LoRA platform
+    would be trained together with anything else, or when a gate stage is given a model with an adapter.
     """
     platforms: list[str] = []
     if pairs is not None and not model.config.is_unified:
-        platforms = [pairs.platform_names[number] for number in _trained_platforms(model, pairs)]
+        platforms = [pairs.platform_names[number] for number in trained_platforms(model, pairs, asked)]
     trains_gate = STAGES[stage].trains == "gate"
     if has_adapter(model):
         if trains_gate:
             raise TrainingError(f"stage {stage!r} trains the gate, not an adapter: merge the adapter first")
-        return None
-    lora_platform = None if pairs is None else _lora_platform(model, platforms, trains_gate)
+        return []
+    lora_platforms = [] if pairs is None else _lora_platforms(model, platforms, trains_gate)
     upcast = [p for root in (model.experts, model.gate) for p in root.parameters() if p.dtype != torch.float32]
     if upcast:
         logger.warning(f"{len(upcast)} trainable tensors are upcast to fp32: AdamW loses small updates in bf16")
@@ -278,25 +322,26 @@ def prepare_for_stage(model: PeMoEModel, stage: str, gate_loss: str, pairs: Pair
     model.gate.float()
     model.logit_scale.data = model.logit_scale.data.float()
     model.freeze_trunks()
-    chosen = list(model.experts) if lora_platform is None else [lora_platform]
+    chosen = lora_platforms or asked or list(model.experts)
     model.train_experts([] if trains_gate else chosen)
     model.gate.requires_grad_(trains_gate)
     model.logit_scale.requires_grad_(trains_gate and gate_loss != "platform")
     if trains_gate:
         model.config.masked_platforms = [name for name in model.config.masked_platforms if name not in platforms]
-    return lora_platform
+    return lora_platforms
 
 
-def _lora_platform(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> str | None:
-    """The LoRA platform that the rows train, or None in a model without; TrainingError: it would not be alone."""
+def _lora_platforms(model: PeMoEModel, platforms: list[str], trains_gate: bool) -> list[str]:
+    """The LoRA platforms that the rows train, none in a model without; TrainingError: they would not be alone."""
     lora = model.lora_platforms
     if not lora:
-        return None
-    if trains_gate or len(platforms) != 1 or platforms[0] not in lora:
-        what = f"{lora[-1]!r} is a LoRA platform, which trains alone, on rows of its own and before the gate"
+        return []
+    if trains_gate or not set(platforms) <= set(lora):
+        kin = "alone, or with others of its kind"
+        what = f"{lora[-1]!r} is a LoRA platform, which trains {kin}, on rows of theirs and before the gate"
         raise TrainingError(f"{what}: give such rows, or model.merge_platform({lora[-1]!r}) first")
     try:
         base_of(model)
     except ValueError as error:
         raise TrainingError(str(error)) from error
-    return platforms[0]
+    return platforms

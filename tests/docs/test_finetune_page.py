@@ -4,6 +4,7 @@ no more lines than promised; what it pushed gives the same vectors in a process 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,29 @@ from tiny_models import build_tiny_model
 
 from pemoe.trainers.experiments.fresh_process import PRELUDE
 
-TRAIN, LORA, USE, MERGE = read_blocks("docs/finetune.md", "python")
+TRAIN, LORA, SWITCH, USE, MERGE = read_blocks("docs/finetune.md", "python")
+(COMMAND,) = read_blocks("docs/finetune.md", "bash")
+COMMAND_LINE = """
+import dataclasses, shlex, sys
+from pemoe import cli
+from pemoe.trainers.recipes import reading
+load = reading.load_recipe
+def short(name):
+    recipe = load(name)
+    stage = dataclasses.replace(recipe.contrastive, steps=4, warmup_steps=0)
+    return dataclasses.replace(recipe, contrastive=stage, global_batch_size=4)
+reading.load_recipe = short  # a thousand steps are too many here
+sys.argv = shlex.split(COMMAND)
+try:
+    cli.main()
+except SystemExit as done:
+    assert not done.code, done.code
+"""
+KEEP_SWITCHED = """
+save_file({"before": before.detach(), "after": after.detach()}, "switched")
+keep("adapter.trained", PeMoEModel.from_pretrained("runs/adapter/model"), experts=["infrared"])
+keep("adapter.loaded", PeMoEModel.from_pretrained("runs/adapter/adapters/infrared"), experts=["infrared"])
+"""
 START = """
 from pemoe import PeMoEModel, PeMoEProcessor
 PeMoEModel.from_pretrained("start").push_to_hub("me/pemoe")
@@ -83,7 +106,8 @@ def guided(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LocalHub, st
     inputs = {"input_ids": torch.tensor([[0, 4, 5, 2], [0, 6, 7, 2]]), "pixel_values": pixels}
     save_file(inputs, directory / "inputs")
     with LocalHub(directory / "hub") as hub:
-        guide = [START, TRAIN, KEEP, KEEP_TRAINED, LORA, KEEP_LORA, MERGE]
+        commands = [f"COMMAND = {COMMAND!r}", COMMAND_LINE, SWITCH, KEEP_SWITCHED]
+        guide = [START, TRAIN, KEEP, KEEP_TRAINED, LORA, KEEP_LORA, MERGE, *commands]
         printed = run("\n".join(guide), directory, hub.env(directory / "home"))
         run(PRELUDE + "\n".join([USE, KEEP, KEEP_LOADED]), directory, hub.env(directory / "stranger"))
         yield directory, hub, printed
@@ -105,6 +129,16 @@ def test_what_was_pushed_gives_the_same_vectors_elsewhere(guided: tuple, found: 
 def test_the_merged_model_gives_those_of_the_platform(guided: tuple) -> None:
     trained, merged = load_file(guided[0] / "infrared.trained"), load_file(guided[0] / "merged.loaded")
     assert all((trained[part] - merged[part]).abs().max() <= 1e-6 for part in trained)
+
+
+def test_the_command_leaves_an_adapter_and_the_model_merged(guided: tuple) -> None:
+    trained, loaded = (load_file(guided[0] / f"adapter.{kind}") for kind in ("trained", "loaded"))
+    assert all((trained[part] - loaded[part]).abs().max() <= 1e-6 for part in trained)
+    folder = guided[0] / "runs" / "adapter" / "adapters" / "infrared"
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/pemoe"
+    assert "infrared alone" in guided[2]
+    switched = load_file(guided[0] / "switched")
+    assert not torch.equal(switched["before"], switched["after"])
 
 
 def test_it_trained_the_model_and_the_platform(guided: tuple) -> None:

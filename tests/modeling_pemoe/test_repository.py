@@ -29,7 +29,7 @@ from pemoe.trainers.checkpoint_io import describe_data
 from pemoe.trainers.data import DataRecipe
 from pemoe.trainers.experiments.fresh_process import run_without_package
 from pemoe.trainers.recipes import load_recipe
-from pemoe.trainers.stages import build_model
+from pemoe.trainers.starting import build_model
 
 SUPPORT = str(Path(__file__).parents[1] / "support")
 LEFT_OPEN = re.compile(r"Model ID|More Information|TODO|FIXME|\bNone\b|\bnan\b|[{}]|lorem|<[a-z_ ]+>", re.IGNORECASE)

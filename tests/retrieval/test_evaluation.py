@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from math import comb
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -17,8 +18,9 @@ from tiny_models import build_tiny_model
 
 from pemoe.datasets_scripts.schema import FEATURES, PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.embedding import EmbeddedSplit, embed_split, run_image_trunk
+from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
 from pemoe.retrieval.evaluation import evaluate_split, rank_split, score_split
+from pemoe.retrieval.feature_cache import FeatureCache
 from pemoe.retrieval.metrics import recall_intervals
 
 
@@ -192,10 +194,10 @@ def test_every_caption_is_a_query_in_row_order(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [5, 64])
-def test_trunk_states_give_what_the_images_give(batch_size: int) -> None:
+def test_trunk_states_give_what_the_images_give(tmp_path: Path, batch_size: int) -> None:
     model, processor, rows = spread_experts(build_tiny_model()), build_processor(), build_split(places=3)
-    states = run_image_trunk(model, processor, rows, batch_size=batch_size)
-    assert len(states) == len(rows) and not states.requires_grad
+    states = FeatureCache(tmp_path, model, processor, rows, batch_size=batch_size).states()
+    assert len(states) == len(rows) and not states[0].requires_grad
     plain = embed_split(model, processor, rows)
     cached = embed_split(model, processor, rows, batch_size=batch_size, image_states=states)
     np.testing.assert_allclose(cached.gallery, plain.gallery, atol=1e-5)

@@ -112,7 +112,7 @@ def test_faults():
         PairAugmentation("none", seed=0)
     with pytest.raises(TrainingError, match="augment: 'mirror'"):
         Recipe(augment="mirror", contrastive=StageRecipe(steps=1))
-    with pytest.raises(TrainingError, match="cached cannot be augmented"):
+    with pytest.raises(TrainingError, match="set augmented_views to 1 or more"):
         Recipe(augment="sanitized", cache_image_states=True, contrastive=StageRecipe(steps=1))
     rows = build_split(places=2)
     unknown = rows.remove_columns("platform").add_column(

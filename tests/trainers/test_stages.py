@@ -11,11 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pemoe.trainers.mining import NEGATIVES, load_negatives
 from pemoe.trainers.stages import DONE, last_complete_checkpoint
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -58,10 +58,10 @@ class Watch(TrainerCallback):
 def watch_steps(directory, kill):
     make_trainer = StageRunner._trainer
 
-    def watched(self, model, stage, spec, folder):
+    def watched(self, model, stage, spec, folder, *platforms):
         with (directory / "trainers.log").open("a") as file:
             file.write(f"{stage}\\n")
-        trainer = make_trainer(self, model, stage, spec, folder)
+        trainer = make_trainer(self, model, stage, spec, folder, *platforms)
         kill_step = int(kill[1]) if kill[0] == stage else None
         trainer.add_callback(Watch(stage, directory / "steps.log", kill_step))
         return trainer
@@ -155,8 +155,8 @@ def assert_same_run(directory: Path, reference: Path, stages: tuple[str, ...] = 
         assert ours.keys() == theirs.keys()
         different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
         assert not different, f"{file}: {different}"
-    negatives = [np.load(folder / "mine" / "negatives.npy") for folder in (directory, reference)]
-    assert np.array_equal(*negatives)
+    negatives = [(folder / "mine" / NEGATIVES).read_bytes() for folder in (directory, reference)]
+    assert negatives[0] == negatives[1]
     ours, theirs = (json.loads((folder / "final.json").read_text()) for folder in (directory, reference))
     assert (ours["masked"], ours["training"]) == (theirs["masked"], theirs["training"])
     for stage, record in theirs["records"].items():
@@ -177,7 +177,8 @@ POINTS = {
     "contrastive/checkpoint-4/trainer_state.json": ("contrastive", [3, 4, 5]),
     "contrastive/trained.safetensors": ("contrastive", []),
     "contrastive/done.json": ("contrastive", []),
-    "mine/negatives.npy": ("mine", []),
+    "drone/negatives-000000000.parquet": ("mine", []),
+    "mine/negatives.parquet": ("mine", []),
     "mine/done.json": ("mine", []),
     "hard_negative 4": ("hard_negative", [3, 4, 5]),
     "gate 3": ("gate", [3, 4, 5]),
@@ -223,7 +224,7 @@ def test_the_whole_run_learns_in_every_stage(runs: Path) -> None:
     assert not torch.equal(stages[0][weight], stages[1][weight]) and torch.equal(stages[1][weight], stages[2][weight])
     assert torch.equal(stages[0][gate], stages[1][gate]) and not torch.equal(stages[1][gate], stages[2][gate])
     assert all(steps_of(runs / "whole", stage) == list(range(1, STEPS + 1)) for stage in STAGES)
-    negatives = np.load(runs / "whole" / "mine" / "negatives.npy")
+    negatives = load_negatives(runs / "whole" / "mine" / NEGATIVES, n_rows=24, k=3)
     assert (negatives >= 0).any(axis=1).mean() > 0.5
     assert json.loads((runs / "whole" / "final.json").read_text())["masked"] == []
 
@@ -252,7 +253,7 @@ def test_done_stands_only_beside_whole_weights(runs: Path, point: str) -> None:
         stage = done.parent.name
         assert json.loads(done.read_text()).keys() == json.loads((runs / "whole" / stage / DONE).read_text()).keys()
         if stage == "mine":
-            assert (done.parent / "negatives.npy").read_bytes() == (runs / "whole/mine/negatives.npy").read_bytes()
+            assert (done.parent / NEGATIVES).read_bytes() == (runs / "whole" / "mine" / NEGATIVES).read_bytes()
         else:
             weights = "trained.safetensors"
             assert (done.parent / weights).read_bytes() == (runs / "whole" / stage / weights).read_bytes()

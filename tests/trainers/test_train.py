@@ -23,7 +23,7 @@ from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.data import load_rows
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import Recipe, load_recipe, read_config
-from pemoe.trainers.stages import build_model
+from pemoe.trainers.starting import build_model
 from pemoe.trainers.train import train_into
 
 
@@ -89,7 +89,7 @@ def test_evaluate_and_mine_read_the_data_of_their_run(tmp_path: Path, trained: R
             assert said["results"] == trained.metrics["results"]["test"]
             assert said["model"] == trained.metrics["model"] and said["model"]["weights_sha256"]
         else:
-            assert said["results"]["rows"] == 18 and (tmp_path / "mine" / "negatives.npy").is_file()
+            assert said["results"]["rows"] == 18 and (tmp_path / "mine" / "negatives.parquet").is_file()
 
 
 def test_resume_refuses_another_recipe_and_overwrite_keeps_the_old_run_until_data_is_read(

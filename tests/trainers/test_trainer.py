@@ -10,7 +10,8 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.embedding import embed_split, run_image_trunk
+from pemoe.retrieval.embedding import embed_split
+from pemoe.retrieval.feature_cache import FeatureCache
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, mine_split
 from pemoe.trainers.trainer import prepare_for_stage
 
@@ -153,7 +154,7 @@ def test_cached_trunk_states_train_alike(tmp_path) -> None:
     trained = []
     for cached in (False, True):
         model = build_tiny_model(tail_dropout=0.0)
-        states = run_image_trunk(model, build_processor(), build_split()) if cached else None
+        states = FeatureCache(tmp_path / "cache", model, build_processor(), build_split()).states() if cached else None
         build_trainer(model, tmp_path, steps=4, learning_rate=1e-3, image_states=states).train()
         trained.append(snapshot(model))
     assert all(torch.allclose(trained[0][name], trained[1][name], atol=2e-5) for name in trained[0])

@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pemoe.trainers.mining import NEGATIVES, load_negatives
+
 pytestmark = pytest.mark.slow  # a minute, most of it starting processes
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
@@ -246,7 +248,8 @@ def test_stages_end_alike_on_both_ranks(results: Path, run: str) -> None:
     written = load_file(results / run / "gate" / "trained.safetensors")
     assert all(torch.equal(ours[name], written[name]) for name in written)
     negatives = [np.load(results / f"{run}-{rank}of2.npy") for rank in (0, 1)]
-    assert np.array_equal(*negatives) and np.array_equal(negatives[0], np.load(results / run / "mine/negatives.npy"))
+    written_negatives = load_negatives(results / run / "mine" / NEGATIVES, n_rows=24, k=3)
+    assert np.array_equal(*negatives) and np.array_equal(negatives[0], written_negatives)
 
 
 @pytest.mark.parametrize("run", ["resumed", "revived"])
@@ -260,9 +263,9 @@ def test_one_set_of_files(results: Path, run: str) -> None:
     files = {"done.json", "trained.safetensors"}
     stages = {path.name: {entry.name for entry in path.iterdir()} for path in (results / run).iterdir()}
     trained = {name: {*files, "checkpoint-5"} for name in ("contrastive", "hard_negative", "gate")}
-    assert stages == {"unified": {*files, "checkpoint-3"}, "mine": {"done.json", "negatives.npy"}, **trained}
+    assert stages == {"unified": {*files, "checkpoint-3"}, "mine": {"done.json", NEGATIVES}, **trained}
     first, second = (json.loads((results / f"{run}-{rank}of2.json").read_text()) for rank in (0, 1))
-    assert "done.json" in first and not files & set(second) and "negatives.npy" not in second  # one process writes
+    assert "done.json" in first and not files & set(second) and NEGATIVES not in second  # one process writes
     for checkpoint in (results / run).glob("*/checkpoint-*"):
         assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
 

@@ -18,7 +18,7 @@ from pemoe.trainers.experiments.fresh_process import run_without_package
 from pemoe.trainers.experiments.report import write_report
 from pemoe.trainers.experiments.table1 import Row, Table1
 from pemoe.trainers.recipes import Recipe, read_config
-from pemoe.trainers.stages import build_model
+from pemoe.trainers.starting import build_model
 
 HITS_SHOWN = 5
 HEADER = ["row", "pairs seen", "R@1", "R@5", "R@10", "Score", *(f"R@1 {p}" for p in PLATFORMS), "seconds"]

@@ -10,12 +10,14 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from pemoe.datasets_scripts.schema import SPLITS
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
-from pemoe.retrieval.embedding import embed_split, run_image_trunk
+from pemoe.retrieval.embedding import embed_split
 from pemoe.retrieval.evaluation import rank_split, score_split
+from pemoe.trainers.monitoring import hold_out_places
 from pemoe.trainers.recipes import GateRecipe, Recipe, StageRecipe
-from pemoe.trainers.stages import StageRunner
+from pemoe.trainers.stages import StageRunner, open_cache
 
 ROWS = ("unified", "unified+refined", "experts_uniform", "experts_gated")
 
@@ -62,12 +64,15 @@ class Table1:
         show_progress: bool = False,
         on_row: Callable[[Row], None] | None = None,
     ) -> None:
-        self.start, self.processor, self.splits, self.recipe = start, processor, splits, recipe
+        rows, self.validation = hold_out_places(splits["train"], recipe.validation.places, recipe.seed)
+        self.start, self.processor, self.recipe = start, processor, recipe
+        self.splits = {"train": rows, "test": splits["test"]}
         self.directory, self.show_progress, self.on_row = directory, show_progress, on_row
-        self.train_states = self.test_states = None
+        self.features = self.test_states = None
         if recipe.cache_image_states:
-            states = (run_image_trunk(start, processor, splits[s], 64, show_progress) for s in ("train", "test"))
-            self.train_states, self.test_states = states
+            rows = (self.splits[split] for split in SPLITS)
+            train, test = (open_cache(recipe, directory, start, processor, one, show_progress) for one in rows)
+            self.features, self.test_states = train, test.states()
 
     def run(self) -> list[Row]:
         """The rows in Table 1's order."""
@@ -124,7 +129,7 @@ class Table1:
     def _runner(
         self, model: PeMoEModel, recipe: Recipe, name: str, hard_negatives: np.ndarray | None = None
     ) -> StageRunner:
-        options = {"show_progress": self.show_progress, "image_states": self.train_states}
+        options = {"show_progress": self.show_progress, "features": self.features, "validation": self.validation}
         run = model, self.processor, self.splits["train"], recipe, self.directory / name
         return StageRunner(*run, hard_negatives=hard_negatives, **options)
 

@@ -83,8 +83,8 @@ def mine_hard_negatives(
     limit, chord = _score_limit(exclude, len(query), device), None
     if exclude.min_distance_m is not None:
         chord = 2 * math.sin(min(exclude.min_distance_m / (2 * EARTH_RADIUS_M), math.pi / 2))  # on the unit sphere
-        here = _unit_vectors("query_coordinates_deg", exclude.query_coordinates_deg, len(query), device)
-        there = _unit_vectors("gallery_coordinates_deg", exclude.gallery_coordinates_deg, len(gallery), device)
+        here = unit_vectors("query_coordinates_deg", exclude.query_coordinates_deg, len(query), device)
+        there = unit_vectors("gallery_coordinates_deg", exclude.gallery_coordinates_deg, len(gallery), device)
     best = scoring.empty_top(len(query), k, device)
     for rows in scoring.query_chunks(len(query)):
         for columns, scores in scoring.score_blocks(query, rows, gallery, block):
@@ -111,7 +111,7 @@ def _score_limit(exclude: FalseNegatives, n_queries: int, device: torch.device) 
     return limit
 
 
-def _unit_vectors(name: str, coordinates_deg: Array, count: int, device: torch.device) -> Tensor:
+def unit_vectors(name: str, coordinates_deg: Array, count: int, device: torch.device) -> Tensor:
     """Latitudes and longitudes (count, 2) as points of the unit sphere, (count, 3) float64; NaN where unknown."""
     degrees = torch.as_tensor(coordinates_deg, dtype=torch.float64, device=device)
     if degrees.shape != (count, 2):

@@ -7,6 +7,7 @@ from pemoe.trainers.recipes.fields import (
     ModelRecipe,
     Recipe,
     StageRecipe,
+    ValidationRecipe,
 )
 from pemoe.trainers.recipes.reading import build, data_recipe, load_recipe, read_config, resolve_repo
 
@@ -17,6 +18,7 @@ __all__ = [
     "ModelRecipe",
     "Recipe",
     "StageRecipe",
+    "ValidationRecipe",
     "build",
     "data_recipe",
     "load_recipe",

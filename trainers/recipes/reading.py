@@ -14,14 +14,14 @@ from pemoe.common.errors import one_line
 from pemoe.datasets_scripts.sources.registry import detect_source
 from pemoe.trainers.data import DataRecipe
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.recipes.fields import Recipe
+from pemoe.trainers.recipes.fields import OF_BACKBONES, Recipe
 
 PACKAGED = resources.files("pemoe.trainers.recipes")
 TINY_BACKBONES = resources.files("pemoe.trainers") / "tiny_backbones"
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe by its packaged name ("quickstart", "campus", "paper") or path.
+    """Read a recipe by its packaged name ("quickstart", "campus", "paper", "adapter") or path.
 
     Raises TrainingError: no such recipe, not YAML, an unknown key or a value of the wrong type (the place is named).
 
@@ -59,16 +59,39 @@ def data_recipe(data: str, packaged: DataRecipe | None = None) -> DataRecipe:
     return packaged if packaged is not None and packaged.source == source else load_recipe("quickstart").data
 
 
-def read_config(config: str, data: str | None = None, seed: int | None = None) -> Recipe:
-    """A recipe with the command line's data directory and seed put in; a seed also renders another campus.
+def read_config(
+    config: str,
+    data: str | None = None,
+    seed: int | None = None,
+    checkpoint: str | None = None,
+    platform: str | None = None,
+) -> Recipe:
+    """A recipe with what the command line names put in.
 
-    Raises TrainingError for a bad recipe, or one that needs a data directory and got none.
+    Args:
+        config: see `load_recipe`.
+        data: see `data_recipe`.
+        seed: of the recipe; also renders another campus.
+        checkpoint: trained model to start from, in the place of the recipe's backbones and their options.
+        platform: of the photos of a folder whose names and table do not say it.
+
+    Raises TrainingError for a bad recipe, or one that needs a data directory or a checkpoint and got none.
     """
     recipe = load_recipe(config)
+    if checkpoint is not None:
+        brought = dict.fromkeys(OF_BACKBONES) | {"options": {}, "checkpoint": checkpoint}
+        recipe = replace(recipe, model=replace(recipe.model, **brought))
+    recipe.check_start()
     if data is not None:
         recipe = replace(recipe, data=data_recipe(data, recipe.data))
     if recipe.data.source != "campus" and recipe.data.root is None:
         raise TrainingError(f"recipe {config}: its source {recipe.data.source!r} lies on disk; give --data DIR")
+    if platform is not None:
+        if recipe.data.source != "folder":
+            what = f"rows of source {recipe.data.source!r} say which they are of"
+            raise TrainingError(f"--platform: {what}; it is for a folder of photos")
+        options = {**recipe.data.options, "platform": platform}
+        recipe = replace(recipe, data=replace(recipe.data, options=options))
     if seed is None:
         return recipe
     options = {**recipe.data.options, "seed": seed} if recipe.data.source == "campus" else recipe.data.options

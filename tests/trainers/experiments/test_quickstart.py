@@ -17,7 +17,7 @@ from pemoe.trainers.data import load_rows
 from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
 from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import GateRecipe, HardNegativeRecipe, Recipe, StageRecipe, load_recipe
-from pemoe.trainers.stages import build_model
+from pemoe.trainers.starting import build_model
 
 KEYS = {"name", "pairs_seen", "n_queries", "recall_at_1", "recall_at_5", "recall_at_10", "score", "per_platform"}
 
