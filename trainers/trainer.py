@@ -104,7 +104,6 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
         fix_temperature(model, args)
         if image_states is not None:
             check_trunk_is_frozen(model)
-        self.lora_platforms = prepare_for_stage(model, args.stage, args.gate_loss, pairs, args.platforms)
         self.stage_loss = StageLoss(args, model, platform_names)
         data = {"train_dataset": pairs, "eval_dataset": eval_dataset, "data_collator": PairCollator(processing_class)}
         self.neighbours = None

@@ -351,7 +351,7 @@ def torch_compile(folder: Path) -> None:
     trainer = build_trainer(folder, torch_compile=True, torch_compile_backend="eager")
     layers = [block for expert in trainer.model.experts.values() for block in expert.vision_blocks]
     assert all(layer._compiled_call_impl is not None for layer in layers)
-    with pytest.raises((RuntimeError, TrainingError), match="(?i)bogus"):
+    with pytest.raises((RuntimeError, TrainingError), match=r"(?i)bogus"):
         build_trainer(folder, max_steps=1, torch_compile=True, torch_compile_backend="bogus").train()
 
 
