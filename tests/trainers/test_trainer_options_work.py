@@ -12,6 +12,7 @@ from training_table import build_arguments, build_trainer, names_with
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 
+from pemoe.modeling_pemoe.experts_pemoe import PlatformExpert
 from pemoe.trainers import TrainingError, evaluating, saving
 
 TEST = build_split(3, split="test")
@@ -351,6 +352,11 @@ def torch_compile(folder: Path) -> None:
     trainer = build_trainer(folder, torch_compile=True, torch_compile_backend="eager")
     layers = [block for expert in trainer.model.experts.values() for block in expert.vision_blocks]
     assert all(layer._compiled_call_impl is not None for layer in layers)
+    given: list[dict] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PlatformExpert, "compile_layers", lambda self, **options: given.append(options))
+        build_trainer(folder, torch_compile_mode="reduce-overhead")
+    assert given == [{"backend": "inductor", "mode": "reduce-overhead"}] * len(trainer.model.experts)
     with pytest.raises((RuntimeError, TrainingError), match=r"(?i)bogus"):
         build_trainer(folder, max_steps=1, torch_compile=True, torch_compile_backend="bogus").train()
 
@@ -393,7 +399,7 @@ CHECKS = {
         ("gradient_checkpointing", "gradient_checkpointing_kwargs"),
         lambda folder: activation_checkpointing(folder, "gradient"),
     ),
-    **dict.fromkeys(("torch_compile", "torch_compile_backend"), torch_compile),
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), torch_compile),
     "disable_tqdm": disable_tqdm,
     "report_to": report_to,
     "enable_jit_checkpoint": enable_jit_checkpoint,
