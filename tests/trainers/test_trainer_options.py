@@ -19,6 +19,9 @@ from transformers import Trainer, TrainingArguments
 import pemoe.trainers
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
 from pemoe.trainers.options import UNUSED_METHODS
+from pemoe.trainers.recipes import Recipe, StageRecipe
+from pemoe.trainers.recipes.fields import GateRecipe
+from pemoe.trainers.stages import StageRunner
 
 ARGUMENTS, FIELDS, METHODS = "Arguments of the Trainer", "Fields of TrainingArguments", "Methods"
 REFUSED_FIELDS = {
@@ -177,6 +180,13 @@ def test_one_place_is_enough_where_nothing_is_compared(tmp_path) -> None:
     build_trainer(tmp_path, table=one, stage="gate")
     with pytest.raises(TrainingError, match="leaves no negatives"):
         build_trainer(tmp_path, table=one, stage="gate", gate_loss="both", per_device_train_batch_size=1)
+
+
+def test_a_run_tells_of_a_stage_without_negatives_before_its_first_step(tmp_path) -> None:
+    stages = {"contrastive": StageRecipe(steps=1), "gate": GateRecipe(steps=1, gate_loss="both")}
+    recipe = Recipe(global_batch_size=2, **stages)
+    with pytest.raises(TrainingError, match="stage 'contrastive': satellite has 1 places in batches of 1"):
+        StageRunner(build_trainer(tmp_path).model, build_processor(), build_split(1), recipe, tmp_path)
 
 
 def test_a_plain_trainer_trains_the_model(tmp_path) -> None:
