@@ -26,7 +26,7 @@ import torch
 from pemoe.common.files import write_json
 from pemoe.common.runs import RunError, prepare_output, write_metrics
 from pemoe.retrieval.metrics import bootstrap_difference
-from pemoe.trainers.data import load_rows
+from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import Recipe, load_recipe

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from pemoe.common.runs import write_metrics
 from pemoe.retrieval.embedding import embed_split
 from pemoe.retrieval.evaluation import score_split
-from pemoe.trainers.data import load_rows
+from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.recipes import load_recipe
 from pemoe.trainers.stages import WEIGHTS
 from pemoe.trainers.starting import build_model

@@ -32,9 +32,9 @@ from transformers import AutoTokenizer
 
 from pemoe.datasets_scripts import FEATURES
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
-from pemoe.trainers.data import PairCollator, PairDataset
+from pemoe.trainers.batches.pairs import PairCollator, PairDataset
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.recipes import resolve_repo
-from pemoe.trainers.samplers import Visit
 
 WORKERS = 2
 SIDE_PX = 512  # of GeoText-1652's pictures

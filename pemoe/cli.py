@@ -67,9 +67,9 @@ def quickstart(
     Example: pemoe quickstart --output runs/quickstart
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
-    from pemoe.trainers.data import load_rows
-    from pemoe.trainers.distributed import device_name
+    from pemoe.trainers.batches.pairs import load_rows
     from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
+    from pemoe.trainers.parallel.distributed import device_name
 
     started_s = time.monotonic()
     _quiet_transformers()
@@ -150,7 +150,7 @@ def train(  # noqa: PLR0913 - options of a command
 
     Example: pemoe train --config adapter --checkpoint me/pemoe --data photos --platform infrared
     """
-    from pemoe.trainers.distributed import lacks_processes
+    from pemoe.trainers.parallel.distributed import lacks_processes
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
@@ -183,9 +183,9 @@ def evaluate(
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.retrieval.evaluation import evaluate_split
+    from pemoe.trainers.batches.pairs import load_rows
     from pemoe.trainers.checkpoint_io import data_of, describe_data, describe_model, load_checkpoint
-    from pemoe.trainers.data import load_rows
-    from pemoe.trainers.distributed import device_name
+    from pemoe.trainers.parallel.distributed import device_name
 
     started_s = time.monotonic()
     _quiet_transformers()

@@ -37,10 +37,16 @@ def mine(  # noqa: PLR0913 -- the command's options
 
     from pemoe.common.files import write_json
     from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.trainers.batches.pairs import load_rows
     from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
-    from pemoe.trainers.data import load_rows
-    from pemoe.trainers.distributed import device_name, first_process_first, join_processes, rank, wait_for_all
     from pemoe.trainers.mining import NEGATIVES, MineRecipe, mine_split
+    from pemoe.trainers.parallel.distributed import (
+        device_name,
+        first_process_first,
+        join_processes,
+        rank,
+        wait_for_all,
+    )
 
     started_s = time.monotonic()
     logging.set_verbosity_error()

@@ -223,7 +223,7 @@ PLANTED = [
     (bare_imports, "tests/a.py", "import importlib\nimportlib.import_module('hub_cards.cards')"),
     (relative_imports, "trainers/a.py", "from .errors import TrainingError"),
     (relative_imports, "retrieval/a.py", "from . import metrics"),
-    (imports_against_the_direction, "retrieval/a.py", "from pemoe.trainers.data import PairDataset"),
+    (imports_against_the_direction, "retrieval/a.py", "from pemoe.trainers.batches.pairs import PairDataset"),
     (imports_against_the_direction, "retrieval/a.py", "import pemoe.hub_cards"),
     (imports_against_the_direction, "hub_cards/a.py", "from pemoe import trainers"),
     (imports_against_the_direction, "trainers/a.py", "from pemoe import PeMoEModel"),

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import LOSSES, MAX_LOG_SCALE, SAME_PLACE, InfoNCELoss
-from pemoe.trainers.data import AUGMENTS, check_views
+from pemoe.trainers.batches.pairs import AUGMENTS, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.monitoring import check_reporters, default_reporters
 from pemoe.trainers.options import METRIC_SCHEDULERS, check_arguments, refused_in_one_line

@@ -18,9 +18,9 @@ from pemoe.common.fingerprints import hash_lines
 from pemoe.hub_cards.checkpoint import hash_weights
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import platform_facts, read_adapter_config, resolve_adapter
-from pemoe.trainers.data import DataRecipe
-from pemoe.trainers.distributed import local_device
+from pemoe.trainers.batches.pairs import DataRecipe
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.parallel.distributed import local_device
 from pemoe.trainers.recipes import Recipe, build, data_recipe
 
 

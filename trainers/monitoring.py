@@ -18,8 +18,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import IntervalStrategy
 
 from pemoe.modeling_pemoe.losses_pemoe import MAX_LOG_SCALE
-from pemoe.trainers.distributed import gather_without_grad, world_size
 from pemoe.trainers.errors import TrainingError, check_choice
+from pemoe.trainers.parallel.distributed import gather_without_grad, world_size
 
 REPORTERS = ("all", "none", *sorted(INTEGRATION_TO_CALLBACK))
 _UNLISTED = ("all", "none", "azure_ml", "flyte")  # transformers does not always name them among those installed
@@ -223,9 +223,10 @@ def hold_out_places(
     Raises TrainingError where fewer than two places would be left to train on.
 
     Example:
-        >>> rows, validation = hold_out_places(splits["train"], places=30, seed=0)
-        >>> set(rows["place_id"]) & set(validation["place_id"])
-        set()
+        >>> photos = datasets.Dataset.from_dict({"place_id": ["a", "b", "b", "c"]})
+        >>> rows, validation = hold_out_places(photos, places=1, seed=0)
+        >>> sorted(set(rows["place_id"]) | set(validation["place_id"])), set(rows["place_id"]) & set(validation["place_id"])
+        (['a', 'b', 'c'], set())
     """
     if not places:
         return rows, None

@@ -26,8 +26,12 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.feature_cache import FeatureCache, ImageStates, View
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.data import PairDataset
-from pemoe.trainers.distributed import (
+from pemoe.trainers.batches.pairs import PairDataset
+from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
+from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
+from pemoe.trainers.options import check_places
+from pemoe.trainers.parallel.distributed import (
     join_processes,
     local_device,
     process_count,
@@ -36,12 +40,8 @@ from pemoe.trainers.distributed import (
     wait_for_all,
     world_size,
 )
-from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
-from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
-from pemoe.trainers.options import check_places
+from pemoe.trainers.parallel.sharding import splitter, trains_one_by_one
 from pemoe.trainers.recipes import Recipe, StageRecipe
-from pemoe.trainers.sharding import splitter, trains_one_by_one
 from pemoe.trainers.starting import start_on_base
 from pemoe.trainers.trainer import PeMoETrainer, build_sampler, has_negatives, prepare_for_stage
 

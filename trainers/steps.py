@@ -14,9 +14,9 @@ from pemoe.modeling_pemoe import PeMoEModel, TripletLoss
 from pemoe.modeling_pemoe.losses_pemoe import smooth_labels
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments, build_loss
-from pemoe.trainers.data import NUMBERS, model_inputs
-from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, row_counts
+from pemoe.trainers.batches.pairs import NUMBERS, model_inputs
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.parallel.distributed import gather_with_grad, gather_without_grad, row_counts
 
 
 class StepRecord(TypedDict):

@@ -21,9 +21,12 @@ from pemoe.common.files import write_json
 from pemoe.common.runs import check_output, prepare_output, write_metrics
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_record
-from pemoe.trainers.data import load_rows
-from pemoe.trainers.distributed import (
+from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.evaluating import searching_alone
+from pemoe.trainers.monitoring import hold_out_places
+from pemoe.trainers.parallel.distributed import (
     check_precision,
     device_name,
     first_process_first,
@@ -32,11 +35,8 @@ from pemoe.trainers.distributed import (
     rank,
     wait_for_all,
 )
-from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.evaluating import searching_alone
-from pemoe.trainers.monitoring import hold_out_places
+from pemoe.trainers.parallel.sharding import splitter
 from pemoe.trainers.recipes import Recipe, build
-from pemoe.trainers.sharding import splitter
 from pemoe.trainers.stages import StageRunner
 from pemoe.trainers.starting import build_model, check_gate_rows, name_platforms
 

@@ -18,9 +18,9 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.retrieval.feature_cache import ImageStates, check_trunk_is_frozen
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
+from pemoe.trainers.batches.pairs import NUMBERS, PairCollator, PairDataset
+from pemoe.trainers.batches.samplers import PlatformBatchSampler
 from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
-from pemoe.trainers.data import NUMBERS, PairCollator, PairDataset
-from pemoe.trainers.distributed import rank, world_size
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
 from pemoe.trainers.mining.neighbours import NeighbourTables
@@ -35,9 +35,9 @@ from pemoe.trainers.options import (
     check_rows,
     refused_in_one_line,
 )
-from pemoe.trainers.samplers import PlatformBatchSampler
+from pemoe.trainers.parallel.distributed import rank, world_size
+from pemoe.trainers.parallel.sharding import ShardingTrainer
 from pemoe.trainers.saving import SavingTrainer, has_adapter
-from pemoe.trainers.sharding import ShardingTrainer
 from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 
 logger = logging.get_logger(__name__)

@@ -21,7 +21,7 @@ from pemoe.datasets_scripts.sources.parquet import ParquetReader
 from pemoe.hub_cards import CardOptions
 from pemoe.hub_cards.dataset_card import render_dataset_card
 from pemoe.hub_cards.plan_dataset import check_parquet
-from pemoe.trainers.data import PairDataset
+from pemoe.trainers.batches.pairs import PairDataset
 
 PLAN = BuildPlan(places_per_shard=2)
 NEW_SOURCE = '''

@@ -17,7 +17,7 @@ from transformers.image_utils import ChannelDimension
 
 from pemoe.datasets_scripts.sources.images import check_decodes
 from pemoe.modeling_pemoe.pictures_pemoe import read_picture, read_pictures
-from pemoe.trainers.data import PairDataset
+from pemoe.trainers.batches.pairs import PairDataset
 
 RAMP = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 RAMP[0, 0], RAMP[0, 1] = 0, 255  # whatever form it takes, its range is the whole one

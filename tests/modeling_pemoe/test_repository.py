@@ -25,8 +25,8 @@ from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
 from pemoe.modeling_pemoe.card_pemoe import SHIPPED_TRUNKS, render_model_card
 from pemoe.modeling_pemoe.repository_pemoe import CUSTOM_PIPELINES, REPOSITORY_FILES
 from pemoe.retrieval.evaluation import evaluate_split
+from pemoe.trainers.batches.pairs import DataRecipe
 from pemoe.trainers.checkpoint_io import describe_data
-from pemoe.trainers.data import DataRecipe
 from pemoe.trainers.experiments.fresh_process import run_without_package
 from pemoe.trainers.recipes import load_recipe
 from pemoe.trainers.starting import build_model

@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measures, "ROUNDS", 3)
-    monkeypatch.setattr("pemoe.trainers.data.load_rows", lambda *_, **__: {"test": build_split(split="test")})
+    monkeypatch.setattr("pemoe.trainers.batches.pairs.load_rows", lambda *_, **__: {"test": build_split(split="test")})
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from pemoe.datasets_scripts.augment.crops import random_crop
 from pemoe.datasets_scripts.augment.pictures import move_picture
 from pemoe.datasets_scripts.sanitize import find_directions
 from pemoe.datasets_scripts.schema import PLATFORMS
-from pemoe.trainers.data import PairAugmentation, PairDataset
+from pemoe.trainers.batches.pairs import PairAugmentation, PairDataset
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import Recipe, StageRecipe
-from pemoe.trainers.samplers import Visit
 
 PICTURE = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 40, 3), dtype=np.uint8))
 SATELLITE = PLATFORMS.index("satellite")

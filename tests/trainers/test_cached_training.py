@@ -19,9 +19,9 @@ from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.retrieval.feature_cache import FeatureCache, FeatureCacheError
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
-from pemoe.trainers.data import PairDataset
+from pemoe.trainers.batches.pairs import PairDataset
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.recipes import Recipe, build
-from pemoe.trainers.samplers import Visit
 from pemoe.trainers.stages import StageRunner
 
 TEXTS = ["A pond on the left side.", "A round pond."]

@@ -13,8 +13,8 @@ from tiny_data import build_split
 from tiny_models import build_tiny_model
 
 from pemoe.trainers import TrainingError
+from pemoe.trainers.batches.pairs import DataRecipe
 from pemoe.trainers.checkpoint_io import data_of, describe_data, describe_model, read_config_of, recipe_record
-from pemoe.trainers.data import DataRecipe
 from pemoe.trainers.recipes import Recipe, StageRecipe
 
 

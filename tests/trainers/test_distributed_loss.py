@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 
-from pemoe.trainers.distributed import gather_with_grad, gather_without_grad, rank, world_size
+from pemoe.trainers.parallel.distributed import gather_with_grad, gather_without_grad, rank, world_size
 
 SCRIPT = """
 import json, os, sys, time
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from pemoe.modeling_pemoe.losses_pemoe import InfoNCELoss
-from pemoe.trainers.distributed import (
+from pemoe.trainers.parallel.distributed import (
     first_process_first, gather_with_grad, gather_without_grad, rank, world_size
 )
 

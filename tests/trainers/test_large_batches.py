@@ -29,7 +29,7 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments
-from pemoe.trainers.distributed import join_processes, process_options, rank, world_size
+from pemoe.trainers.parallel.distributed import join_processes, process_options, rank, world_size
 
 OUT = Path(sys.argv[2])
 JOINED = 10  # pairs of a step: ten places are there

@@ -25,10 +25,10 @@ from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments
-from pemoe.trainers.distributed import check_precision
 from pemoe.trainers.errors import TrainingError
+from pemoe.trainers.parallel.distributed import check_precision
+from pemoe.trainers.parallel.sharding import trains_one_by_one
 from pemoe.trainers.recipes import Recipe, build, load_recipe
-from pemoe.trainers.sharding import trains_one_by_one
 from pemoe.trainers.stages import StageRunner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,7 +210,7 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.trainers import stages
-from pemoe.trainers.distributed import rank
+from pemoe.trainers.parallel.distributed import rank
 from pemoe.trainers.recipes import Recipe, build
 
 prepare = stages.PeMoETrainer.__init__

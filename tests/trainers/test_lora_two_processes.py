@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from tiny_data import build_processor, build_split
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments
-from pemoe.trainers.distributed import process_options, rank, world_size
+from pemoe.trainers.parallel.distributed import process_options, rank, world_size
 
 torch.manual_seed(0)  # draws the adapters' first matrices
 model = PeMoEModel.from_pretrained("base")

@@ -359,7 +359,7 @@ sys.path.insert(0, sys.argv[1])
 from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
-from pemoe.trainers.distributed import process_options, rank, world_size
+from pemoe.trainers.parallel.distributed import process_options, rank, world_size
 
 W, logs = int(os.environ.get("WORLD_SIZE", "1")), {}
 shared = {"max_steps": 5, "logging_steps": 2, "save_strategy": "no", "disable_tqdm": True, "report_to": "none"}

@@ -10,7 +10,7 @@ from transformers import get_scheduler
 
 from pemoe.trainers import TrainingError
 from pemoe.trainers.arguments import STAGES
-from pemoe.trainers.data import DataRecipe
+from pemoe.trainers.batches.pairs import DataRecipe
 from pemoe.trainers.recipes import Recipe, StageRecipe, build, data_recipe, load_recipe, read_config, resolve_repo
 from pemoe.trainers.recipes.fields import SCHEDULERS
 from pemoe.trainers.recipes.reading import PACKAGED

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from pemoe.trainers.samplers import PlatformBatchSampler
+from pemoe.trainers.batches.samplers import PlatformBatchSampler
 
 IMAGES = {0: (1, 1), 1: (2, 5), 2: (1, 4)}  # least and most images of a place, by platform
 

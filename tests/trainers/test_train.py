@@ -21,7 +21,7 @@ from pemoe.common.runs import RunError
 from pemoe.datasets_scripts import DataError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
-from pemoe.trainers.data import load_rows
+from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import Recipe, read_config
 from pemoe.trainers.starting import build_model

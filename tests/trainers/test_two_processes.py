@@ -40,7 +40,7 @@ from tiny_models import build_tiny_model
 from transformers import Trainer, TrainerCallback
 
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments
-from pemoe.trainers.distributed import rank, world_size
+from pemoe.trainers.parallel.distributed import rank, world_size
 from pemoe.trainers.recipes import Recipe, build
 from pemoe.trainers.stages import StageRunner, process_options
 

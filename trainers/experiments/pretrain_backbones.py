@@ -29,7 +29,7 @@ from pemoe.datasets_scripts.campus.source import campus_rows
 from pemoe.datasets_scripts.schema import FEATURES
 from pemoe.modeling_pemoe import InfoNCELoss, PeMoEConfig, PeMoEProcessor
 from pemoe.modeling_pemoe.vision_pemoe import build_vision_encoder
-from pemoe.trainers.data import number_places
+from pemoe.trainers.batches.pairs import number_places
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0 to 3, as in XLM-R
 CONTEXT_TOKENS = 64

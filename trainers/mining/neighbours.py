@@ -18,13 +18,13 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.embedding import embed_rows
 from pemoe.retrieval.scoring import search
 from pemoe.trainers.arguments import PeMoETrainingArguments
-from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
-from pemoe.trainers.distributed import rank, wait_for_all, world_size
+from pemoe.trainers.batches.pairs import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining.hard_negatives import unit_vectors
 from pemoe.trainers.mining.options import read_coordinates_deg
 from pemoe.trainers.mining.vectors import VectorFile
-from pemoe.trainers.samplers import Visit
+from pemoe.trainers.parallel.distributed import rank, wait_for_all, world_size
 
 WIDTH = 32  # near places that are known of each
 _BLOCK_ROWS = 1024

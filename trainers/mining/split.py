@@ -22,14 +22,14 @@ from pemoe.common.files import write_atomically, write_json
 from pemoe.common.fingerprints import hash_lines
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEOutput, PeMoEProcessor
 from pemoe.retrieval.embedding import embed_rows
-from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
-from pemoe.trainers.distributed import rank, wait_for_all, world_size
+from pemoe.trainers.batches.pairs import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining.options import MineRecipe, read_coordinates_deg
 from pemoe.trainers.mining.search import Searched, search_block
 from pemoe.trainers.mining.table import NEGATIVES, build_table, join_tables, load_negatives, read_key
 from pemoe.trainers.mining.vectors import VectorFile
-from pemoe.trainers.samplers import Visit
+from pemoe.trainers.parallel.distributed import rank, wait_for_all, world_size
 
 _BATCHES_PER_BLOCK = 16  # forward passes whose vectors are written at once
 SIDES = ("query", "gallery")

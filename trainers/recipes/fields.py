@@ -15,7 +15,7 @@ from pemoe.trainers.arguments import (
     check_neighbours,
     check_temperature,
 )
-from pemoe.trainers.data import AUGMENTS, DataRecipe, check_views
+from pemoe.trainers.batches.pairs import AUGMENTS, DataRecipe, check_views
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
 from pemoe.trainers.mining import MineRecipe
 from pemoe.trainers.monitoring import REPORTERS

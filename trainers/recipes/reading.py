@@ -12,7 +12,7 @@ import yaml
 
 from pemoe.common.errors import one_line
 from pemoe.datasets_scripts.sources.registry import detect_source
-from pemoe.trainers.data import DataRecipe
+from pemoe.trainers.batches.pairs import DataRecipe
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes.fields import OF_BACKBONES, Recipe
 

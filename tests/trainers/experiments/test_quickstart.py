@@ -13,7 +13,7 @@ from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import PLATFORMS, load_source
 from pemoe.retrieval import evaluation, first_hit_ranks
-from pemoe.trainers.data import load_rows
+from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
 from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
 from pemoe.trainers.recipes import GateRecipe, HardNegativeRecipe, Recipe, StageRecipe, load_recipe

@@ -11,10 +11,10 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
-from pemoe.trainers.distributed import process_options
+from pemoe.trainers.batches.samplers import PlatformBatchSampler
 from pemoe.trainers.mining.neighbours import nearest_points, nearest_vectors
+from pemoe.trainers.parallel.distributed import process_options
 from pemoe.trainers.recipes import Recipe, build
-from pemoe.trainers.samplers import PlatformBatchSampler
 
 PLACES = 24
 

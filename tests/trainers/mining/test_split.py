@@ -13,10 +13,10 @@ from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
 from pemoe.trainers import TrainingError, mine_split
-from pemoe.trainers.data import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.batches.pairs import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.mining import NEGATIVES, load_negatives, search, split
 from pemoe.trainers.mining.options import MineRecipe
-from pemoe.trainers.samplers import Visit
 
 K, BATCH = 3, 4
 METRES_PER_DEGREE = 111_195

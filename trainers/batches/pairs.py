@@ -23,8 +23,8 @@ from pemoe.datasets_scripts.schema import PLATFORMS, SPLITS
 from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 from pemoe.retrieval.feature_cache import ImageStates, View
+from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError, check_choice, check_range
-from pemoe.trainers.samplers import Visit
 
 SATELLITE = PLATFORMS.index("satellite")
 AUGMENTS = ("none", "sanitized", "transform", "crop")

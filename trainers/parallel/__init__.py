@@ -1,0 +1,1 @@
+"""Several processes: gathering over them, and what launchers do to a model."""
