@@ -225,7 +225,7 @@ def hold_out_places(
     Example:
         >>> photos = datasets.Dataset.from_dict({"place_id": ["a", "b", "b", "c"]})
         >>> rows, validation = hold_out_places(photos, places=1, seed=0)
-        >>> sorted(set(rows["place_id"]) | set(validation["place_id"])), set(rows["place_id"]) & set(validation["place_id"])
+        >>> sorted({*rows["place_id"], *validation["place_id"]}), set(rows["place_id"]) & set(validation["place_id"])
         (['a', 'b', 'c'], set())
     """
     if not places:
