@@ -161,9 +161,13 @@ def test_pairs_seen_counts_every_stage() -> None:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_can_be_built(scheduler: str) -> None:
-    assert build(Recipe, {"contrastive": {"steps": 1, "lr_scheduler_type": scheduler}}, "test").contrastive.steps == 1
+    minimum = {"min_lr": 1.0e-7}
+    needed = {"cosine_with_min_lr": minimum, "cosine_warmup_with_min_lr": minimum}
+    options = {**needed, "warmup_stable_decay": {"num_decay_steps": 1}}.get(scheduler, {})
+    stage = {"steps": 3, "lr_scheduler_type": scheduler, "lr_scheduler_kwargs": options}
+    assert build(Recipe, {"contrastive": stage}, "test").contrastive.lr_scheduler_kwargs == options
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
-    get_scheduler(scheduler, optimizer, num_warmup_steps=1, num_training_steps=3)
+    get_scheduler(scheduler, optimizer, 1, 3, options)
 
 
 def test_stages_are_those_with_steps_in_their_order() -> None:
