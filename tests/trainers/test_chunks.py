@@ -15,7 +15,7 @@ from tiny_models import build_tiny_model
 from torch._dynamo.utils import counters
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.embedding import run_image_trunk
+from pemoe.retrieval.feature_cache import FeatureCache
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, chunks
 from pemoe.trainers.chunks import split_batch
 from pemoe.trainers.recipes import Recipe, build
@@ -113,7 +113,7 @@ def test_negatives_stay_with_their_pairs() -> None:
 
 def test_cached_trunk_states_in_chunks(tmp_path) -> None:
     model = build_tiny_model(tail_dropout=0.0)
-    states = run_image_trunk(model, build_processor(), build_split())
+    states = FeatureCache(tmp_path / "cache", model, build_processor(), build_split()).states()
     found = gradient_of_a_step(build_trainer(model, tmp_path, image_states=states, chunk_size=4))
     assert_alike(found, gradient_of_a_step(build_trainer(build_tiny_model(tail_dropout=0.0), tmp_path)), 1e-5)
 
