@@ -5,6 +5,7 @@ Figures stay on the device as sums until they are logged; then one transfer read
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -35,9 +36,13 @@ class MonitoredTrainer(Trainer):
     monitor: StepMonitor
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`, and beside the loss of training the figures of `step_figures`, on every integration."""
+        """Log `logs`, and beside the loss of training the figures of `StepMonitor.read`, on every integration.
+
+        Raises TrainingError where that loss is not finite, as one that a subclass computes may be.
+        """
         if "loss" in logs:
             logs |= {name: value for name, value in self.monitor.read().items() if name not in logs}
+            self.monitor.check_loss(logs["loss"])
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
@@ -104,7 +109,7 @@ class StepMonitor(TrainerCallback):
         """Look at the loss of the last steps, and at the weights."""
         if self._fault is not None:
             self._fetch()
-            self.check_weights()
+        self.check_weights()
 
     @torch.no_grad()
     def _add(self, step: Mapping[str, Mapping[str, Tensor]], number: int) -> None:
@@ -161,6 +166,11 @@ class StepMonitor(TrainerCallback):
         if number:
             self._stop(int(number), "the loss", "" if self.mixed else f" on {self.platform_names[platform]}")
         return table[:, 2:].sum(0).reshape(len(self._sums), 2, len(self.platform_names) + 1)
+
+    def check_loss(self, loss: float) -> None:
+        """TrainingError where a logged loss, the same on all processes, is not finite."""
+        if not math.isfinite(loss):
+            self._stop(self.trainer.state.global_step, "the loss")
 
     def check_weights(self) -> None:
         """TrainingError where a weight in training is not finite, on any process."""

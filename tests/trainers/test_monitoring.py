@@ -292,6 +292,18 @@ def test_a_loss_that_is_not_finite_stops_in_its_stage(tmp_path, monkeypatch, at_
     assert trainer.state.global_step == 4 and not list(tmp_path.glob(f"{PREFIX_CHECKPOINT_DIR}*"))
 
 
+@pytest.mark.parametrize(("logging_strategy", "found"), [("steps", "the loss"), ("no", "a weight")])
+def test_a_loss_of_a_users_own_that_is_not_finite_stops_too(
+    tmp_path, monkeypatch, logging_strategy: str, found: str
+) -> None:
+    """With the next log, or at the end."""
+    own = lambda self, model, *_, **__: model.experts["satellite"].logit_scale * torch.nan  # noqa: E731
+    monkeypatch.setitem(globals(), "PeMoETrainer", type("OwnLoss", (PeMoETrainer,), {"compute_loss": own}))
+    trainer = build_trainer(tmp_path, steps=2, logging_strategy=logging_strategy)
+    with pytest.raises(TrainingError, match=f"stage 'contrastive': {found} is not finite at step"):
+        trainer.train()
+
+
 @pytest.mark.parametrize("save_strategy", ["steps", "no"])
 def test_weights_that_are_not_finite_are_never_written(tmp_path, save_strategy: str) -> None:
     class Poison(TrainerCallback):
