@@ -81,6 +81,22 @@ def loss_in_chunks(
     return joined, {**parts, "loss": parts["loss"] + (surrogate - surrogate.detach())}
 
 
+def refuse_scaling(loss: Tensor, accelerator: Accelerator) -> None:
+    """Raise TrainingError, when the loss of `loss_in_chunks` is sent back, if it was multiplied after that.
+
+    All chunks but the last were sent back as it was, so only a sum with other terms has the gradient that it says.
+    """
+    expected = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
+
+    def check(gradient: Tensor) -> None:
+        if gradient.item() != expected:
+            what = "chunk_size (gradient accumulation too): the loss was scaled by an overridden method"
+            raise TrainingError(f"{what}, which most chunks would miss; scale learning_rate, or leave chunks out")
+
+    if loss.requires_grad:
+        loss.register_hook(check)
+
+
 def split_batch(batch: dict[str, Tensor], chunk_size: int) -> list[dict[str, Tensor]]:
     """A batch of B pairs as batches of `chunk_size` and a rest; of 2B pictures, each gets its pairs' two."""
     pairs = len(batch["place_id"])

@@ -20,7 +20,7 @@ from pemoe.retrieval.feature_cache import ImageStates, check_trunk_is_frozen
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.batches.pairs import NUMBERS, PairCollator, PairDataset
 from pemoe.trainers.batches.samplers import PlatformBatchSampler
-from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks
+from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks, refuse_scaling
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
 from pemoe.trainers.mining.neighbours import NeighbourTables
@@ -41,6 +41,7 @@ from pemoe.trainers.saving import SavingTrainer, has_adapter
 from pemoe.trainers.steps import StageLoss, StepRecord, fix_temperature
 
 logger = logging.get_logger(__name__)
+_LOSS_METHODS = ("compute_loss", "training_step")  # in which a subclass may change the loss
 
 
 class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingTrainer):
@@ -220,11 +221,14 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
         """Loss of one batch in this stage; the embeddings of all processes take part.
 
         With `chunk_size` set and gradients enabled, the gradients of all chunks but the last are added to the
-        parameters here; see `loss_in_chunks`. What the step found stays in `last_step`.
+        parameters here; see `loss_in_chunks`: a subclass may add to the loss then, not scale it. What the step found
+        stays in `last_step`.
         """
         if self.args.in_chunks and torch.is_grad_enabled():
             size, accelerator = self.args.chunk_size, self.accelerator
             joined, parts = loss_in_chunks(self.stage_loss, model, inputs, size, accelerator)
+            if any(getattr(type(self), name) is not getattr(PeMoETrainer, name) for name in _LOSS_METHODS):
+                refuse_scaling(parts["loss"], accelerator)  # waits for the device
         else:
             joined = self.stage_loss.join(self.stage_loss.embed(model, inputs), inputs)
             parts = self.stage_loss.score(joined)

@@ -87,6 +87,26 @@ def test_a_step_in_chunks_equals_one_piece(tmp_path, stage: str, options: dict, 
     assert_alike(chunked, whole)
 
 
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_loss_in_chunks_may_be_added_to_but_not_scaled(tmp_path, monkeypatch, factor: float) -> None:
+    """Scaled, only the last chunk would follow; a term beside it has its own gradient."""
+
+    def compute_loss(self: PeMoETrainer, model: PeMoEModel, *inputs: object, **options: object) -> torch.Tensor:
+        scale = model.experts["satellite"].logit_scale
+        return factor * base.compute_loss(self, model, *inputs, **options) + scale**2
+
+    base = PeMoETrainer
+    kind = type("OwnLoss", (base,), {"compute_loss": compute_loss})
+    monkeypatch.setitem(globals(), "PeMoETrainer", kind)
+    whole, chunked = (build_trainer(build_tiny_model(tail_dropout=0.0), tmp_path, chunk_size=n) for n in (None, 4))
+    expected = gradient_of_a_step(whole)
+    if factor == 1:
+        assert_alike(gradient_of_a_step(chunked), expected)
+    else:
+        with pytest.raises(TrainingError, match="the loss was scaled by an overridden method"):
+            gradient_of_a_step(chunked)
+
+
 def test_dropout_is_the_same_again(tmp_path) -> None:
     """Against the same chunks embedded once, with gradient, from the same random state; which ends the same too."""
     trainer = build_trainer(build_tiny_model(tail_dropout=0.4), tmp_path, chunk_size=4)
