@@ -24,6 +24,7 @@ from pemoe.console import (
     fail,
     find_accelerate_config,
     format_columns,
+    has_lost_process,
     note,
     print_json,
     typed_command,
@@ -216,6 +217,10 @@ def main() -> None:
         fail(str(error))
     except OSError as error:  # a disk, a network; anything else is a failure of ours: traceback and exit code 1
         fail(str(error))
+    except RuntimeError as error:
+        if not has_lost_process(error):
+            raise
+        fail("another process of this run has ended, so this one cannot go on; it or the launcher says why")
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)
