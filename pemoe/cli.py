@@ -155,6 +155,7 @@ def train(  # noqa: PLR0913 - options of a command
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
+    _quiet_transformers()
     directory = output or Path("runs/train")
     if lacks_processes():
         note("pemoe: accelerate starts one process on the CPU, whatever --num_processes says; use torchrun for more")
