@@ -35,6 +35,7 @@ from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
+SHARED_COMMANDS = ("train", "mine")  # whose work several processes share
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -52,11 +53,15 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Find a place from a sentence."""
+    command = context.invoked_subcommand
+    if command not in SHARED_COMMANDS and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        fail(f"{command}: several processes would each do all of it; start it once, without torchrun")
 
 
 @app.command()
