@@ -24,6 +24,7 @@ from pemoe.console import (
     fail,
     find_accelerate_config,
     format_columns,
+    has_lost_process,
     note,
     print_json,
     typed_command,
@@ -34,6 +35,7 @@ from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
+SHARED_COMMANDS = ("train", "mine")  # whose work several processes share
 USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module differs between versions of typer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -51,11 +53,15 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Find a place from a sentence."""
+    command = context.invoked_subcommand
+    if command not in SHARED_COMMANDS and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        fail(f"{command}: several processes would each do all of it; start it once, without torchrun")
 
 
 @app.command()
@@ -154,6 +160,7 @@ def train(  # noqa: PLR0913 - options of a command
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
+    _quiet_transformers()
     directory = output or Path("runs/train")
     if lacks_processes():
         note("pemoe: accelerate starts one process on the CPU, whatever --num_processes says; use torchrun for more")
@@ -216,6 +223,10 @@ def main() -> None:
         fail(str(error))
     except OSError as error:  # a disk, a network; anything else is a failure of ours: traceback and exit code 1
         fail(str(error))
+    except RuntimeError as error:
+        if not has_lost_process(error):
+            raise
+        fail("another process of this run has ended, so this one cannot go on; it or the launcher says why")
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)

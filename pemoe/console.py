@@ -82,6 +82,14 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+_LOST_PROCESS = ("by peer", "Broken pipe", "remote process exiting prematurely")  # of gloo twice, of NCCL
+
+
+def has_lost_process(error: RuntimeError) -> bool:
+    """Whether PyTorch says that another process of this run is gone, in the words of gloo or of NCCL."""
+    return any(words in str(error) for words in _LOST_PROCESS)
+
+
 def _is_first_to_say(message: str) -> bool:
     """Whether no other process that torchrun started here has said this; it gives each a file in one folder."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")

@@ -112,6 +112,16 @@ def test_writing_replaces_in_one_move(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_machines_whose_processes_have_one_number_write_one_file(tmp_path, monkeypatch) -> None:
+    def write(path: Path) -> None:
+        path.write_text("ours")
+        monkeypatch.setattr("platform.node", lambda: "another-machine")
+        write_json(tmp_path / "a.json", "theirs")
+
+    write_atomically(tmp_path / "a.json", write)
+    assert (tmp_path / "a.json").read_text() == "ours" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_kill_while_writing_leaves_the_old_file(tmp_path) -> None:
     write_json(tmp_path / "a.json", {"old": 1})
     code = (

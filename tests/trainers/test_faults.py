@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from small_runs import CONFIGS, TORCHRUN, run_module, write_recipe
 
+from pemoe.cli import main
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.recipes import read_config
 from pemoe.trainers.train import name_full_disk, train_into
@@ -93,6 +94,18 @@ def test_a_failed_start_blocks_no_second(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "run" / "recipe.json").is_file()
 
 
+@pytest.mark.parametrize("words", ["gloo/transport/tcp/pair.cc: Connection closed by peer [::1]:1", "shapes differ"])
+def test_a_lost_process_is_one_line_and_other_errors_are_ours(words: str, monkeypatch, capsys) -> None:
+    def collective(**_: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("pemoe.cli.app", collective)
+    with pytest.raises(SystemExit if "gloo" in words else RuntimeError) as raised:
+        main()
+    said = ours(capsys.readouterr().err)
+    assert (raised.value.args[0], len(said)) == ((2, 1) if "gloo" in words else (words, 0))
+
+
 LIMITED = """
 import resource, runpy, signal, sys
 
@@ -119,26 +132,31 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(limit: int, tmp_path: P
 
 @pytest.mark.slow
 def test_errors_of_several_processes_are_said_once(tmp_path: Path) -> None:
-    """Once where all fail alike and once where one fails, who is not the first; torchrun ends the others."""
+    """Once where all fail alike and once where one fails, who is not the first; another that waits for it says so."""
     recipe = Path(write_recipe(tmp_path / "recipe.yaml"))
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(recipe.read_text() + "\nnope: 1\n")
     alike = run_module(tmp_path, *TORCHRUN, "-m", "pemoe", "train", "--config", str(wrong), "--output", "run")
     assert len(ours(alike.stderr)) == 1 and "unknown key 'nope'" in ours(alike.stderr)[0], alike.stderr
     (tmp_path / "one.py").write_text(
-        "import os, runpy, time\n"
+        "import os, runpy\n"
+        "import torch.distributed as dist\n"
         "import pemoe.trainers.recipes as recipes\n"
         "from pemoe.trainers.errors import TrainingError\n"
         "def read(*_):\n"
+        "    dist.init_process_group('gloo')\n"
+        "    dist.barrier()\n"
         "    if os.environ['RANK'] == '1':\n"
         "        raise TrainingError('only here')\n"
-        "    time.sleep(100)\n"
+        "    dist.barrier()\n"
         "recipes.read_config = read\n"
         "runpy.run_module('pemoe', run_name='__main__')\n"
     )
     started_s = time.monotonic()
     one = run_module(tmp_path, *TORCHRUN, "one.py", "train", "--config", str(recipe), "--output", "run")
-    assert ours(one.stderr) == ["pemoe: only here"] and one.returncode != 0, one.stderr
+    said = ours(one.stderr)
+    assert "pemoe: only here" in said and one.returncode != 0 and "gloo" not in one.stderr, one.stderr
+    assert all("another process" in line for line in said if line != "pemoe: only here") and len(said) <= 2, said
     assert time.monotonic() - started_s < 90
 
 

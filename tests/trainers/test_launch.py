@@ -90,6 +90,12 @@ def test_unknown_config_is_named(monkeypatch: pytest.MonkeyPatch, capsys) -> Non
     assert_refused(monkeypatch, capsys, ["info", "--accelerate-config", "ddp"], "ddp_8gpu")
 
 
+@pytest.mark.parametrize("words", [["evaluate", "nowhere"], ["quickstart"], ["data", "build"]])
+def test_what_processes_cannot_share_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert_refused(monkeypatch, capsys, words, f"{words[0]}: several processes would each do all of it")
+
+
 def test_what_a_launch_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     model, rows, processor = build_tiny_model(), build_split(), build_processor()
     arguments = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True}

@@ -9,7 +9,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from accelerate import PartialState
 from torch import Tensor
 
@@ -120,7 +119,7 @@ def gather_with_grad(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
     if world_size() == 1:
         return tensor
     counts = row_counts(tensor) if counts is None else counts
-    return _cut(dist_nn.all_gather(_padded(tensor, counts)), counts)
+    return _cut(_GatherWithGrad.apply(_padded(tensor, counts)), counts)
 
 
 def gather_without_grad(tensor: Tensor, counts: list[int] | None = None) -> Tensor:
@@ -129,10 +128,28 @@ def gather_without_grad(tensor: Tensor, counts: list[int] | None = None) -> Tens
     if world_size() == 1:
         return tensor.contiguous()
     counts = row_counts(tensor) if counts is None else counts
-    padded = _padded(tensor, counts)
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return _cut(parts, counts)
+    return _cut(_gather(_padded(tensor, counts)), counts)
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    """`_gather`, whose backward pass gives each process the sum of the gradients that all have for its tensor."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_gather(tensor))
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        summed = torch.stack(gradients)
+        dist.all_reduce(summed)
+        return summed[rank()]
+
+
+def _gather(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all processes, of one shape, in the order of their ranks."""
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(parts, tensor)
+    return parts
 
 
 def _padded(tensor: Tensor, counts: list[int]) -> Tensor:
