@@ -35,8 +35,9 @@ def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool 
     """Make the directory of a run; call it when the input has been read, since `overwrite` empties it.
 
     Raises:
-        RunError: it holds something and neither `overwrite` (empties it) nor `resume` (keeps it) was given, or it is
-            no directory or cannot be made, or `overwrite` would delete something that is no earlier run.
+        RunError: it holds something and neither `overwrite` (empties it) nor `resume` (keeps it, but for what a kill
+            left half-written) was given, or it is no directory or cannot be made, or `overwrite` would delete
+            something that is no earlier run.
     """
     path = check_output(directory, overwrite, resume)
     if overwrite and not resume and path.is_dir():
@@ -45,7 +46,18 @@ def prepare_output(directory: str | Path, overwrite: bool = False, resume: bool 
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:  # below a file, or where writing is not allowed
         raise RunError(f"{path}: cannot be made ({error.strerror}); use another --output") from error
+    if resume:
+        _remove_unfinished(path)
     return path
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Remove what a killed run has begun to write: our own temporary files and folders, and those of safetensors."""
+    for path in [*directory.rglob(".*.tmp"), *directory.rglob(".tmp??????")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_metrics(

@@ -264,6 +264,22 @@ def last_evaluation(history: Sequence[Mapping[str, float]]) -> dict[str, float] 
     return None
 
 
+def mean_loss(history: Sequence[Mapping[str, float]], otherwise: float) -> float:
+    """Mean of the losses in a log, each of the steps since the one before; `otherwise` where it holds none.
+
+    For a resumed run, whose Trainer counts the steps since its checkpoint alone.
+
+    Example:
+        >>> mean_loss([{"step": 2, "loss": 4.0}, {"step": 3, "loss": 1.0}], otherwise=0.0)
+        3.0
+    """
+    logged = [(entry["step"], entry["loss"]) for entry in history if "loss" in entry]
+    if not logged:
+        return otherwise
+    steps, losses = zip(*logged, strict=True)
+    return float(np.average(losses, weights=np.diff((0, *steps))))
+
+
 def default_reporters() -> str:
     """Where logs go without a word: "tensorboard" where it is installed, else "none"."""
     return "tensorboard" if is_tensorboard_available() else "none"

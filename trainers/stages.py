@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+import zipfile
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 import datasets
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,7 +31,7 @@ from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.batches.pairs import PairDataset
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
-from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation
+from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation, mean_loss
 from pemoe.trainers.options import check_places
 from pemoe.trainers.parallel.distributed import (
     join_processes,
@@ -247,7 +249,7 @@ class StageRunner:
             "stage": STAGES[name].loss,
             "steps": spec.steps,
             "pairs_seen": sum(group["joined_batch_size"] * group["steps"] for group in plan.values()),
-            "train_loss": result.training_loss,
+            "train_loss": mean_loss(history, result.training_loss) if checkpoint else result.training_loss,
             "plan": {str(platform): group for platform, group in plan.items()},
             "seconds": round(time.monotonic() - started_s, 2),
             **({} if self.validation is None else {"validation": last_evaluation(history)}),
@@ -263,6 +265,7 @@ class StageRunner:
 
     def _close(self, directory: Path, state: dict[str, Tensor], record: dict) -> None:
         """Write what a stage has trained, from the first process's `state`, and last its record."""
+        wait_for_all()  # all have seen that the stage was not finished
         if rank() == 0:
             trained = {weight: tensor.contiguous() for weight, tensor in state.items() if "_trunk." not in weight}
             write_atomically(directory / WEIGHTS, lambda path: save_file(trained, path))
@@ -392,12 +395,18 @@ def open_cache(
 
 
 def last_complete_checkpoint(directory: Path) -> str | None:
-    """The newest `checkpoint-N` whose last-written file is whole; a kill may have cut the newest one short."""
+    """The newest whole `checkpoint-N`: a kill, or a machine that went down, may have cut the newest one short."""
     checkpoints = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(checkpoints):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, json.JSONDecodeError):
-            continue
-        return str(checkpoint)
-    return None
+    return next((str(checkpoint) for checkpoint in reversed(checkpoints) if _is_whole(checkpoint)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the last-written file is there, and no file of tensors ends early."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+        for weights in checkpoint.rglob("*.safetensors"):
+            with safe_open(weights, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return all(map(zipfile.is_zipfile, [*checkpoint.rglob("*.pt"), *checkpoint.rglob("*.pth")]))

@@ -86,17 +86,22 @@ def start_on_base(
     `keep` leaves a base that is there, of the run that is resumed, as it is.
     """
     if rank() == 0 and not (keep and base.is_dir()):
-        unfinished = base.with_name(f".{base.name}.tmp")
-        for old in (unfinished, base):
-            shutil.rmtree(old, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        os.replace(unfinished, base)
+        save_whole(model, processor, base)
     wait_for_all()
     model.name_or_path = model.config.name_or_path = os.path.abspath(base)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         _adapt(model, recipe.model)
+
+
+def save_whole(model: PeMoEModel, processor: PeMoEProcessor, directory: Path) -> None:
+    """Save model and processor into a folder that a kill leaves whole or absent; one that is there is replaced."""
+    unfinished = directory.with_name(f".{directory.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    processor.save_pretrained(unfinished)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(unfinished, directory)
 
 
 def name_platforms(recipe: Recipe, rows: datasets.Dataset) -> Recipe:

@@ -38,7 +38,7 @@ from pemoe.trainers.parallel.distributed import (
 from pemoe.trainers.parallel.sharding import splitter
 from pemoe.trainers.recipes import Recipe, build
 from pemoe.trainers.stages import StageRunner
-from pemoe.trainers.starting import build_model, check_gate_rows, name_platforms
+from pemoe.trainers.starting import build_model, check_gate_rows, name_platforms, save_whole
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 MAY_CHANGE = ("num_workers", "logging_steps", "report_to")  # between a run and its resume: they move no weight
@@ -97,8 +97,7 @@ def train_into(
             return None
         if recipe.precision == "bfloat16":
             model.to(torch.bfloat16)  # one dtype, so that what is evaluated is what a reload gives
-        model.save_pretrained(output / "model")
-        processor.save_pretrained(output / "model")
+        save_whole(model, processor, output / "model")
     figures = evaluate_split(model, processor, splits["test"]) if any(splits["test"]["captions"]) else None
     results = {"stages": records, "test": figures}
     if alone := _measure_alone(model, processor, splits["test"], recipe):

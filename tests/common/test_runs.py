@@ -37,6 +37,14 @@ def test_new_and_empty_directories_are_made(tmp_path) -> None:
     )
 
 
+def test_resuming_removes_what_a_kill_left_half_written(tmp_path) -> None:
+    fill(tmp_path / ".model.tmp", "config.json")
+    fill(tmp_path / "stage", ".done.json.77.tmp", ".tmpAb12Cd", "done.json", "a.tmp")
+    prepare_output(tmp_path, resume=True)
+    kept = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert sorted(kept) == ["stage", "stage/a.tmp", "stage/done.json"]
+
+
 def test_full_directory_is_refused_and_kept(tmp_path) -> None:
     directory = fill(tmp_path / "run", "metrics.json", "notes.txt")
     with pytest.raises(RunError, match="not empty") as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pemoe.trainers.mining import NEGATIVES, load_negatives
 from pemoe.trainers.stages import DONE, last_complete_checkpoint
@@ -287,3 +287,19 @@ def test_newest_whole_checkpoint_is_found(tmp_path) -> None:
         if text is not None:
             (directory / "trainer_state.json").write_text(text)
     assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize("name", ["drone/adapter_model.safetensors", "optimizer.pt", "rng_state_1.pth"])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_checkpoint_whose_tensors_end_early_is_passed_over(name: str, kept: float, tmp_path: Path) -> None:
+    for step in (2, 4):
+        checkpoint = tmp_path / f"checkpoint-{step}"
+        (checkpoint / "drone").mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text("{}")
+        save_file({"a": torch.ones(9)}, checkpoint / "drone" / "adapter_model.safetensors")
+        for file in ("optimizer.pt", "rng_state_1.pth"):
+            torch.save({"a": torch.ones(9)}, checkpoint / file)
+    assert last_complete_checkpoint(tmp_path) == str(checkpoint)
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(content[: int(kept * len(content))])
+    assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
