@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -91,8 +92,10 @@ def split_batch(batch: dict[str, Tensor], chunk_size: int) -> list[dict[str, Ten
 
 def check_large_batches(args: PeMoETrainingArguments, is_deepspeed: bool, is_fsdp: bool) -> None:
     """Refuse what would not give the gradient of the whole batch, or fail in the first step; TrainingError."""
-    if args.gradient_accumulation_steps != 1:
-        what = f"gradient_accumulation_steps: set to {args.gradient_accumulation_steps} too late"
+    of_launch = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # which the Trainer does not read
+    if args.gradient_accumulation_steps != 1 or of_launch not in ("1", "auto"):
+        found = args.gradient_accumulation_steps if args.gradient_accumulation_steps != 1 else of_launch
+        what = f"gradient_accumulation_steps: set to {found} too late"
         raise TrainingError(f"{what}; give it to PeMoETrainingArguments, not to accelerate or afterwards")
     reentrant = args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
     if reentrant and world_size() > 1 and not (is_deepspeed or is_fsdp):
@@ -101,8 +104,6 @@ def check_large_batches(args: PeMoETrainingArguments, is_deepspeed: bool, is_fsd
     reasons = {
         "DeepSpeed shares gradients at every backward pass": is_deepspeed,
         "FSDP has no whole weights outside its own forward pass": is_fsdp,
-        "DataParallel splits each batch over GPUs": args.n_gpu > 1,
-        f"optim {str(args.optim)!r} changes weights in the backward pass": "lomo" in str(args.optim).lower(),
     }
     wrong = next((reason for reason, holds in reasons.items() if holds), None)
     if args.in_chunks and wrong is not None:

@@ -21,7 +21,8 @@ from pemoe.export.measures import check_parity
 from pemoe.export.sides import SIDES
 from pemoe.modeling_pemoe import PeMoEConfig, PeMoEModel
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
-from pemoe.retrieval.embedding import embed_split, run_image_trunk
+from pemoe.retrieval.embedding import embed_split
+from pemoe.retrieval.feature_cache import FeatureCache
 
 PLACES = torch.arange(4)
 PATH = {"image_path": "visualized_bge"}
@@ -99,9 +100,9 @@ def test_scores_are_eq_1_and_experts_run_alone(model: PeMoEModel) -> None:
     assert not torch.allclose(output.image_embeds[:, 0], output.image_embeds[:, 1], atol=1e-3)
 
 
-def test_cached_trunk_states_and_encoding_give_the_same(model: PeMoEModel) -> None:
+def test_cached_trunk_states_and_encoding_give_the_same(model: PeMoEModel, tmp_path: Path) -> None:
     rows, processor = build_split(places=2), build_processor()
-    states = run_image_trunk(model, processor, rows)
+    states = FeatureCache(tmp_path, model, processor, rows).states()
     cached, plain = (embed_split(model, processor, rows, image_states=given) for given in (states, None))
     assert np.array_equal(cached.gallery, plain.gallery)
     np.testing.assert_allclose(model.encode_images(rows["image"][:], processor), plain.gallery, atol=1e-6)

@@ -47,11 +47,14 @@ def test_help_and_typing_errors_import_no_heavy_library(tmp_path, arguments: lis
     assert (done.returncode, len(said)) == (code, lines), said
 
 
-@pytest.mark.parametrize(("local_rank", "lines"), [("0", 1), ("1", 0)])
-def test_one_process_of_a_machine_speaks(monkeypatch, capsys, local_rank: str, lines: int) -> None:
-    monkeypatch.setenv("LOCAL_RANK", local_rank)
-    assert run(monkeypatch, "data", "build", "nowhere") == 2
-    assert capsys.readouterr().err.count("\n") == lines
+def test_one_process_of_a_machine_speaks(monkeypatch, capsys, tmp_path: Path) -> None:
+    for local_rank, lines in (("1", 1), ("0", 0)):
+        (tmp_path / local_rank).mkdir()
+        monkeypatch.setenv(
+            "TORCHELASTIC_ERROR_FILE", str(tmp_path / local_rank / "error.json")
+        )  # as torchrun gives it
+        assert run(monkeypatch, "data", "build", "nowhere") == 2
+        assert capsys.readouterr().err.count("\n") == lines
 
 
 def test_info_json_is_one_object_with_the_design_names(monkeypatch, capsys) -> None:

@@ -15,9 +15,9 @@ from tiny_models import build_tiny_model
 from torch._dynamo.utils import counters
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.retrieval.embedding import run_image_trunk
+from pemoe.retrieval.feature_cache import FeatureCache
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, chunks
-from pemoe.trainers.chunks import split_batch
+from pemoe.trainers.chunks import check_large_batches, split_batch
 from pemoe.trainers.recipes import Recipe, build
 
 CASES = [
@@ -113,7 +113,7 @@ def test_negatives_stay_with_their_pairs() -> None:
 
 def test_cached_trunk_states_in_chunks(tmp_path) -> None:
     model = build_tiny_model(tail_dropout=0.0)
-    states = run_image_trunk(model, build_processor(), build_split())
+    states = FeatureCache(tmp_path / "cache", model, build_processor(), build_split()).states()
     found = gradient_of_a_step(build_trainer(model, tmp_path, image_states=states, chunk_size=4))
     assert_alike(found, gradient_of_a_step(build_trainer(build_tiny_model(tail_dropout=0.0), tmp_path)), 1e-5)
 
@@ -236,27 +236,25 @@ def given_fields(arguments: PeMoETrainingArguments) -> set[str]:
     return {name for name, field in arguments.__dataclass_fields__.items() if field.init}
 
 
-@pytest.mark.parametrize("kind", ["is_deepspeed_enabled", "is_fsdp_enabled", "n_gpu", "optim", "late", "reentrant"])
-def test_where_chunks_would_not_be_exact(tmp_path, monkeypatch, kind: str) -> None:
-    options, word = {"chunk_size": 2}, "chunk_size: 2 of 6 pairs .* cannot be exact, .*; use activation_checkpointing"
-    if kind == "n_gpu":
-        monkeypatch.setattr(PeMoETrainingArguments, "n_gpu", 2)
-    elif kind == "optim":
-        options["optim"] = "lomo"
-    elif kind == "reentrant":
+@pytest.mark.parametrize(("is_deepspeed", "is_fsdp"), [(True, False), (False, True)])
+def test_where_chunks_would_not_be_exact(tmp_path, is_deepspeed: bool, is_fsdp: bool) -> None:
+    options = {"max_steps": 1, "per_device_train_batch_size": 6, "chunk_size": 2, "use_cpu": True}
+    word = "chunk_size: 2 of 6 pairs .* cannot be exact, .*; use activation_checkpointing"
+    with pytest.raises(TrainingError, match=word):
+        check_large_batches(PeMoETrainingArguments(tmp_path, **options), is_deepspeed, is_fsdp)
+
+
+@pytest.mark.parametrize("kind", ["late", "launch", "reentrant"])
+def test_what_would_not_be_the_batch_is_refused(tmp_path, monkeypatch, kind: str) -> None:
+    options, word = {}, "gradient_accumulation_steps: set to 2 too late"
+    if kind == "reentrant":
         monkeypatch.setattr(chunks, "world_size", lambda: 2)
         options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
         word = "use_reentrant=True hides the idle experts from DDP; use .*False"
     elif kind == "late":
         options["accelerator_config"] = {"gradient_accumulation_kwargs": {"num_steps": 2}}
-        word = "gradient_accumulation_steps: set to 2 too late"
     else:
-        create = PeMoETrainer.create_accelerator_and_postprocess
-        monkeypatch.setattr(
-            PeMoETrainer,
-            "create_accelerator_and_postprocess",
-            lambda trainer: create(trainer) or setattr(trainer, kind, True),
-        )
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
     with pytest.raises(TrainingError, match=word):
         build_trainer(build_tiny_model(), tmp_path, **options)
 

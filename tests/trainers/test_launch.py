@@ -94,7 +94,7 @@ def test_what_a_launch_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
     model, rows, processor = build_tiny_model(), build_split(), build_processor()
     arguments = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True}
     in_air = PeMoETrainingArguments(str(tmp_path), platforms=["air"], **arguments)
-    with pytest.raises(TrainingError, match=r"platforms: \['air'\] are not among"):
+    with pytest.raises(TrainingError, match="platforms: no 'air' in the model"):
         PeMoETrainer(model, in_air, rows, None, processor)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(TrainingError, match="FSDP: accelerate splits no model between CPU processes"):

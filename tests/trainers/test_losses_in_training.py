@@ -18,7 +18,8 @@ from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.modeling_pemoe.losses_pemoe import LOSSES
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError
 from pemoe.trainers.recipes import Recipe, build, load_recipe
-from pemoe.trainers.stages import StageRunner, build_model
+from pemoe.trainers.stages import StageRunner
+from pemoe.trainers.starting import build_model
 
 VARIANTS = {
     "plain": ({}, {}),

@@ -4,6 +4,7 @@ moves no weight by a bit; validation places are in no stage; a loss or weight th
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import socket
@@ -313,8 +314,9 @@ def test_a_stage_that_fails_leaves_no_record(tmp_path, capsys) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_resume_is_silent_about_trunks_alone(tmp_path, caplog) -> None:
+def test_resume_is_silent_about_trunks_alone(tmp_path, caplog, monkeypatch) -> None:
     trainer = build_trainer(tmp_path)
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.WARNING)  # a command may have silenced it
     complete = trainer.model.state_dict()
 
     def told(*left_out: str) -> str:

@@ -247,7 +247,7 @@ def test_a_name_with_the_prefix_keeps_it_once(tmp_path) -> None:
         ({"stage": "hard_negative"}, "hard_negatives"),
         ({"stage": "unified"}, r"'unified' trains one expert: give model\.share_trunks"),
         ({"stage": "mine"}, "stage: 'mine' is unknown, use one of unified, contrastive, hard_negative, gate"),
-        ({"same_place": "bogus"}, "same_place: 'bogus'"),
+        ({"same_place": "bogus"}, "same_place is 'bogus'"),
         ({"augment": "mirror"}, "augment: 'mirror'"),
         ({"margin": 9}, "margin: 9"),
         ({"margin": float("nan")}, "margin: nan"),

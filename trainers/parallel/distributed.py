@@ -71,7 +71,7 @@ def join_processes() -> None:
     """Start the process group that torchrun or `accelerate launch` asks for (gloo without a GPU); else a no-op."""
     if process_count() > 1:
         on_cpu = not torch.cuda.is_available()
-        # the first process mines alone while the others wait, which may take longer than the usual half hour
+        # the first process prepares the data while the others wait, which may take longer than the usual half hour
         PartialState(cpu=on_cpu, timeout=timedelta(hours=24), **({"backend": "gloo"} if on_cpu else {}))
 
 
