@@ -278,10 +278,14 @@ def _describe_parts(config: PreTrainedConfig) -> str:
     encoder = f"{text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}"
     sizes = [f"{name} {value}" for name, value in config.vision_config.get("model_args", {}).items()]
     vision = config.vision_config["architecture"] + (f" with {', '.join(sizes)}" if sizes else "")
+    reads_patches = config.image_path == "visualized_bge"
+    projection = (
+        "a projection of an image's patches, which the text encoder reads" if reads_patches else "a projection"
+    )
     masked, is_whole = ", ".join(config.masked_platforms), config.backbone_weights == "included"
     everything, experts = "everything", "experts and gate; the encoders are read from where they are, checked by hash"
     rows = [
-        ("experts", f"{config.num_experts}; each owns {layers} and a projection"),
+        ("experts", f"{config.num_experts}; each owns {layers} and {projection}"),
         ("text encoder", f"{encoder}; {_from_where(config.text_repo, config.text_revision, is_whole)}"),
         ("image encoder", f"{vision}; {_from_where(config.vision_repo, config.vision_revision, is_whole)}"),
         ("gate", config.gate + (f"; {masked}: weight 0 until a gate stage has included it" if masked else "")),

@@ -137,7 +137,9 @@ def info(
 
 @app.command()
 def train(  # noqa: PLR0913 - options of a command
-    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart, adapter) or a YAML file.")],
+    config: Annotated[
+        str, typer.Option(help="Packaged recipe (quickstart, campus, paper, public_code, adapter) or a YAML file.")
+    ],
     data: Data = None,
     checkpoint: Annotated[
         str | None,

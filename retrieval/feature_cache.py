@@ -66,11 +66,7 @@ class ImageStates:
 
     def __getitem__(self, rows: int | Sequence[int]) -> Tensor:
         """State of the picture of a row as it is `(N, W)`, of several rows `(n, N, W)`."""
-        return self.view(rows) if np.ndim(rows) == 0 else self.batch(rows)
-
-    def batch(self, rows: Sequence[int]) -> Tensor:
-        """States of the pictures of these rows as they are, `(n, N, W)`."""
-        return torch.stack([self.view(row) for row in rows])
+        return self.view(rows) if np.ndim(rows) == 0 else torch.stack([self.view(row) for row in rows])
 
     def view(self, row: int, plan: Hashable | None = None) -> Tensor:
         """State `(N, W)` of a row's picture as augmented by `plan`.

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from pemoe.modeling_pemoe.vision_pemoe import needs_gradient
 from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.batches.pairs import PICTURES
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.parallel.distributed import world_size
 from pemoe.trainers.steps import StageLoss
-
-PICTURES = ("pixel_values", "image_states")
 
 
 @dataclass

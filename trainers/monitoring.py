@@ -148,11 +148,8 @@ class StepMonitor(TrainerCallback):
         figures: dict[str, float] = {}
         for name, (total, number) in zip(self._sums, self._fetch(), strict=True):
             by_platform = zip(self.platform_names, total, number, strict=False)  # without the slot of no platform
-            told = [
-                (name, total.sum(), number.sum()),
-                *((f"{name}_{platform}", t, n) for platform, t, n in by_platform),
-            ]
-            figures |= {key: float(t / n) for key, t, n in told if n}
+            told = [("", total.sum(), number.sum()), *((f"_{p}", t, n) for p, t, n in by_platform)]
+            figures |= {f"{name}{suffix}": float(t / n) for suffix, t, n in told if n}
         taken_s = time.monotonic() - self._started_s - self._idle_s
         figures["images_per_second"] = self._pictures / max(taken_s, 1e-9)
         self._forget()

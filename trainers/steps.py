@@ -14,7 +14,7 @@ from pemoe.modeling_pemoe import PeMoEModel, TripletLoss
 from pemoe.modeling_pemoe.losses_pemoe import smooth_labels
 from pemoe.modeling_pemoe.modeling_pemoe import fuse_images, fuse_text
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments, build_loss
-from pemoe.trainers.batches.pairs import NUMBERS, model_inputs
+from pemoe.trainers.batches.pairs import NUMBERS, TEXTS, model_inputs
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.parallel.distributed import gather_with_grad, gather_without_grad, row_counts
 
@@ -59,7 +59,7 @@ class StageLoss:
         """What the model reads of a batch in this stage: texts alone where only the gate's choice counts."""
         inputs = model_inputs(batch)
         if self.kind == "gate" and self.args.gate_loss == "platform":
-            return {name: part for name, part in inputs.items() if name in ("input_ids", "attention_mask")}
+            return {name: part for name, part in inputs.items() if name in TEXTS}
         return inputs
 
     def embed(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

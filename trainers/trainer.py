@@ -18,9 +18,9 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import base_of
 from pemoe.retrieval.feature_cache import ImageStates, check_trunk_is_frozen
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
-from pemoe.trainers.batches.pairs import NUMBERS, PairCollator, PairDataset
+from pemoe.trainers.batches.pairs import NUMBERS, PICTURES, PairCollator, PairDataset
 from pemoe.trainers.batches.samplers import PlatformBatchSampler
-from pemoe.trainers.chunks import PICTURES, check_large_batches, loss_in_chunks, refuse_scaling
+from pemoe.trainers.chunks import check_large_batches, loss_in_chunks, refuse_scaling
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
 from pemoe.trainers.mining.neighbours import NeighbourTables
@@ -54,8 +54,8 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
 
     LoRA platforms (`add_platform(..., lora_rank=8)`, `adapt_platform`) are trained on rows of theirs alone: each step
     moves one adapter, and what is saved is the folder of `save_platform`, or of several a folder each. `evaluate`
-    searches rows of one of them with its expert alone. A model with an
-    adapter of peft itself (`get_peft_model`) keeps what peft chose to train, and the adapter alone is saved.
+    searches rows of one of them with its expert alone. A model with an adapter of peft itself (`get_peft_model`) keeps
+    what peft chose to train, and the adapter alone is saved.
 
     Args:
         model: a `PeMoEModel`; its trainable parameters are upcast to fp32.

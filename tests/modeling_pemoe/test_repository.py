@@ -111,6 +111,7 @@ def test_card_fits_every_kind_of_model() -> None:
     assert "`drone` has the whole weight" in section(masked, "What the gate does") and "not measured" not in masked
     external = render(backbone_weights="external", text_repo="some/encoder", vision_repo="QuanSun/EVA-CLIP")
     assert "experts and gate" in external
+    assert "which the text encoder reads" in render(image_path="visualized_bge") and "text encoder reads" not in masked
     licences = section(external, "Licences")
     assert "some/encoder) | not known here" in licences and "QuanSun/EVA-CLIP) | MIT" in licences
     assert "EVA-CLIP" in section(external, "How to cite it") and "BGE" not in section(external, "How to cite it")

@@ -57,7 +57,7 @@ def test_states_have_the_bits_of_the_trunk(tmp_path: Path, dtype: str | None, to
     expected = trunk_states(torch_dtype)
     assert len(states) == len(ROWS) and states[0].dtype == torch_dtype
     assert torch.equal(states[list(range(12))], expected)
-    assert torch.equal(states.batch([7, 3]), expected[[7, 3]]) and torch.equal(states[np.int64(4)], expected[4])
+    assert torch.equal(states[[7, 3]], expected[[7, 3]]) and torch.equal(states[np.int64(4)], expected[4])
     assert expected.std(dim=0).max() > 1e-3  # the pictures differ
 
 

@@ -28,6 +28,7 @@ from pemoe.trainers.errors import TrainingError, check_choice, check_range
 
 SATELLITE = PLATFORMS.index("satellite")
 AUGMENTS = ("none", "sanitized", "transform", "crop")
+TEXTS, PICTURES = ("input_ids", "attention_mask"), ("pixel_values", "image_states")  # of a batch, for the model
 NUMBERS = ("place_id", "platform_id", "has_negative")  # of a batch, for the losses and not for the model
 Plan: TypeAlias = AugmentationPlan | CropPlan
 

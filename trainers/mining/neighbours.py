@@ -18,7 +18,7 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.embedding import embed_rows
 from pemoe.retrieval.scoring import search
 from pemoe.trainers.arguments import PeMoETrainingArguments
-from pemoe.trainers.batches.pairs import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.batches.pairs import PICTURES, PairCollator, PairDataset
 from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining.hard_negatives import unit_vectors
@@ -68,10 +68,9 @@ class NeighbourTables(TrainerCallback):
         )
         ahead = args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2) + 1
         if 0 < self.refresh_steps < ahead:
-            what = (
-                f"neighbour_refresh_steps: {self.refresh_steps} is less than the {ahead} batches that are read ahead"
-            )
-            raise TrainingError(f"{what}; refresh less often, or use fewer dataloader_num_workers")
+            what = f"{self.refresh_steps} is less than the {ahead} batches that are read ahead"
+            advice = "refresh less often, or use fewer dataloader_num_workers"
+            raise TrainingError(f"neighbour_refresh_steps: {what}; {advice}")
 
     def at(self, step: int) -> np.ndarray:
         """The table of passes that begin at `step`: `(groups, places, WIDTH)` place numbers, nearest first, -1 none.
@@ -114,9 +113,8 @@ class NeighbourTables(TrainerCallback):
         """One group's `(places, WIDTH)` of the table."""
         places, code = np.unique(self.pairs.place_id[chosen], return_inverse=True)
         if self.coordinates_deg is not None:
-            points = unit_vectors(
-                "coordinates", self.coordinates_deg[chosen], len(chosen), torch.device("cpu")
-            ).numpy()
+            there = self.coordinates_deg[chosen]
+            points = unit_vectors("coordinates", there, len(chosen), torch.device("cpu")).numpy()
             near = nearest_points(_means(points, code, len(places)), WIDTH)
         else:
             vectors = _means(self._file(expert, len(chosen)).read(), code, len(places))
@@ -145,10 +143,8 @@ class NeighbourTables(TrainerCallback):
 
     def _run(self, expert: str, numbers: np.ndarray) -> Tensor:
         """Unit vectors of the pictures of these rows, `(n, D)`."""
-        batch = model_inputs(self.collate([self.pairs[Visit(int(row), 0)] for row in numbers]))
-        images = {
-            name: batch[name].to(self.model.device) for name in ("pixel_values", "image_states") if name in batch
-        }
+        batch = self.collate([self.pairs[Visit(int(row), 0)] for row in numbers])
+        images = {name: batch[name].to(self.model.device) for name in PICTURES if name in batch}
         return self.model(**images, experts=[expert]).image_embeds[:, 0]
 
 

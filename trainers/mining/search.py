@@ -67,12 +67,9 @@ def search_block(
     if options.positive_ratio is not None:
         rules |= {"positive_scores": positive, "positive_ratio": options.positive_ratio}
     if options.min_distance_m is not None:
-        here = {"query_coordinates_deg": searched.coordinates_deg[own]}
-        rules |= {
-            "min_distance_m": options.min_distance_m,
-            "gallery_coordinates_deg": searched.coordinates_deg,
-            **here,
-        }
+        there = searched.coordinates_deg
+        rules |= {"min_distance_m": options.min_distance_m}
+        rules |= {"query_coordinates_deg": there[own], "gallery_coordinates_deg": there}
     places = searched.place_id[own], searched.place_id
     on_device = torch.from_numpy(vectors).to(device)
     found = mine_hard_negatives(on_device, gallery, *places, options.k, exclude=FalseNegatives(**rules))

@@ -22,7 +22,7 @@ from pemoe.common.files import write_atomically, write_json
 from pemoe.common.fingerprints import hash_lines
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEOutput, PeMoEProcessor
 from pemoe.retrieval.embedding import embed_rows
-from pemoe.trainers.batches.pairs import PairCollator, PairDataset, model_inputs
+from pemoe.trainers.batches.pairs import PICTURES, PairCollator, PairDataset
 from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining.options import MineRecipe, read_coordinates_deg
@@ -33,7 +33,6 @@ from pemoe.trainers.parallel.distributed import rank, wait_for_all, world_size
 
 _BATCHES_PER_BLOCK = 16  # forward passes whose vectors are written at once
 SIDES = ("query", "gallery")
-TEXT_INPUTS = ("input_ids", "attention_mask")
 
 
 def mine_split(  # noqa: PLR0913 -- the model, the rows, what training uses of them, the rules, and where it is done
@@ -201,10 +200,8 @@ class _SplitMiner:
 
     def _embed_block(self, share: Searched, side: str, number: int) -> None:
         """Embed and write a block, unless it is closed."""
-        vectors, embed = (
-            self._vectors(share, side),
-            {"query": self._embed_texts, "gallery": self._embed_pictures}[side],
-        )
+        vectors = self._vectors(share, side)
+        embed = {"query": self._embed_texts, "gallery": self._embed_pictures}[side]
         if not vectors.is_closed(number):
             span = vectors.span(number)
             numbers = np.arange(span.start, span.stop)
@@ -218,9 +215,8 @@ class _SplitMiner:
 
     def _embed_pictures(self, share: Searched, numbers: np.ndarray) -> Tensor:
         """Vectors of pictures `(n, D)`, read as training reads them."""
-        batch = model_inputs(self.collate([self.pairs[Visit(int(share.rows[n]), 0)] for n in numbers]))
-        images = {name: part for name, part in batch.items() if name not in TEXT_INPUTS}
-        return self._run(share, images).image_embeds[:, 0]
+        batch = self.collate([self.pairs[Visit(int(share.rows[n]), 0)] for n in numbers])
+        return self._run(share, {name: batch[name] for name in PICTURES if name in batch}).image_embeds[:, 0]
 
     def _run(self, share: Searched, inputs: dict[str, Tensor]) -> PeMoEOutput:
         on_device = {name: part.to(self.model.device) for name, part in inputs.items()}

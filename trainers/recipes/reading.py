@@ -21,7 +21,7 @@ TINY_BACKBONES = resources.files("pemoe.trainers") / "tiny_backbones"
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe by its packaged name ("quickstart", "campus", "paper", "adapter") or path.
+    """Read a recipe by its packaged name or path.
 
     Raises TrainingError: no such recipe, not YAML, an unknown key or a value of the wrong type (the place is named).
 

@@ -1,4 +1,5 @@
-"""Guards: the training guide's commands and options exist, its Python runs as it stands and trains every stage."""
+"""Guards: the commands and options of the recipes page exist, it names every stage and packaged recipe, and the Python
+of the Trainer's page runs as it stands and trains every stage."""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from pemoe import PeMoEModel, cli
 from pemoe.trainers.arguments import STAGES
 from pemoe.trainers.recipes import load_recipe
 
-PAGE = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
-(COMMANDS,) = read_blocks("docs/train.md", "bash")
-(PYTHON,) = read_blocks("docs/train.md", "python")
+PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+(COMMANDS,) = read_blocks("docs/recipes.md", "bash")
+(PYTHON,) = read_blocks("docs/training.md", "python")
 
 
 @pytest.mark.parametrize("line", COMMANDS.splitlines())
@@ -44,7 +45,7 @@ def test_stages_and_recipes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     left: dict = {}
-    exec(compile(PYTHON, "docs/train.md", "exec"), left)
+    exec(compile(PYTHON, "docs/training.md", "exec"), left)
     assert {"eval_recall_at_1", "eval_chance_recall_at_1", "eval_drone_recall_at_1"} <= set(left["figures"])
     assert left["negatives"].shape == (len(left["rows"]["train"]), 10) and (left["negatives"] >= 0).any()
     again = PeMoEModel.from_pretrained("runs/model").state_dict()
