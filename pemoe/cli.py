@@ -131,7 +131,7 @@ def info(
 
 @app.command()
 def train(  # noqa: PLR0913 - options of a command
-    config: Annotated[str, typer.Option(help="Packaged recipe (paper, campus, quickstart, adapter) or a YAML file.")],
+    config: Annotated[str, typer.Option(help="quickstart, campus, paper, public_code, adapter, or a YAML file.")],
     data: Data = None,
     checkpoint: Annotated[
         str | None,
@@ -154,6 +154,7 @@ def train(  # noqa: PLR0913 - options of a command
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
+    _quiet_transformers()
     directory = output or Path("runs/train")
     if lacks_processes():
         note("pemoe: accelerate starts one process on the CPU, whatever --num_processes says; use torchrun for more")
