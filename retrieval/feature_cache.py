@@ -258,7 +258,7 @@ class _Pictures:
     def hash_calls(self, calls: list[list[View]], show_progress: bool) -> list[bytes]:
         """SHA-256 of each call: of its pictures' bytes and plans, in order."""
         rows = sorted({row for call in calls for row, _ in call} - set(self._hashes))
-        for row in tqdm(rows, desc="image hashes", disable=not show_progress):
+        for row in tqdm(rows, desc="image hashes", disable=not (rows and show_progress)):
             self._hashes[row] = self._hash(row)
         parts = ([self._hashes[row] + repr(plan).encode() for row, plan in call] for call in calls)
         return [hashlib.sha256(b"\0".join(part)).digest() for part in parts]

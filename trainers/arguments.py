@@ -56,6 +56,14 @@ def check_neighbours(where: str, trains_gate: bool, neighbours: str, refresh_ste
         raise TrainingError(f"{where}neighbour_refresh_steps: only neighbours 'embedding' are refreshed; set it to 0")
 
 
+def check_read_ahead(where: str, refresh_steps: int, num_workers: int, prefetch_factor: int | None = None) -> None:
+    """Refuse (TrainingError) more batches read ahead than the steps between two refreshes of near places."""
+    ahead = num_workers * (prefetch_factor or 2) + 1
+    if 0 < refresh_steps < ahead:
+        what = f"{where}neighbour_refresh_steps: {refresh_steps} is less than the {ahead} batches that are read ahead"
+        raise TrainingError(f"{what}; refresh less often, or use fewer num_workers")
+
+
 @dataclass
 class PeMoETrainingArguments(TrainingArguments):
     """Arguments of `PeMoETrainer`; only what differs from `transformers.TrainingArguments` is listed.

@@ -211,7 +211,7 @@ class StageRunner:
             else:
                 own = replace(spec, steps=steps, warmup_steps=round(spec.warmup_steps * steps / spec.steps))
                 phases[platform] = self._train(self.model, name, own, within, [platform])
-        records = phases.values()
+        records = list(phases.values())
         record = {
             "stage": STAGES[name].loss,
             "steps": spec.steps,
@@ -219,7 +219,7 @@ class StageRunner:
             "train_loss": sum(phase["train_loss"] * phase["steps"] for phase in records) / spec.steps,
             "plan": {str(number): group for number, group in plan.items()},
             "seconds": round(sum(phase["seconds"] for phase in records), 2),
-            **({"validation": phases[platform]["validation"]} if self.validation is not None else {}),
+            **({"validation": records[-1]["validation"]} if self.validation is not None else {}),
         }
         self._close(directory, self.model.adapter_state_dict() or self.model.state_dict(), record)
         return record

@@ -183,6 +183,13 @@ def test_one_by_one_sees_the_pairs_of_in_turn_and_moves_one_expert(tmp_path: Pat
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in written.items())
 
 
+def test_one_by_one_with_fewer_steps_than_platforms_still_validates(tmp_path: Path) -> None:
+    content = {"global_batch_size": 4, "contrastive": {**STAGE, "steps": 1}, "platform_order": "one_by_one"}
+    run = build_tiny_model(), build_processor(), build_split(), build(Recipe, content, "test"), tmp_path
+    record = StageRunner(*run, validation=build_split()).run()["contrastive"]
+    assert record["validation"]["step"] == 1 and not (tmp_path / "contrastive/ground").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("gone", "stops_at"), [("drone", 1), ("ground", 0)])
 def test_one_by_one_resumes_exactly(tmp_path: Path, seen: type[Seen], gone: str, stops_at: int) -> None:

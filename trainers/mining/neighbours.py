@@ -17,7 +17,7 @@ from pemoe.common.files import write_atomically
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.embedding import embed_rows
 from pemoe.retrieval.scoring import search
-from pemoe.trainers.arguments import PeMoETrainingArguments
+from pemoe.trainers.arguments import PeMoETrainingArguments, check_read_ahead
 from pemoe.trainers.batches.pairs import PICTURES, PairCollator, PairDataset
 from pemoe.trainers.batches.samplers import Visit
 from pemoe.trainers.errors import TrainingError
@@ -66,11 +66,7 @@ class NeighbourTables(TrainerCallback):
         self.coordinates_deg = (
             read_coordinates_deg(rows, "neighbours: metres") if args.neighbours == "metres" else None
         )
-        ahead = args.dataloader_num_workers * (args.dataloader_prefetch_factor or 2) + 1
-        if 0 < self.refresh_steps < ahead:
-            what = f"{self.refresh_steps} is less than the {ahead} batches that are read ahead"
-            advice = "refresh less often, or use fewer dataloader_num_workers"
-            raise TrainingError(f"neighbour_refresh_steps: {what}; {advice}")
+        check_read_ahead("", self.refresh_steps, args.dataloader_num_workers, args.dataloader_prefetch_factor)
 
     def at(self, step: int) -> np.ndarray:
         """The table of passes that begin at `step`: `(groups, places, WIDTH)` place numbers, nearest first, -1 none.

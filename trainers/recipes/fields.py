@@ -13,6 +13,7 @@ from pemoe.trainers.arguments import (
     STAGES,
     build_loss,
     check_neighbours,
+    check_read_ahead,
     check_temperature,
 )
 from pemoe.trainers.batches.pairs import AUGMENTS, DataRecipe, check_views
@@ -235,7 +236,8 @@ def _check_ranges(recipe: Recipe) -> None:
     if recipe.chunk_size is not None:
         check_range("chunk_size", recipe.chunk_size, 1)
     cache = recipe.feature_cache
-    check_choice("feature_cache.dtype", cache.dtype or "float32", tuple(DTYPES))
+    if cache.dtype is not None:
+        check_choice("feature_cache.dtype", cache.dtype, tuple(DTYPES))
     check_range("feature_cache.max_gb", cache.max_gb, 0)
     check_range("feature_cache.batch_size", cache.batch_size, 1)
     check_range("hard_negative.margin", recipe.hard_negative.margin, 0, 2)
@@ -250,6 +252,8 @@ def _check_ranges(recipe: Recipe) -> None:
         if not 0 < stage.learning_rate < math.inf:
             raise TrainingError(f"{name}.learning_rate: {stage.learning_rate} is out of range, use one above 0")
         check_neighbours(f"{name}.", name == "gate", stage.neighbours, stage.neighbour_refresh_steps)
+        if stage.steps:
+            check_read_ahead(f"{name}.", stage.neighbour_refresh_steps, recipe.num_workers)
         check_choice(f"{name}.lr_scheduler_type", stage.lr_scheduler_type, SCHEDULERS)
         if stage.steps:
             schedule = stage.lr_scheduler_type, stage.lr_scheduler_kwargs, stage.warmup_steps

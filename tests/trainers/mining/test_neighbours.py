@@ -182,3 +182,6 @@ def test_what_cannot_be_had_is_refused_by_name(tmp_path) -> None:
         values = {**recipe.get(part, {}), "neighbours": "near" if part == "contrastive" else "embedding"}
         with pytest.raises(TrainingError, match=word):
             build(Recipe, {**recipe, part: values}, "test")
+    late = {"steps": 4, "neighbours": "embedding", "neighbour_refresh_steps": 2}
+    with pytest.raises(TrainingError, match=r"hard_negative\.neighbour_refresh_steps: 2 is less than the 5 batches"):
+        build(Recipe, {**recipe, "num_workers": 2, "hard_negative": late}, "test")
