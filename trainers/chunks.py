@@ -126,6 +126,14 @@ def check_large_batches(args: PeMoETrainingArguments, is_deepspeed: bool, is_fsd
         raise TrainingError(f"{what} cannot be exact, {wrong}; use activation_checkpointing=True or DDP instead")
 
 
+def check_compile(args: PeMoETrainingArguments, model: torch.nn.Module) -> None:
+    """Refuse (TrainingError) compiled layers that are run again going back: they would draw another dropout."""
+    dropouts = (module for module in model.experts.modules() if isinstance(module, torch.nn.Dropout))
+    if args.activation_checkpointing and any(dropout.p > 0 for dropout in dropouts):
+        what = "torch_compile: with activation_checkpointing, compiled layers draw another dropout going back"
+        raise TrainingError(f"{what}; use one of the two, or tail_dropout 0")
+
+
 def _embed_chunks(
     stage_loss: StageLoss, model: torch.nn.Module, batch: dict[str, Tensor], chunk_size: int, accelerator: Accelerator
 ) -> list[Chunk]:

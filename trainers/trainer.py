@@ -20,7 +20,7 @@ from pemoe.retrieval.feature_cache import ImageStates, check_trunk_is_frozen
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.batches.pairs import NUMBERS, PICTURES, PairCollator, PairDataset
 from pemoe.trainers.batches.samplers import PlatformBatchSampler
-from pemoe.trainers.chunks import check_large_batches, loss_in_chunks, refuse_scaling
+from pemoe.trainers.chunks import check_compile, check_large_batches, loss_in_chunks, refuse_scaling
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import EvalRows, EvaluatingTrainer, check_eval_rows, check_metric
 from pemoe.trainers.mining.neighbours import NeighbourTables
@@ -119,6 +119,7 @@ class PeMoETrainer(MonitoredTrainer, SavingTrainer, EvaluatingTrainer, ShardingT
         self.model_accepts_loss_kwargs = False
         check_large_batches(args, self.is_deepspeed_enabled, self.is_fsdp_enabled)
         if args.torch_compile:
+            check_compile(args, model)
             for expert in model.experts.values():
                 expert.compile_layers(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         self.can_save_experts_only = False

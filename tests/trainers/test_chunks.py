@@ -295,3 +295,10 @@ def test_recipe_fields() -> None:
     assert build(Recipe, {**recipe, "chunk_size": 2}, "test").chunk_size == 2
     with pytest.raises(TrainingError, match="chunk_size: 0"):
         build(Recipe, {**recipe, "chunk_size": 0}, "test")
+
+
+def test_compiled_layers_are_not_run_again_with_another_dropout(tmp_path) -> None:
+    options = {"torch_compile": True, "torch_compile_backend": "eager", "activation_checkpointing": True}
+    with pytest.raises(TrainingError, match="torch_compile: with activation_checkpointing"):
+        build_trainer(build_tiny_model(tail_dropout=0.1), tmp_path, **options)
+    build_trainer(build_tiny_model(tail_dropout=0.0), tmp_path, **options)
