@@ -68,7 +68,9 @@ class PeMoEProcessor(ProcessorMixin):
             image_mean=config.vision_config.get("image_mean", CLIP_MEAN),
             image_std=config.vision_config.get("image_std", CLIP_STD),
         )
-        return cls(image_processor, tokenizer)
+        processor = cls(image_processor, tokenizer)
+        processor(text="any")  # a call sets truncation and padding in the tokenizer, which is saved with them
+        return processor
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options: object) -> PeMoEProcessor:

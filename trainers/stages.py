@@ -192,6 +192,7 @@ class StageRunner:
         chosen = self.recipe.gate.gate_loss, self.pairs, self._platforms(name)
         prepare_for_stage(model, name, *chosen)  # fp32 before weights are read
         model.load_state_dict(load_file(directory / WEIGHTS), strict=False)
+        model.config.use_cache = False  # as the Trainer leaves it, so that the same configuration is saved
 
     def _train_one_by_one(self, name: str, spec: StageRecipe, directory: Path) -> dict:
         """A stage of experts, platform after platform, each in its own directory as a stage of its own.
