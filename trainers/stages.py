@@ -313,6 +313,9 @@ class StageRunner:
                 write_json(directory / DONE, {**record, "seconds": round(time.monotonic() - started_s, 2)})
             wait_for_all()
         self.hard_negatives = load_negatives(directory / NEGATIVES, len(self.rows), options["k"])
+        if not (self.hard_negatives >= 0).any():
+            what = f"no wrong place was found for any picture ({directory / NEGATIVES})"
+            raise TrainingError(f"mine: {what}; loosen its filters, or leave hard_negative out")
         return json.loads((directory / DONE).read_text())
 
     def _trainer(
@@ -390,7 +393,8 @@ def open_cache(
 ) -> FeatureCache:
     """The feature cache that a recipe asks for, of these rows, in a run's directory unless it names another."""
     options = asdict(recipe.feature_cache)
-    where = options.pop("directory") or directory / "feature_cache"
+    named = options.pop("directory")
+    where = directory / "feature_cache" if named is None else named
     shown = show_progress and rank() == 0
     return FeatureCache(where, model, processor, rows, **options, num_workers=recipe.num_workers, show_progress=shown)
 

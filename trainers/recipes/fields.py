@@ -59,7 +59,7 @@ class ModelRecipe:
             raise TrainingError("model.lora_rank: is of adapters; set expert_type to lora, or leave it out")
         if self.checkpoint is None:
             for name, repo in BACKBONES.items():
-                object.__setattr__(self, name, getattr(self, name) or repo)
+                object.__setattr__(self, name, repo if getattr(self, name) is None else getattr(self, name))
         elif own := [name for name in OF_BACKBONES if getattr(self, name)]:
             raise TrainingError(f"model.{own[0]}: model.checkpoint brings its own; leave one of the two out")
 
