@@ -29,9 +29,10 @@ from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.feature_cache import FeatureCache, ImageStates, View
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.batches.pairs import PairDataset
+from pemoe.trainers.batches.validation import as_queries
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.mining import NEGATIVES, load_negatives, mine_split, read_coordinates_deg
-from pemoe.trainers.monitoring import as_queries, check_reporters, last_evaluation, mean_loss
+from pemoe.trainers.monitoring import check_reporters, last_evaluation, mean_loss
 from pemoe.trainers.options import check_places
 from pemoe.trainers.parallel.distributed import (
     join_processes,

@@ -22,10 +22,10 @@ from pemoe.common.runs import check_output, prepare_output, write_metrics
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.batches.pairs import load_rows
+from pemoe.trainers.batches.validation import hold_out_places
 from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_record
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import searching_alone
-from pemoe.trainers.monitoring import hold_out_places
 from pemoe.trainers.parallel.distributed import (
     check_precision,
     device_name,

@@ -21,7 +21,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from pemoe.trainers import PeMoETrainer, PeMoETrainingArguments, TrainingError, mine_split, monitoring
-from pemoe.trainers.monitoring import as_queries, batch_hits, hold_out_places
+from pemoe.trainers.batches.validation import as_queries, hold_out_places
+from pemoe.trainers.monitoring import batch_hits
 from pemoe.trainers.recipes import Recipe, build
 from pemoe.trainers.stages import StageRunner
 

@@ -15,7 +15,7 @@ from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
 from pemoe.retrieval.embedding import embed_split
 from pemoe.retrieval.evaluation import rank_split, score_split
-from pemoe.trainers.monitoring import hold_out_places
+from pemoe.trainers.batches.validation import hold_out_places
 from pemoe.trainers.recipes import GateRecipe, Recipe, StageRecipe
 from pemoe.trainers.stages import StageRunner, open_cache
 
