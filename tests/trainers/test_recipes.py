@@ -89,6 +89,7 @@ def test_wrong_recipes_name_the_place(tmp_path, text: str, words: list[str]) -> 
         ),
         ({"contrastive": {"steps": 9, "warmup_steps": 10}}, r"contrastive\.warmup_steps: 10 are more than .* 9 steps"),
         ({**SMALL, "hard_negative": {"info_nce_weight": -1.0}}, r"hard_negative\.info_nce_weight: -1"),
+        ({**SMALL, "model": {"options": {"embed_dim": 8}}}, r"model\.options: embed_dim follows from the backbones"),
         ({**SMALL, "mine": {"positive_ratio": -3.0}}, r"mine\.positive_ratio: -3"),
         ({**SMALL, "mine": {"positive_ratio": 1.5}}, r"mine\.positive_ratio: 1\.5"),
         ({**SMALL, "model": {"options": {"max_text_tokens": 1}}}, r"model\.options\.max_text_tokens: 1"),

@@ -28,6 +28,7 @@ BACKBONES = {
     "text_repo": "BAAI/bge-m3",
     "vision_repo": "timm/eva02_large_patch14_clip_336.merged2b_s6b_b61k",
 }
+OF_THE_BACKBONES_ALONE = ("text_config", "vision_config", *BACKBONES, "text_revision", "vision_revision", "embed_dim")
 OF_BACKBONES = (*BACKBONES, "text_revision", "vision_revision", "options")  # what a checkpoint brings
 
 
@@ -192,6 +193,8 @@ class Recipe:
         unknown = sorted(set(self.model.options) - set(PeMoEConfig.__annotations__))
         if unknown:
             raise TrainingError(f"model.options: PeMoEConfig has no field {unknown[0]!r}")
+        if given := sorted(set(self.model.options) & set(OF_THE_BACKBONES_ALONE)):
+            raise TrainingError(f"model.options: {given[0]} follows from the backbones; leave it out")
         if self.model.checkpoint is not None and self.unified.steps:
             raise TrainingError("unified.steps: would write over the experts of model.checkpoint; set it to 0")
 
