@@ -184,7 +184,8 @@ def test_one_by_one_sees_the_pairs_of_in_turn_and_moves_one_expert(tmp_path: Pat
 
 
 def test_one_by_one_with_fewer_steps_than_platforms_still_validates(tmp_path: Path) -> None:
-    content = {"global_batch_size": 4, "contrastive": {**STAGE, "steps": 1}, "platform_order": "one_by_one"}
+    stage = {**STAGE, "steps": 1, "warmup_steps": 0}
+    content = {"global_batch_size": 4, "contrastive": stage, "platform_order": "one_by_one"}
     run = build_tiny_model(), build_processor(), build_split(), build(Recipe, content, "test"), tmp_path
     record = StageRunner(*run, validation=build_split()).run()["contrastive"]
     assert record["validation"]["step"] == 1 and not (tmp_path / "contrastive/ground").exists()
