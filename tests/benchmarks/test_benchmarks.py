@@ -127,6 +127,7 @@ gate: {steps: 1}
 """
 
 
+@pytest.mark.slow
 def test_table_1_of_a_seed_with_its_intervals(tmp_path: Path) -> None:
     recipe, output = tmp_path / "tiny.yaml", tmp_path / "table"
     recipe.write_text(RECIPE)

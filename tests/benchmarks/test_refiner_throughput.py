@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_refiner_throughput_is_reported_against_the_endpoints_limit(tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/refiner_throughput.py", "--smoke", "--rounds", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0"}  # the endpoint is on this machine

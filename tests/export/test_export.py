@@ -60,7 +60,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     return output, results
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "masked" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_torch_graphs_equal_every_kind_of_model(kind: str, tmp_path: Path) -> None:
     model = build_tiny_model(**KINDS[kind])
     for name, side_class in SIDES.items():
@@ -69,6 +71,7 @@ def test_torch_graphs_equal_every_kind_of_model(kind: str, tmp_path: Path) -> No
         assert check_parity(side, tmp_path / f"{name}.pt2") <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unified", "masked"])
 def test_onnx_text_graphs_equal_models_whose_gate_differs(kind: str, tmp_path: Path) -> None:
     side = TextSide(build_tiny_model(**KINDS[kind]))
@@ -295,6 +298,7 @@ def test_a_bf16_checkpoint_is_read_in_fp32_with_exact_rotary_tables(tmp_path: Pa
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 def test_an_experts_only_checkpoint_is_exported_with_its_backbones(tmp_path: Path) -> None:
     text, vision = write_text_backbone(tmp_path / "text"), write_timm_backbone(tmp_path / "vision")
     model = PeMoEModel.from_backbones(str(text), str(vision), image_size=56, max_text_tokens=64, gate_hidden_dim=16)

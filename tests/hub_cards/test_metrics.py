@@ -138,6 +138,7 @@ def run(code: str, env: dict[str, str], *arguments: str) -> list:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_modules_load_by_path_and_from_a_hub_without_the_package(tmp_path: Path) -> None:
     ranked, figures = searched()
     home = tmp_path / "home"

@@ -70,6 +70,7 @@ def test_what_the_trainer_leaves_beside_a_model_is_not_sent(model_dir: Path) -> 
     assert len(planned.notes) == 2  # nothing is said about code that is the package's own
 
 
+@pytest.mark.slow
 def test_shards_hold_every_tensor_as_it_was_and_load_by_remote_code(model_dir: Path, tmp_path: Path) -> None:
     planned = plan(model_dir, max_shard_size="300KB")
     again = plan(model_dir, max_shard_size="300KB")

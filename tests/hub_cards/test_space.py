@@ -202,6 +202,7 @@ def test_the_app_reaches_no_network(page) -> None:
     assert reached <= {"127.0.0.1", "localhost", "::1", "0.0.0.0", "None"}
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_ends_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     space = write_bundle(tmp_path / "space", bundle_space(str(tmp_path / "empty")))

@@ -170,6 +170,7 @@ def test_added_platform_survives_saving(tmp_path: Path) -> None:
     assert_same_outputs(model, PeMoEModel.from_pretrained(tmp_path / "checkpoint"), 56)
 
 
+@pytest.mark.slow
 def test_missing_dependency_names_the_pip_package(tmp_path: Path) -> None:
     build_tiny_model().save_pretrained(tmp_path / "checkpoint")
     code = """
@@ -235,6 +236,7 @@ def fill_hub_cache(cache: Path, repo: str, source: Path) -> None:
     shutil.copytree(source, folder / "snapshots" / commit)
 
 
+@pytest.mark.slow
 def test_hub_ids_are_read_from_the_cache_at_their_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "hub"
     fill_hub_cache(cache, "me/text", write_text_backbone(tmp_path / "text"))

@@ -263,6 +263,7 @@ def run(code: str, cwd: Path, env: dict[str, str], *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_repository_of_the_hub_is_read_at_its_revision_and_pushed_again(folder: Path, tmp_path: Path) -> None:
     with LocalHub(tmp_path / "hub") as hub:
         repo = hub.repos["model", "me/tiny"] = Repo("model", "me/tiny", private=True)
@@ -278,6 +279,7 @@ def test_a_repository_of_the_hub_is_read_at_its_revision_and_pushed_again(folder
     assert np.abs(np.load(tmp_path / "found.npy") - query).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "full", tmp_path / "checkpoint")
     (tmp_path / "photos").mkdir()

@@ -103,6 +103,7 @@ def test_encoding_one_many_and_none(tiny_model: PeMoEModel) -> None:
     assert tiny_model.encode_text([], processor).shape == tiny_model.encode_images([], processor).shape == (0, 96)
 
 
+@pytest.mark.slow
 def test_compile_in_one_graph(tiny_model: PeMoEModel, tiny_inputs: dict) -> None:
     compiled = torch.compile(tiny_model, backend="eager", fullgraph=True)  # the graph is at stake, not the kernels
     places = {"place_id": torch.arange(4)}

@@ -139,6 +139,7 @@ def test_photos_are_audited_too(monkeypatch, capsys, tmp_path: Path, photos: Pat
     assert [example["image_id"] for example in defects["undecodable_image"]["examples"]] == ["pond/street.jpg"]
 
 
+@pytest.mark.slow
 def test_a_model_refines_once_and_a_dry_run_asks_nothing(tmp_path: Path) -> None:
     def script(body: dict, times: int) -> Reply:
         return Reply(statements("Large hall beside a road."))

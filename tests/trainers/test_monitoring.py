@@ -207,6 +207,7 @@ def run_stages(directory, recipe: Recipe, rows=None, resume: bool = False, **opt
     return StageRunner(model, build_processor(), held_out[0], recipe, directory, resume=resume, **options)
 
 
+@pytest.mark.slow
 def test_telling_moves_no_weight_by_a_bit(tmp_path) -> None:
     rows, validation = hold_out_places(build_split(), 2, seed=3)
     silent = run_stages(tmp_path / "silent", recipe_of(logging_steps=0, report_to=[]), rows)

@@ -63,6 +63,7 @@ def test_whole_path_on_the_campus(tmp_path: Path) -> None:
     assert str(tmp_path) not in (tmp_path / "model" / "tokenizer_config.json").read_text()
 
 
+@pytest.mark.slow
 def test_table_1_of_a_recipe_that_augments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is cached then, the trunks run in every step; and a row ranks once in each direction."""
     calls = []
@@ -76,6 +77,7 @@ def test_table_1_of_a_recipe_that_augments(tmp_path: Path, monkeypatch: pytest.M
     assert all(row.model.text_trunk is model.text_trunk for row in rows)
 
 
+@pytest.mark.slow
 def test_whole_path_on_a_geotext_directory(tmp_path: Path) -> None:
     splits = load_source("campus", train_places=6, test_places=3, drone_views=1, ground_views=1)
     root = write_geotext_layout(splits, tmp_path / "geotext")

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import refining_worker
 from scripted_llm import ScriptedLLM
 
@@ -66,6 +67,7 @@ def kill_at_random(server: ScriptedLLM, directory: Path) -> list[tuple[int, set[
     return moments
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_it_ends_the_same_and_asks_nothing_again(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
