@@ -47,8 +47,8 @@ def run(number, job):
     directory, (stage, step) = Path(job["directory"]), (job.get("kill") or " 0").split(" ")
     make_trainer = stages.StageRunner._trainer
 
-    def watched(self, model, name, spec, folder):
-        trainer = make_trainer(self, model, name, spec, folder)
+    def watched(self, model, name, spec, folder, *platforms):
+        trainer = make_trainer(self, model, name, spec, folder, *platforms)
         if name == stage:
             trainer.add_callback(Kill(int(step)))
         return trainer
