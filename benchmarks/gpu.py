@@ -216,11 +216,11 @@ def measure_cached_step(bench: Bench) -> dict:
 def measure_large_batch(bench: Bench) -> dict:
     """One step of many pairs in chunks (GradCache); pictures wait on the CPU."""
     sizes, model, device = bench.sizes, bench.model.train(), bench.device
-    mixed = "bf16" if device.type == "cuda" else "no"
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         options = {"max_steps": 1, "chunk_size": sizes.chunk, "report_to": "none", "use_cpu": device.type == "cpu"}
         args = PeMoETrainingArguments(scratch, per_device_train_batch_size=sizes.large_batch, **options)
+    mixed = "bf16" if device.type == "cuda" else "no"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")  # after the arguments, which reset it
     stage_loss = StageLoss(args, model, [EXPERT])
     small = {name: tensor.cpu() for name, tensor in bench.inputs(sizes.chunk).items()}
     copies = sizes.large_batch // sizes.chunk
