@@ -27,6 +27,7 @@ from pemoe.console import (
     has_lost_process,
     note,
     print_json,
+    quiet_transformers,
     typed_command,
 )
 from pemoe.data_cli import data_app
@@ -78,7 +79,7 @@ def quickstart(
     from pemoe.trainers.parallel.distributed import device_name
 
     started_s = time.monotonic()
-    _quiet_transformers()
+    quiet_transformers()
     directory = check_output(output or Path("runs/quickstart"), overwrite)
     recipe = quickstart_recipe(data, seed)
     splits = load_rows(recipe.data, show_progress=True)
@@ -162,7 +163,7 @@ def train(  # noqa: PLR0913 - options of a command
     from pemoe.trainers.recipes import read_config
     from pemoe.trainers.train import train_into
 
-    _quiet_transformers()
+    quiet_transformers()
     directory = output or Path("runs/train")
     if lacks_processes():
         note("pemoe: accelerate starts one process on the CPU, whatever --num_processes says; use torchrun for more")
@@ -197,7 +198,7 @@ def evaluate(
     from pemoe.trainers.parallel.distributed import device_name
 
     started_s = time.monotonic()
-    _quiet_transformers()
+    quiet_transformers()
     directory = check_output(output or Path("runs/evaluate"), overwrite)
     recipe = data_of(checkpoint, data)
     model, processor = load_checkpoint(checkpoint)
@@ -232,14 +233,6 @@ def main() -> None:
     if code == INTERRUPTED:  # typer turns the signal into this code
         note("\npemoe: interrupted; where a command has --resume, it goes on with what was done")
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _quiet_transformers() -> None:
-    """No bars and warnings of transformers in a command that has imported it; bars of our own stay."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def _report(metrics: dict, as_json: bool, where: str) -> None:

@@ -105,6 +105,14 @@ def _is_first_to_say(message: str) -> bool:
     return True
 
 
+def quiet_transformers() -> None:
+    """No bars and warnings of transformers in a command that has imported it; bars of our own stay."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def format_columns(rows: list[list[str]]) -> str:
     """Rows of cells as plain text, the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from pemoe.console import AsJson, Checkpoint, Data, Output, Overwrite, Resume, Seed, print_json, typed_command
+from pemoe.console import (
+    AsJson,
+    Checkpoint,
+    Data,
+    Output,
+    Overwrite,
+    Resume,
+    Seed,
+    print_json,
+    quiet_transformers,
+    typed_command,
+)
 
 
 def mine(  # noqa: PLR0913 -- the command's options
@@ -33,12 +44,10 @@ def mine(  # noqa: PLR0913 -- the command's options
 
     Example: pemoe mine runs/train/model --output runs/mine
     """
-    from transformers.utils import logging
-
     from pemoe.common.files import write_json
     from pemoe.common.runs import check_output, prepare_output, write_metrics
     from pemoe.trainers.batches.pairs import load_rows
-    from pemoe.trainers.checkpoint_io import data_of, load_checkpoint
+    from pemoe.trainers.checkpoint_io import data_of, describe_data, describe_model, load_checkpoint
     from pemoe.trainers.mining import NEGATIVES, MineRecipe, mine_split
     from pemoe.trainers.parallel.distributed import (
         device_name,
@@ -49,8 +58,7 @@ def mine(  # noqa: PLR0913 -- the command's options
     )
 
     started_s = time.monotonic()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet_transformers()
     directory, first = output or Path("runs/mine"), rank() == 0
     rules = {"positive_ratio": positive_ratio, "max_score": max_score, "min_distance_m": min_distance_m}
     MineRecipe(k=k, captions=captions, **rules)  # refused before anything is read
@@ -70,7 +78,8 @@ def mine(  # noqa: PLR0913 -- the command's options
     if not first:
         return
     results = {"rows": len(negatives), "k": k, "found": int((negatives >= 0).sum())}
-    metrics = write_metrics(directory, typed_command(), seed, started_s, results, device_name())
+    measured = describe_data(recipe, "train", rows), describe_model(checkpoint, model.config)
+    metrics = write_metrics(directory, typed_command(), seed, started_s, results, device_name(), *measured)
     if as_json:
         print_json(metrics)
         return
