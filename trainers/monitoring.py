@@ -1,4 +1,4 @@
-"""What a stage tells: figures of its steps in every log, places held out for validation, a stop at NaN.
+"""What a stage tells: figures of its steps in every log, and a stop where the loss is not finite.
 
 Figures stay on the device as sums until they are logged; then one transfer reads them all, of all processes.
 """
