@@ -29,6 +29,9 @@ PACKAGES = {
     "pemoe.trainers.parallel": "trainers/parallel",
     "pemoe.trainers.recipes": "trainers/recipes",
     "pemoe.retrieval": "retrieval",
+    "pemoe.retrieval.index": "retrieval/index",
+    "pemoe.retrieval.locating": "retrieval/locating",
+    "pemoe.retrieval.serving": "retrieval/serving",
     "pemoe.export": "export",
     "pemoe.common": "common",
 }
@@ -57,6 +60,7 @@ INSTALL_REQUIRES = [
     "jinja2>=3.1,<4",  # audit report and cards, escaped; in torch already; BSD-3
     "filelock>=3.13,<5",  # one process audits while the others wait; datasets locks its cache by it; Unlicense
     "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
+    "lancedb>=0.40,<1",  # the index: a folder or object storage, versions, ANN with filters, kill-safe; Apache-2.0
     "tenacity>=9,<10",  # tries of a language model again after a fault: waits, stops, Retry-After; Apache-2.0
 ]
 
@@ -68,12 +72,26 @@ EXPORT = [
 ]
 SENTENCE_TRANSFORMERS = "sentence-transformers>=6,<7"  # its module interface is of version 6; Apache-2.0
 GRADIO = "gradio>=6,<7"  # the Space's page, by keyboard and on a phone; Apache-2.0
+SERVE = [
+    "fastapi>=0.115,<1",  # the service: checked requests, OpenAPI; MIT
+    "uvicorn>=0.30,<1",  # runs it, stops gracefully; BSD-3
+    "prometheus-client>=0.20,<1",  # the format of /metrics; Apache-2.0
+]
+MILVUS = "pymilvus>=3,<4"  # the index on a Milvus cluster, the same seven calls; Apache-2.0
+RAY = [
+    "ray[data]>=2.40,<3",  # reads, decodes and encodes on many machines; Apache-2.0
+    "pylance>=14,<15",  # fragments written by workers, committed once; Apache-2.0
+]
 TENSORBOARD = "tensorboard>=2.15,<3"  # draws what training logs; torch writes its files through it; Apache-2.0
 EXTRAS_REQUIRE = {
     "geo": [RASTERIO],
     "export": EXPORT,
     "sentence-transformers": [SENTENCE_TRANSFORMERS],
     "space": [GRADIO],
+    "demo": [GRADIO],
+    "serve": SERVE,
+    "milvus": [MILVUS],
+    "ray": RAY,
     "logs": [TENSORBOARD],
     "test": [
         "pytest>=8,<10",
@@ -83,6 +101,10 @@ EXTRAS_REQUIRE = {
         *EXPORT,
         SENTENCE_TRANSFORMERS,
         GRADIO,
+        *SERVE,
+        MILVUS,
+        *RAY,
+        "selenium>=4.20,<5",  # drives Chromium through the demo; Apache-2.0
         TENSORBOARD,
         "transformers[serving]",  # a real endpoint to refine at
     ],

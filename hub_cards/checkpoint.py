@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import StrictDataclassError
 
 from pemoe.common.errors import one_line
+from pemoe.common.weights import INDEX, WEIGHTS, StoredTensor, read_tensors, weight_paths
 from pemoe.hub_cards.hub_client import PublishError
 from pemoe.hub_cards.push import PlannedFile, as_json
-from pemoe.hub_cards.weights import StoredTensor, check_fit, hash_tensors, index_of, read_tensors, split_tensors
+from pemoe.hub_cards.weight_shards import check_fit, index_of, split_tensors
 
 if TYPE_CHECKING:
     from pemoe.modeling_pemoe import PeMoEConfig
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 PICKLE = re.compile(r"(pytorch_model|model|adapter_model|consolidated)[\w.-]*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?")
 PROCESSOR = ("processor_config.json", "tokenizer_config.json", "tokenizer.json")
 
@@ -86,7 +85,7 @@ def weight_files(root: Path, config: PeMoEConfig, limit_bytes: int, has_own_code
         PublishError: missing, cut or other weights than those of the configuration, or an experts-only file that is
             larger than the limit.
     """
-    paths = _stored_weights(root)
+    paths = weight_paths(root)
     stored = [read_tensors(path) for path in paths]
     tensors = [tensor for one in stored for tensor in one]
     _check_weights(root, config, tensors, has_own_code)
@@ -99,16 +98,6 @@ def weight_files(root: Path, config: PeMoEConfig, limit_bytes: int, has_own_code
     shards = split_tensors(tensors, limit_bytes)
     yield from (PlannedFile(name, shard) for name, shard in shards.items())
     yield PlannedFile(INDEX, as_json(index_of(shards), INDEX))
-
-
-def hash_weights(root: Path) -> str:
-    """SHA-256 of the weights in a checkpoint's directory, or of a LoRA platform's, however they are cut into files.
-
-    Raises:
-        PublishError: there are none as safetensors.
-    """
-    paths = [root / ADAPTER[1]] if (root / ADAPTER[0]).is_file() else _stored_weights(root)
-    return hash_tensors(tensor for path in paths for tensor in read_tensors(path))
 
 
 def check_processor(root: Path) -> None:
@@ -162,22 +151,6 @@ def _read_json(path: Path) -> Any:
         raise PublishError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise PublishError(f"{path}: cannot be read as JSON ({error})") from error
-
-
-def _stored_weights(root: Path) -> list[Path]:
-    """`model.safetensors`, or the shards that its index names."""
-    if (root / WEIGHTS).is_file():
-        return [root / WEIGHTS]
-    if not (root / INDEX).is_file():
-        raise PublishError(f"{root}: no {WEIGHTS}, so no weights; save the model with save_pretrained")
-    places = read_object(root / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise PublishError(f"{root / INDEX}: has no weight_map; save the model again")
-    paths = [root / Path(str(name)).name for name in sorted(set(places.values()))]
-    for path in paths:
-        if not path.is_file() or path.suffix != ".safetensors":
-            raise PublishError(f"{path}: named by {INDEX}, and not there as safetensors; save the model again")
-    return paths
 
 
 def _check_weights(root: Path, config: PeMoEConfig, tensors: list[StoredTensor], has_own_code: bool) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pemoe.common.errors import one_line
+from pemoe.common.weights import hash_weights, read_tensors
 from pemoe.hub_cards.checkpoint import (
     ADAPTER,
     PROCESSOR,
     check_processor,
     code_files,
-    hash_weights,
     is_hub_id,
     is_packaged,
     read_config,
@@ -23,7 +23,7 @@ from pemoe.hub_cards.checkpoint import (
 )
 from pemoe.hub_cards.hub_client import PublishError, check_license_id, check_repo_id
 from pemoe.hub_cards.push import PlannedFile, PushPlan, as_json, visibility_note
-from pemoe.hub_cards.weights import parse_size, read_tensors
+from pemoe.hub_cards.weight_shards import parse_size
 
 if TYPE_CHECKING:
     from pemoe.modeling_pemoe import PeMoEConfig

@@ -32,6 +32,8 @@ from pemoe.console import (
 )
 from pemoe.data_cli import data_app
 from pemoe.export_cli import export
+from pemoe.index_cli import index_app
+from pemoe.locate_cli import locate
 from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
 
@@ -42,6 +44,8 @@ USAGE_ERROR = typer.BadParameter.__base__  # of wrong arguments; its module diff
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
+app.add_typer(index_app, name="index")
+app.command()(locate)
 app.command()(export)
 app.command()(mine)
 
@@ -74,9 +78,9 @@ def quickstart(
     Example: pemoe quickstart --output runs/quickstart
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.retrieval.checkpoints import device_name
     from pemoe.trainers.batches.pairs import load_rows
     from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
-    from pemoe.trainers.parallel.distributed import device_name
 
     started_s = time.monotonic()
     quiet_transformers()
@@ -118,7 +122,7 @@ def info(
         return
     from pemoe.hub_cards.sizes import describe_sizes
     from pemoe.modeling_pemoe import PeMoEConfig
-    from pemoe.trainers.checkpoint_io import read_config_of
+    from pemoe.retrieval.checkpoints import read_config_of
 
     try:
         sizes = describe_sizes(config := PeMoEConfig.preset(preset) if preset else read_config_of(model))
@@ -192,10 +196,10 @@ def evaluate(
     Example: pemoe evaluate runs/quickstart/model
     """
     from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.retrieval.checkpoints import describe_model, device_name, load_checkpoint
     from pemoe.retrieval.evaluation import evaluate_split
     from pemoe.trainers.batches.pairs import load_rows
-    from pemoe.trainers.checkpoint_io import data_of, describe_data, describe_model, load_checkpoint
-    from pemoe.trainers.parallel.distributed import device_name
+    from pemoe.trainers.checkpoint_io import data_of, describe_data
 
     started_s = time.monotonic()
     quiet_transformers()

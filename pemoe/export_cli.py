@@ -32,8 +32,9 @@ def export(  # noqa: PLR0913 - options of a command
 
     from pemoe.common.runs import check_output, write_metrics
     from pemoe.export.exporter import check_options, export_model, load_for_export, staged_output
+    from pemoe.retrieval.checkpoints import read_config_of
     from pemoe.trainers.batches.pairs import load_rows
-    from pemoe.trainers.checkpoint_io import data_of, read_config_of
+    from pemoe.trainers.checkpoint_io import data_of
 
     started_s = time.monotonic()
     disable_progress_bar()

@@ -46,11 +46,11 @@ def mine(  # noqa: PLR0913 -- the command's options
     """
     from pemoe.common.files import write_json
     from pemoe.common.runs import check_output, prepare_output, write_metrics
+    from pemoe.retrieval.checkpoints import describe_model, device_name, load_checkpoint
     from pemoe.trainers.batches.pairs import load_rows
-    from pemoe.trainers.checkpoint_io import data_of, describe_data, describe_model, load_checkpoint
+    from pemoe.trainers.checkpoint_io import data_of, describe_data
     from pemoe.trainers.mining import NEGATIVES, MineRecipe, mine_split
     from pemoe.trainers.parallel.distributed import (
-        device_name,
         first_process_first,
         join_processes,
         rank,

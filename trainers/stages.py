@@ -26,6 +26,7 @@ from pemoe.common.files import write_atomically, write_json
 from pemoe.datasets_scripts.augment.pictures import SatelliteAugmentation
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.configuration_pemoe import UNIFIED_PLATFORM
+from pemoe.retrieval.checkpoints import local_device
 from pemoe.retrieval.feature_cache import FeatureCache, ImageStates, View
 from pemoe.trainers.arguments import STAGES, PeMoETrainingArguments
 from pemoe.trainers.batches.pairs import PairDataset
@@ -36,7 +37,6 @@ from pemoe.trainers.monitoring import check_reporters, last_evaluation, mean_los
 from pemoe.trainers.options import check_places
 from pemoe.trainers.parallel.distributed import (
     join_processes,
-    local_device,
     process_count,
     process_options,
     rank,

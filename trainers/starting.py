@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from pemoe.common.errors import one_line
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.trainers.checkpoint_io import read_config_of
+from pemoe.retrieval.checkpoints import local_device, read_config_of
 from pemoe.trainers.errors import TrainingError
-from pemoe.trainers.parallel.distributed import local_device, rank, wait_for_all
+from pemoe.trainers.parallel.distributed import rank, wait_for_all
 from pemoe.trainers.recipes import ModelRecipe, Recipe, resolve_repo
 
 

@@ -20,15 +20,15 @@ from pemoe.common.errors import one_line
 from pemoe.common.files import write_json
 from pemoe.common.runs import check_output, prepare_output, write_metrics
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.retrieval.checkpoints import describe_model, device_name
 from pemoe.retrieval.evaluation import evaluate_split
 from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.batches.validation import hold_out_places
-from pemoe.trainers.checkpoint_io import describe_data, describe_model, recipe_record
+from pemoe.trainers.checkpoint_io import describe_data, recipe_record
 from pemoe.trainers.errors import TrainingError
 from pemoe.trainers.evaluating import searching_alone
 from pemoe.trainers.parallel.distributed import (
     check_precision,
-    device_name,
     first_process_first,
     join_processes,
     process_count,

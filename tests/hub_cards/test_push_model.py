@@ -18,9 +18,9 @@ from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_data import build_processor
 from tiny_models import build_tiny_inputs
 
+from pemoe.common.weights import hash_weights
 from pemoe.hub_cards import PublishError, PushPlan, plan_model
-from pemoe.hub_cards.checkpoint import hash_weights
-from pemoe.hub_cards.weights import WeightShard
+from pemoe.hub_cards.weight_shards import WeightShard
 from pemoe.modeling_pemoe import PeMoEModel
 from pemoe.trainers.experiments.fresh_process import run_without_package
 

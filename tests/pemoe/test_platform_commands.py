@@ -13,7 +13,7 @@ from tiny_data import build_processor
 from tiny_models import build_tiny_model
 
 from pemoe.modeling_pemoe import PeMoEModel
-from pemoe.trainers.checkpoint_io import load_checkpoint
+from pemoe.retrieval.checkpoints import load_checkpoint
 
 
 @pytest.fixture

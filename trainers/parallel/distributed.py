@@ -47,19 +47,6 @@ def check_precision(precision: str) -> None:
         raise TrainingError(f"precision: {precision}, while accelerate was told mixed_precision {asked}; {advice}")
 
 
-def local_device() -> torch.device:
-    """This process's GPU, or the CPU where there is none."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def device_name() -> str:
-    """What the work runs on, for `metrics.json`: "cpu", or the name of the GPU."""
-    device = local_device()
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def process_options() -> dict[str, object]:
     """Trainer arguments that follow from the machine: CPU without a GPU, gloo between CPU processes."""
     on_cpu = not torch.cuda.is_available()

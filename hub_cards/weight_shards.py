@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from pemoe.common.weights import StoredTensor
 from pemoe.hub_cards.hub_client import PublishError
 
 SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}  # as transformers counts them
-COPIED_BYTES = 1 << 24  # at a time
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a safetensors file: `size_bytes` of `file`, from `start_byte` on."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    start_byte: int
-    size_bytes: int
-
-    def read_parts(self) -> Iterator[bytes]:
-        """Its bytes, a part at a time."""
-        with self.file.open("rb") as source:
-            source.seek(self.start_byte)
-            for done in range(0, self.size_bytes, COPIED_BYTES):
-                yield source.read(min(COPIED_BYTES, self.size_bytes - done))
 
 
 @dataclass(frozen=True)
@@ -65,40 +43,6 @@ class WeightShard:
             target.write(self.header)
             for tensor in self.tensors:
                 target.writelines(tensor.read_parts())
-
-
-def read_tensors(path: Path) -> list[StoredTensor]:
-    """What a safetensors file holds, in the order of its bytes; no tensor is read.
-
-    Raises:
-        PublishError: the file is cut, or is no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="np"):  # compares header and size of the file
-            pass
-    except (SafetensorError, OSError) as error:
-        raise PublishError(f"{path}: cannot be read as safetensors ({error}); save the model again") from error
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    tensors = []
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            tensors.append(
-                StoredTensor(name, entry["dtype"], tuple(entry["shape"]), path, 8 + length + start, end - start)
-            )
-    return sorted(tensors, key=lambda tensor: tensor.start_byte)
-
-
-def hash_tensors(tensors: Iterable[StoredTensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and bytes, by name: the same however the tensors are spread over files."""
-    digest = hashlib.sha256()
-    for tensor in sorted(tensors, key=lambda tensor: tensor.name):
-        digest.update(json.dumps([tensor.name, tensor.dtype, tensor.shape]).encode() + b"\0")
-        for part in tensor.read_parts():
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def check_fit(tensors: Iterable[StoredTensor], expected: Mapping[str, tuple[int, ...]], where: Path) -> None:
