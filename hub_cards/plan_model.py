@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pemoe.common.errors import one_line
-from pemoe.common.weights import hash_weights, read_tensors
+from pemoe.common.weights import ADAPTER, hash_weights, read_tensors
 from pemoe.hub_cards.checkpoint import (
-    ADAPTER,
     PROCESSOR,
     check_processor,
     code_files,

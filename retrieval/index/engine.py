@@ -59,7 +59,7 @@ class Engine(Protocol):
     def search(
         self, query: np.ndarray, k: int, where: Filter, exact: bool | None, columns: Sequence[str]
     ) -> list[pa.Table]:
-        """For each query `(Q, D)` float32 its at most `k` best rows that pass, `columns` and `score` (float32, falling).
+        """For each query `(Q, D)` float32 its at most `k` best rows that pass, `columns` and a falling `score`.
 
         `exact`: True scores every row, False uses the nearest-neighbour index, None chooses.
         """
@@ -75,8 +75,7 @@ def engine_of(uri: str) -> type[Engine]:
     """The engine of an address: a path or `s3://` is LanceDB, `http://` Milvus."""
     scheme = urlsplit(uri).scheme.lower() if "://" in uri else ""
     if scheme not in ENGINES:
-        raise GalleryError(
-            f"{uri}: no engine for {scheme}://; use a directory, {', '.join(f'{s}://' for s in ENGINES if s)}"
-        )
+        known = ", ".join(f"{one}://" for one in ENGINES if one)
+        raise GalleryError(f"{uri}: no engine for {scheme}://; use a directory, {known}")
     module, _, name = ENGINES[scheme].partition(":")
     return getattr(import_module(module), name)

@@ -15,8 +15,8 @@ from pemoe.retrieval.index.errors import GalleryError
 class ModelIdentity:
     """Where a model came from, its weights, and the shape of its vectors.
 
-    repo: id on the Hub or whole path of a directory; revision: commit; weights_sha256: of a directory; platforms: order
-    of the E axis; embed_dim: D.
+    repo: id on the Hub or whole path of a directory; revision: commit; weights_sha256: of a directory; platforms: the
+    order of the E axis; embed_dim: D.
     """
 
     repo: str
@@ -49,11 +49,7 @@ class ModelIdentity:
 
     def check_same(self, other: ModelIdentity, where: str) -> None:
         """Raise GalleryError unless both mean the same weights and platforms."""
-        if (self.weights_sha256, self.revision, self.platforms) != (
-            other.weights_sha256,
-            other.revision,
-            other.platforms,
-        ):
-            raise GalleryError(
-                f"{where} belongs to the model {self.repo}, not to {other.repo}: use that one, or build anew"
-            )
+        mine, theirs = ((one.weights_sha256, one.revision, one.platforms) for one in (self, other))
+        if mine != theirs:
+            what = f"{where} belongs to the model {self.repo}, not to {other.repo}"
+            raise GalleryError(f"{what}: use that one, or build the index anew")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
+
 from pemoe.datasets_scripts.builds.rows import choose_source, load_source
 from pemoe.datasets_scripts.schema import SPLITS, UNKNOWN
 from pemoe.retrieval.index.errors import GalleryError
@@ -37,8 +39,6 @@ def read_pictures(root: str, split: str = "all", show_progress: bool = False, **
     for one in SPLITS if split == "all" else (split,):
         rows = splits[one]
         names = rows.features["platform"].names
-        import datasets
-
         rows = rows.cast_column("image", datasets.Image(decode=False))
         for row in rows:
             data = row["image"]["bytes"]

@@ -13,8 +13,8 @@ FACTS = ("image_id", "place_id", "name", "platform", "latitude_deg", "longitude_
 def schema_of(dimension: int) -> pa.Schema:
     """Columns of an index whose vectors have `dimension` = E * D entries.
 
-    `image_id` is unique. `name` is what people call the place; `captured_at` is in UTC; `path` is where the picture was
-    read; `content_sha256` is of its bytes, so that an unchanged picture is not encoded twice; `thumbnail` is a JPEG;
+    `image_id` is unique. `name` is what people call the place; `captured_at` is in UTC; `path` is where the picture
+    was read; `content_sha256` is of its bytes, so that an unchanged picture is not encoded twice; `thumbnail` is JPEG;
     `hub_mean` and `hub_std` are of the picture's scores with the calibration's bank of queries.
     """
     return pa.schema(

@@ -18,6 +18,7 @@ from pemoe.retrieval.index.records import FACTS
 from pemoe.retrieval.locating.ranking import fuse_places
 from pemoe.retrieval.locating.results import UNKNOWN_ODDS, LocatedPlace, LocateResult, SeenPicture
 
+SHOWN = ("path", "captured_at", "thumbnail")
 CANDIDATES = 1000  # pictures that are fused into places
 
 
@@ -72,10 +73,7 @@ class Locator:
         best, seen = hits[number], [hit for hit in hits if hit["place_id"] == place_id]
         platforms = tuple(dict.fromkeys(hit["platform"] for hit in seen))
         pictures = tuple(
-            SeenPicture(
-                hit["image_id"], hit["platform"], hit["score"], hit["path"], hit["captured_at"], hit["thumbnail"]
-            )
-            for hit in seen
+            SeenPicture(**{name: hit[name] for name in ("image_id", "platform", "score", *SHOWN)}) for hit in seen
         )
         where = best["latitude_deg"], best["longitude_deg"]
         return LocatedPlace(place_id, best["name"] or place_id, *where, score, None, platforms, pictures)
