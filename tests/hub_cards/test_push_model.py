@@ -18,6 +18,7 @@ from tiny_backbones import write_open_clip_backbone, write_text_backbone
 from tiny_data import build_processor
 from tiny_models import build_tiny_inputs
 
+from pemoe.common.errors import InputError
 from pemoe.common.weights import hash_weights
 from pemoe.hub_cards import PublishError, PushPlan, plan_model
 from pemoe.hub_cards.weight_shards import WeightShard
@@ -248,7 +249,7 @@ def disguised(root: Path) -> None:
 def test_what_nobody_could_load_is_refused(model_dir: Path, spoil: Callable[[Path], None], line: str) -> None:
     plan(model_dir)
     spoil(model_dir)
-    with pytest.raises(PublishError, match=line) as reported:
+    with pytest.raises(InputError, match=line) as reported:
         plan(model_dir)
     assert "\n" not in str(reported.value)
 
