@@ -100,8 +100,8 @@ class GalleryIndex:
             query: fused vectors `(Q, E * D)` or `(E * D,)`.
             k: pictures per query.
             where: which pictures are searched.
-            exact: True scores every picture, False uses the nearest-neighbour index that `optimize` built, None chooses
-                by size.
+            exact: True scores every picture, False uses the nearest-neighbour index that `optimize` built, None
+                chooses by size.
             columns: of the answer.
 
         Returns:

@@ -32,7 +32,7 @@ IDS_AT_ONCE = 5_000  # in one condition
 NO_LIMIT = 10**9
 PARTITION_ROWS = 20_000
 PROBED = 20  # partitions that a search looks into
-SCALARS = ("image_id", "place_id", "latitude_deg", "longitude_deg", "captured_at")  # sorted indexes; platform: a bitmap
+SCALARS = ("image_id", "place_id", "latitude_deg", "longitude_deg", "captured_at")  # have sorted indexes
 
 
 class LanceEngine:
@@ -50,7 +50,7 @@ class LanceEngine:
         self.uri = uri
         self._database = database
         self._gallery, self._about = database.open_table(GALLERY), database.open_table(ABOUT)
-        self._resident: Resident | None = None
+        self._resident: tuple[Table, Resident] | None = None
         self._about_read: tuple[int, dict[str, Any]] | None = None
         self._reading = threading.Lock()
 
@@ -59,15 +59,16 @@ class LanceEngine:
         """Make an empty index; GalleryError where one is, or where a folder holds anything else."""
         uri = _resolve(uri)
         _check_folder(uri)
-        with _locked(uri):
+        with _reported(uri), _locked(uri):
             database = _connect(uri, options)
             if _has(database, ABOUT):
                 raise GalleryError(f"{uri}: there is an index already; add to it, or name another directory")
-            if _has(database, GALLERY) and database.open_table(GALLERY).count_rows():
-                raise GalleryError(f"{uri}: holds pictures without a description; move it away, or name another one")
-            with _reported(uri):
-                database.create_table(GALLERY, schema=schema_of(dimension), mode="overwrite")
-                database.create_table(ABOUT, data=_about_row(about), mode="overwrite")  # last: it makes it an index
+            if _has(database, GALLERY):  # of a `create` that was killed
+                if database.open_table(GALLERY).count_rows():
+                    raise GalleryError(f"{uri}: holds pictures without their model; name another directory")
+                database.drop_table(GALLERY)
+            database.create_table(GALLERY, schema=schema_of(dimension))
+            database.create_table(ABOUT, data=_about_row(about))  # last: it makes it an index
         return cls(uri, database)
 
     @classmethod
@@ -124,7 +125,7 @@ class LanceEngine:
         if where.is_empty:
             return self._gallery.count_rows()
         if self._resident is not None:
-            view, held = self._held()
+            _, held = self._held()
             return int((held.live & where.mask(held.facts)).sum())
         return sum(len(batch) for batch in _scan(self._view(), NEEDED, where))
 
@@ -133,7 +134,7 @@ class LanceEngine:
     ) -> list[pa.Table]:
         """For each query its best rows that pass."""
         if exact is False and not self._is_indexed():
-            raise GalleryError(f"{self.uri}: no nearest-neighbour index; run optimize(nearest=True), or search exactly")
+            raise GalleryError(f"{self.uri}: no nearest-neighbour index; run optimize(nearest=True) first")
         if exact is None:
             exact = self._is_small() or not self._is_indexed() or self._is_selective(where)
         if not exact:
@@ -208,14 +209,12 @@ class LanceEngine:
     def _held(self) -> tuple[Table, Resident]:
         """The newest version and its rows in memory."""
         with self._reading:
-            view = self._view()
-            version, held = view.version, self._resident
-            if held is None or held.version != version:
-                if held is not None:
-                    held = held.follow(version, _row_ids(view), lambda rows: _take(view, rows, HELD))
+            if self._resident is None or self._resident[1].version != self._gallery.version:
+                view, held = self._view(), self._resident and self._resident[1]
+                held = held and held.follow(view.version, _row_ids(view), lambda rows: _take(view, rows, HELD))
                 self._resident = None  # so that what is read anew does not lie in memory twice
-                self._resident = held = held or _read_all(view)
-            return view, held
+                self._resident = view, held or _read_all(view)
+            return self._resident
 
     def _view(self) -> Table:
         """The newest version, which stays what it is."""
@@ -236,7 +235,7 @@ class LanceEngine:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Alone among the writers of a folder; tidies up after many versions."""
-        with _locked(self.uri), _reported(self.uri):
+        with _reported(self.uri), _locked(self.uri):
             before = self._gallery.version + self._about.version
             yield
             if (self._gallery.version + self._about.version) // TIDY_EVERY > before // TIDY_EVERY:

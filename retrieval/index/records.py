@@ -73,7 +73,9 @@ def check_rows(rows: pa.Table, dimension: int) -> pa.Table:
         _refuse(rows, [not one for one in rows[name].to_pylist()], lambda n, name=name: f"{name} is empty; give one")
     ids = rows["image_id"].to_pylist()
     first = {one: n for n, one in reversed(list(enumerate(ids)))}
-    _refuse(rows, [first[one] != n for n, one in enumerate(ids)], lambda n: "is given twice; give each picture one row")
+    _refuse(
+        rows, [first[one] != n for n, one in enumerate(ids)], lambda n: "is given twice; give each picture one row"
+    )
     finite = np.isfinite(to_vectors(rows[VECTOR])).all(axis=1) if len(rows) else np.ones(0, dtype=bool)
     _refuse(rows, ~finite, lambda n: "its vector holds NaN or values beyond fp16; encode it again")
     _check_coordinates(rows)

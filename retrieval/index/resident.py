@@ -106,10 +106,10 @@ def best_rows(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The `k` best rows of each query, exactly: those that `exact_scores` of every row would give.
 
-    A first pass in fp32 leaves out what cannot be among them. A sum of D products in fp32, in whatever order, is off by
-    at most `g |q| |v|` with `g = D u / (1 - D u)`, `u = 2^-24` (Higham, Accuracy and Stability of Numerical Algorithms,
-    2002, §3.1), the exact score by `u |q| |v|` more. With b the sum of both, the k-th best row scores at least
-    `c_k - b`, c_k being the k-th largest first score, so each of the best has a first score of at least `c_k - 2 b`.
+    A first pass in fp32 leaves out what cannot be among them. A sum of D products in fp32, in whatever order, is off
+    by at most `g |q| |v|` with `g = D u / (1 - D u)`, `u = 2^-24` (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2002, §3.1), the exact score by `u |q| |v|` more. With b the sum of both, the k-th best row scores at
+    least `c_k - b`, c_k being the k-th largest first score, so each of the best has one of at least `c_k - 2 b`.
 
     Args:
         query: `(Q, D)` float32, finite.
@@ -138,8 +138,8 @@ def best_rows(
 def exact_scores(query: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Inner products of a float32 query `(D,)` with rows of a float16 matrix, `(len(rows),)` float32.
 
-    Products of fp32 and fp16 are exact in fp64; they are summed there and rounded once, so that a score does not depend
-    on which rows it is computed with, or on how many threads.
+    Products of fp32 and fp16 are exact in fp64; they are summed there and rounded once, so that a score does not
+    depend on which rows it is computed with, or on how many threads.
     """
     wide, scores = query.astype(np.float64), np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), TILE):
