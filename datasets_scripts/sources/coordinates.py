@@ -36,9 +36,9 @@ _NAME_LINE = re.compile(r"(\S+)\s+(.*\S)")
 
 
 class NamedPlace(NamedTuple):
-    """Where a place lies, and what people call it; None where the file has no name beside its id."""
+    """Where a place lies, and what people call it; None where unknown."""
 
-    coordinates: Coordinates
+    coordinates: Coordinates | None
     name: str | None = None
 
 
