@@ -40,11 +40,11 @@ def read_config_of(checkpoint: str) -> PeMoEConfig:
     return config
 
 
-def load_checkpoint(checkpoint: str) -> tuple[PeMoEModel, PeMoEProcessor]:
-    """Model, in eval mode on this process's device, and processor; raises as `read_config_of`."""
+def load_checkpoint(checkpoint: str, device: torch.device | None = None) -> tuple[PeMoEModel, PeMoEProcessor]:
+    """Model, in eval mode on this process's device or another, and processor; raises as `read_config_of`."""
     read_config_of(checkpoint)
     try:
-        model = PeMoEModel.from_pretrained(checkpoint).eval().to(local_device())
+        model = PeMoEModel.from_pretrained(checkpoint).eval().to(device or local_device())
         return model, PeMoEProcessor.from_pretrained(checkpoint)
     except (ValueError, OSError) as error:
         raise InputError(f"{checkpoint}: {error}") from error
