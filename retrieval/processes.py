@@ -14,6 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
 import torch
+from transformers.utils import logging
 
 from pemoe.common.errors import InputError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
@@ -61,6 +62,7 @@ def map_with_model(
 def _load(checkpoint: str, threads: int, started: Synchronized) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.disable_progress_bar()
     torch.set_num_threads(threads)
     with started.get_lock():
         number = started.value
