@@ -7,12 +7,16 @@ several processes, and one on a cluster make the same forward passes: their vect
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +31,7 @@ from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import Filter
 from pemoe.retrieval.index.gallery import GalleryIndex
+from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.pictures import PictureRow, Pictures
 from pemoe.retrieval.index.records import FACTS, VECTOR, table_of, to_vectors
 from pemoe.retrieval.processes import map_with_model
@@ -116,6 +121,64 @@ def ingest(
     writer.commit()
     ledger.counts.written = writer.written
     return ledger.counts
+
+
+def check_target(uri: str, resume: bool = False, overwrite: bool = False) -> None:
+    """See whether an index can be built at an address, and change nothing.
+
+    Raises:
+        GalleryError: an index is there and neither `resume` nor `overwrite` is given, or both are; a directory that
+            holds something else; `overwrite` of what is no directory.
+    """
+    if resume and overwrite:
+        raise GalleryError("--resume goes on with an index, --overwrite replaces it; give one of them")
+    if "://" in uri:
+        if overwrite:
+            raise GalleryError(
+                f"{uri}: --overwrite replaces a directory only; remove the index there, or name another"
+            )
+        return
+    path = Path(uri)
+    if path.exists() and not path.is_dir():
+        raise GalleryError(f"{uri}: is a file; name a directory with --output")
+    others = sorted(one.name for one in path.iterdir() if one.suffix != ".lance") if path.is_dir() else []
+    if others:
+        raise GalleryError(f"{uri}: holds {others[0]!r}, which is no part of an index; name another --output")
+    if _find_index(uri) is not None and not resume and not overwrite:
+        raise GalleryError(f"{uri}: there is an index; use --resume or --overwrite, or pemoe index add {uri} DATA")
+
+
+@contextmanager
+def open_target(
+    uri: str, identity: ModelIdentity, resume: bool = False, overwrite: bool = False
+) -> Iterator[GalleryIndex]:
+    """The index to build at an address, checked by `check_target`: a new one, or with `resume` the one that is there.
+
+    With `overwrite` it is built beside the old one, which gives way when the block has ended well.
+
+    Raises:
+        GalleryError: as `check_target`; the index that is there belongs to another model.
+    """
+    check_target(uri, resume, overwrite)
+    known = _find_index(uri)
+    if known is None or not overwrite:
+        if known is not None:
+            known.model.check_same(identity, uri)
+        yield known or GalleryIndex.create(uri, identity)
+        return
+    beside = Path(f"{uri.rstrip('/')}.new")
+    check_target(str(beside), overwrite=True)
+    shutil.rmtree(beside, ignore_errors=True)
+    yield GalleryIndex.create(str(beside), identity)
+    shutil.rmtree(uri)
+    os.replace(beside, uri)
+
+
+def _find_index(uri: str) -> GalleryIndex | None:
+    try:
+        return GalleryIndex.open(uri)
+    except GalleryError:
+        return None
 
 
 def encode_batch(batch: list[PictureRow], model: PeMoEModel, processor: PeMoEProcessor) -> pa.Table:
