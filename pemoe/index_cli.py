@@ -11,7 +11,6 @@ import typer
 from pemoe.console import AsJson, Overwrite, Resume, check_root, note, print_json, quiet_transformers
 
 if TYPE_CHECKING:
-    from pemoe.retrieval.index import GalleryIndex
     from pemoe.retrieval.index.ingest import IngestCounts
     from pemoe.retrieval.index.pictures import Pictures
 
