@@ -1,0 +1,306 @@
+"""Scores to probabilities: two figures fitted on training queries, that hold for a gallery of any size.
+
+The form is `ranking.place_probabilities`; what is fitted is the likelihood ratio of a score, of the right place against
+another one, over simulated galleries of several sizes with the right place kept and taken out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from scipy.stats import rankdata, skew
+
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
+from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
+from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.locating.ranking import place_probabilities
+from pemoe.retrieval.scoring import search
+
+FILE = "calibration.json"  # in a model's directory
+PRIOR_ELSEWHERE = 0.05  # one query in twenty is taken to ask for a place that is not in the gallery
+GALLERY_PLACES = (10, 30, 100, 300)  # of the simulated galleries; those that the data has places for
+LEAST_PLACES = 12
+FIT_PLACES, FIT_QUERIES_PER_PLACE = 300, 6
+BINS = 15
+HUB_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+HUB_TOP = 10  # N_10: how often a picture is among a query's ten first
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a model's scores into probabilities.
+
+    slope, offset: of the logarithm of a score's likelihood ratio; prior_elsewhere: share of queries taken to ask for a
+    place that is not in the gallery; hub_weight: how much of `hub_query`, the mean training query, is taken from a
+    query, 0 where that does not raise recall; weights_sha256: of the model, None where it is not known; figures: how
+    it was fitted and what it reached on places left out of the fit.
+    """
+
+    slope: float
+    offset: float
+    prior_elsewhere: float
+    hub_weight: float
+    hub_query: np.ndarray  # (E * D,) float32
+    weights_sha256: str | None
+    figures: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """As an index and a model's directory keep it."""
+        packed = base64.b64encode(np.asarray(self.hub_query, dtype="<f2").tobytes()).decode("ascii")
+        return {**asdict(self), "hub_query": packed}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Calibration:
+        """From what `as_json` gave; GalleryError for anything else."""
+        try:
+            query = np.frombuffer(base64.b64decode(content["hub_query"], validate=True), dtype="<f2").astype(
+                np.float32
+            )
+            figures = {name: float(content[name]) for name in ("slope", "offset", "prior_elsewhere", "hub_weight")}
+            known = {"weights_sha256": content["weights_sha256"], "figures": dict(content["figures"])}
+        except (KeyError, TypeError, ValueError) as error:
+            raise GalleryError(f"no calibration, or one of another version ({error}); fit it anew") from error
+        if not (
+            np.isfinite([*figures.values()]).all() and figures["slope"] > 0 and 0 <= figures["prior_elsewhere"] < 1
+        ):
+            raise GalleryError("a calibration needs finite figures, slope > 0, 0 <= prior_elsewhere < 1; fit it anew")
+        return cls(**figures, hub_query=query, **known)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Calibration:
+        """From a file that holds `as_json`; GalleryError where it cannot be read."""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise GalleryError(f"{path}: cannot be read as a calibration ({error}); name another file") from error
+        if not isinstance(content, dict):
+            raise GalleryError(f"{path}: holds no calibration; name another file")
+        return cls.from_json(content)
+
+    def correct(self, query: np.ndarray) -> np.ndarray:
+        """Queries `(..., E * D)` less the mean training query's share: each picture's score falls by `hub_weight`
+        times its mean score with training queries, which is large for hubs, pictures near every query."""
+        return query - self.hub_weight * self.hub_query if self.hub_weight else query
+
+    def probabilities(
+        self, scores: np.ndarray, places_searched: int, prior: float | None = None
+    ) -> tuple[np.ndarray, float]:
+        """See `ranking.place_probabilities`."""
+        return place_probabilities(scores, asdict(self), places_searched, prior)
+
+
+def fit_calibration(
+    model: PeMoEModel,
+    processor: PeMoEProcessor,
+    rows: datasets.Dataset,
+    weights_sha256: str | None = None,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> Calibration:
+    """Fit on training rows: their refined captions where they have some, else their captions.
+
+    At most 300 places and six queries of each are asked, drawn by seed.
+
+    Raises:
+        GalleryError: queries of fewer than twelve places.
+    """
+    rows = training_queries(rows, seed)
+    if len(set(rows["place_id"])) < LEAST_PLACES:
+        raise GalleryError(f"calibration: captions of fewer than {LEAST_PLACES} places; use more, or none")
+    return fit_embedded(embed_split(model, processor, rows, show_progress=show_progress), weights_sha256, seed)
+
+
+def training_queries(rows: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
+    """Rows of at most 300 places with captions, whole places, each row with at most one caption to ask."""
+    rng = np.random.default_rng((seed, len(rows)))
+    texts = rows.select_columns(["refined_captions", "captions", "place_id"])[:]
+    captions = [list(fine or raw) for fine, raw in zip(texts["refined_captions"], texts["captions"], strict=True)]
+    places = np.asarray(texts["place_id"], dtype=str)
+    asked = np.unique(places[[bool(one) for one in captions]]) if len(places) else places
+    chosen = np.flatnonzero(np.isin(places, rng.permutation(asked)[:FIT_PLACES]))
+    left = dict.fromkeys(places[chosen].tolist(), FIT_QUERIES_PER_PLACE)
+    queries: list[list[str]] = [[] for _ in chosen]
+    for number in rng.permutation(len(chosen)):
+        own, place = captions[chosen[number]], places[chosen[number]]
+        if own and left[place]:
+            queries[number], left[place] = [own[int(rng.integers(len(own)))]], left[place] - 1
+    kept = rows.select(chosen).remove_columns("captions")
+    return kept.add_column("captions", queries, feature=datasets.List(datasets.Value("string")))
+
+
+def fit_embedded(split: EmbeddedSplit, weights_sha256: str | None = None, seed: int = 0) -> Calibration:
+    """Fit on queries and pictures that are vectors already."""
+    hub_query = split.query.mean(0)
+    weight, hubs = choose_hub_weight(split, hub_query, seed)
+    query = split.query - weight * hub_query
+    scores, own = place_scores(replace(split, query=query))
+    figures = fit_figures(scores, own, seed)
+    measured = {"queries": len(own), "places": scores.shape[1], "left_out": _cross_check(scores, own, seed)}
+    return Calibration(
+        *figures, PRIOR_ELSEWHERE, weight, hub_query, weights_sha256, {**measured, "hubness": hubs, "seed": seed}
+    )
+
+
+def place_scores(split: EmbeddedSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's score with each place's best picture, `(Q, P)`, and the number of its own place, `(Q,)`."""
+    order = np.argsort(split.place_id, kind="stable")
+    names, starts = np.unique(split.place_id[order], return_index=True)
+    scores = np.maximum.reduceat(split.query @ split.gallery[order].T, starts, axis=1)
+    return scores.astype(np.float64), np.searchsorted(names, split.query_place_id)
+
+
+def fit_figures(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """`slope` and `offset` by maximum likelihood over simulated galleries.
+
+    Args:
+        scores: `(Q, P)` of `place_scores`; own: `(Q,)`, numbers of the right places.
+
+    Returns:
+        The figures at which the right answer, the own place or elsewhere, is likeliest, the queries whose own place
+        is taken out weighing `PRIOR_ELSEWHERE`.
+    """
+    drawn = list(simulate_galleries(scores, own, seed))
+    spread = float(scores.std()) or 1.0
+
+    def loss(figures: np.ndarray) -> float:
+        total = 0.0
+        for kept, out in drawn:
+            none = np.log(kept.shape[1]) + np.log(PRIOR_ELSEWHERE) - np.log1p(-PRIOR_ELSEWHERE)
+            right, other = (np.exp(figures[0]) / spread * one + figures[1] for one in (kept, out))
+            found = np.logaddexp(logsumexp(right, axis=1), none) - right[:, 0]
+            absent = np.logaddexp(logsumexp(other, axis=1), none) - none
+            total += (1 - PRIOR_ELSEWHERE) * found.mean() + PRIOR_ELSEWHERE * absent.mean()
+        return total / len(drawn)
+
+    best = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"maxiter": 400}).x
+    return float(np.exp(best[0]) / spread), float(best[1])
+
+
+def simulate_galleries(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> Any:
+    """For each size of `GALLERY_PLACES` that the P places allow: `(Q, size)` scores with places drawn for each query,
+    the first of them its own, and the same with another one in its stead."""
+    rng = np.random.default_rng((seed, *scores.shape))
+    queries = np.arange(len(own))
+    for size in sorted({min(size, scores.shape[1] - 1) for size in GALLERY_PLACES}):
+        keys = rng.random(scores.shape)
+        keys[queries, own] = 2.0  # the own place comes last, and so is never drawn
+        out = np.take_along_axis(scores, np.argpartition(keys, size - 1, axis=1)[:, :size], axis=1)
+        kept = out.copy()
+        kept[:, 0] = scores[queries, own]
+        yield kept, out
+
+
+def _cross_check(scores: np.ndarray, own: np.ndarray, seed: int) -> list[dict[str, float]]:
+    """Fitted on one half of the places, measured on the other, both ways; a line for each size of gallery."""
+    places = scores.shape[1]
+    half = np.random.default_rng((seed, places, 2)).permutation(places) < places // 2
+    parts: dict[int, list[tuple[np.ndarray, ...]]] = {}
+    for side in (half, ~half):
+        fitted = fit_figures(*_only(scores, own, side), seed)
+        figures = dict(zip(("slope", "offset"), fitted, strict=True)) | {"prior_elsewhere": PRIOR_ELSEWHERE}
+        for kept, out in simulate_galleries(*_only(scores, own, ~side), seed):
+            parts.setdefault(kept.shape[1], []).append(judge(kept, out, figures))
+    lines = []
+    for size, sides in sorted(parts.items()):
+        first, right, here, gone = (np.concatenate(column) for column in zip(*sides, strict=True))
+        error, area = expected_calibration_error(first, right), area_under_roc(gone, here)
+        lines.append({"places": size, "recall_at_1": float(right.mean()), "ece": error, "auc_elsewhere": area})
+    return lines
+
+
+def _only(scores: np.ndarray, own: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The queries of some places among these places."""
+    numbers = np.cumsum(places) - 1
+    asked = places[own]
+    return scores[np.ix_(asked, places)], numbers[own[asked]]
+
+
+def judge(kept: np.ndarray, out: np.ndarray, figures: Mapping[str, float]) -> tuple[np.ndarray, ...]:
+    """Of galleries of `simulate_galleries`: the first place's probability and whether it is right, with the own place
+    there; the probability of elsewhere with it there and with it taken out; `(Q,)` each."""
+    first, right, here, gone = (np.zeros(len(kept)) for _ in range(4))
+    for number, (with_own, without) in enumerate(zip(kept, out, strict=True)):
+        order = np.argsort(-with_own, kind="stable")
+        places, here[number] = place_probabilities(with_own[order], figures, len(order))
+        first[number], right[number] = places[0], order[0] == 0
+        gone[number] = place_probabilities(np.sort(without)[::-1], figures, len(without))[1]
+    return first, right, here, gone
+
+
+def choose_hub_weight(split: EmbeddedSplit, hub_query: np.ndarray, seed: int) -> tuple[float, dict[str, Any]]:
+    """How much of the mean training query to take off, 0 unless that surely raises recall at 1 (95 %, bootstrap over
+    places), with the figures of hubness.
+
+    `skewness` is that of N_10, how often each picture is among the ten first (Radovanovic et al., 2010).
+    """
+    own = place_scores(split)[1]
+    hits = {0.0: _first_hits(split, own)}
+    hits |= {
+        weight: _first_hits(replace(split, query=split.query - weight * hub_query), own) for weight in HUB_WEIGHTS
+    }
+    best = max(hits, key=lambda weight: (hits[weight].mean(), -weight))
+    sums = np.bincount(own, hits[best] - hits[0.0])
+    drawn = np.random.default_rng((seed, 3)).choice(sums, (1000, len(sums))).sum(1) / len(own)
+    low, high = (float(value) for value in np.quantile(drawn, (0.025, 0.975)))
+    _, found = search(split.query, split.gallery, min(HUB_TOP, len(split.gallery)))
+    counts = np.bincount(found.ravel(), minlength=len(split.gallery))
+    figures = {
+        "skewness": float(skew(counts)) if counts.std() else 0.0,
+        "recall_at_1": float(hits[0.0].mean()),
+        "best_weight": best,
+        "gain": float(hits[best].mean() - hits[0.0].mean()),
+        "gain_interval": [low, high],
+    }
+    return (best if low > 0 else 0.0), figures
+
+
+def _first_hits(split: EmbeddedSplit, own: np.ndarray) -> np.ndarray:
+    return (place_scores(split)[0].argmax(1) == own).astype(float)
+
+
+def expected_calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
+    """sum_b n_b / n |mean probability - share right| over bins of equal width (Guo et al., 2017).
+
+    Args:
+        probability: `(n,)`, n >= 1; right: `(n,)` bool or 0 and 1.
+
+    Example:
+        >>> expected_calibration_error(np.array([0.9, 0.9]), np.array([1, 0]))
+        0.4
+    """
+    return sum(
+        line["share"] * abs(line["probability"] - line["right"]) for line in reliability(probability, right, bins)
+    )
+
+
+def reliability(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
+    """For each bin of equal width that holds something: its mean probability, the share right, its share of all."""
+    number = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
+    right = np.asarray(right, dtype=float)
+    lines = []
+    for one in np.unique(number):
+        chosen = number == one
+        means = float(probability[chosen].mean()), float(right[chosen].mean()), float(chosen.mean())
+        lines.append(dict(zip(("probability", "right", "share"), means, strict=True)))
+    return lines
+
+
+def area_under_roc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The chance that a positive's value is above a negative's, ties half: `(n,)` and `(m,)`, neither empty.
+
+    Example:
+        >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+        0.875
+    """
+    ranks = rankdata(np.concatenate([positive, negative]))
+    n, m = len(positive), len(negative)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
