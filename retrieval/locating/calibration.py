@@ -1,15 +1,15 @@
 """Scores to probabilities: two figures fitted on training queries, that hold for a gallery of any size.
 
 The form is `ranking.place_probabilities`; what is fitted is the likelihood ratio of a score, of the right place against
-another one, over simulated galleries of several sizes with the right place kept and taken out.
+another, over simulated galleries of several sizes with the right place kept and taken out.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata, skew
 
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
+from pemoe.retrieval.embedding import embed_split
+from pemoe.retrieval.feature_cache import ImageStates
+from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.index.records import VECTOR, to_vectors
 from pemoe.retrieval.locating.ranking import place_probabilities
 from pemoe.retrieval.scoring import search
 
@@ -31,7 +34,7 @@ GALLERY_PLACES = (10, 30, 100, 300)  # of the simulated galleries; those that th
 LEAST_PLACES = 12
 FIT_PLACES, FIT_QUERIES_PER_PLACE = 300, 6
 BINS = 15
-HUB_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+HUB_WEIGHTS = (0.25, 0.5, 1.0)
 HUB_TOP = 10  # N_10: how often a picture is among a query's ten first
 
 
@@ -104,28 +107,58 @@ def fit_calibration(
     rows: datasets.Dataset,
     weights_sha256: str | None = None,
     seed: int = 0,
+    image_states: ImageStates | None = None,
     show_progress: bool = False,
 ) -> Calibration:
     """Fit on training rows: their refined captions where they have some, else their captions.
 
-    At most 300 places and six queries of each are asked, drawn by seed.
+    At most 300 places and six queries of each are asked, drawn by seed; `image_states`, of all rows, save the image
+    trunk's run.
 
     Raises:
         GalleryError: queries of fewer than twelve places.
     """
-    rows = training_queries(rows, seed)
-    if len(set(rows["place_id"])) < LEAST_PLACES:
-        raise GalleryError(f"calibration: captions of fewer than {LEAST_PLACES} places; use more, or none")
-    return fit_embedded(embed_split(model, processor, rows, show_progress=show_progress), weights_sha256, seed)
+    chosen, asked = training_queries(rows, seed)
+    states = None if image_states is None else image_states[chosen.tolist()]
+    split = embed_split(model, processor, asked, show_progress=show_progress, image_states=states)
+    return fit_vectors(split.query, split.query_place_id, split.gallery, split.place_id, weights_sha256, seed)
 
 
-def training_queries(rows: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
-    """Rows of at most 300 places with captions, whole places, each row with at most one caption to ask."""
+def fit_on_index(
+    index: GalleryIndex, model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset, seed: int = 0
+) -> Calibration:
+    """As `fit_calibration`, with the vectors that an index holds of the rows' pictures.
+
+    Raises:
+        GalleryError: queries of fewer than twelve places, or a picture that is not in the index.
+    """
+    _, asked = training_queries(rows, seed)
+    ids = asked["image_id"][:]
+    held = index.read(["image_id", VECTOR], Filter(image_ids=tuple(ids)))
+    number = {one: place for place, one in enumerate(held["image_id"].to_pylist())}
+    if missing := next((one for one in ids if one not in number), None):
+        raise GalleryError(f"calibration: the index does not hold {missing}; build it with --split all")
+    gallery = to_vectors(held[VECTOR])[[number[one] for one in ids]].astype(np.float32)
+    captions, place_id = asked["captions"][:], np.asarray(asked["place_id"][:], dtype=str)
+    query = model.encode_text([text for row in captions for text in row], processor)
+    query_place = np.repeat(place_id, [len(row) for row in captions])
+    return fit_vectors(query, query_place, gallery, place_id, index.model.weights_sha256, seed)
+
+
+def training_queries(rows: datasets.Dataset, seed: int = 0) -> tuple[np.ndarray, datasets.Dataset]:
+    """Rows of at most 300 places with captions, whole places, with at most one caption in each row and six in each
+    place; their numbers in `rows` first.
+
+    Raises:
+        GalleryError: captions of fewer than twelve places.
+    """
     rng = np.random.default_rng((seed, len(rows)))
-    texts = rows.select_columns(["refined_captions", "captions", "place_id"])[:]
-    captions = [list(fine or raw) for fine, raw in zip(texts["refined_captions"], texts["captions"], strict=True)]
-    places = np.asarray(texts["place_id"], dtype=str)
+    pairs = zip(rows["refined_captions"][:], rows["captions"][:], strict=True)
+    captions = [list(refined or given) for refined, given in pairs]
+    places = np.asarray(rows["place_id"][:], dtype=str)
     asked = np.unique(places[[bool(one) for one in captions]]) if len(places) else places
+    if len(asked) < LEAST_PLACES:
+        raise GalleryError(f"calibration: {len(asked)} places have captions; it takes {LEAST_PLACES}")
     chosen = np.flatnonzero(np.isin(places, rng.permutation(asked)[:FIT_PLACES]))
     left = dict.fromkeys(places[chosen].tolist(), FIT_QUERIES_PER_PLACE)
     queries: list[list[str]] = [[] for _ in chosen]
@@ -134,28 +167,40 @@ def training_queries(rows: datasets.Dataset, seed: int = 0) -> datasets.Dataset:
         if own and left[place]:
             queries[number], left[place] = [own[int(rng.integers(len(own)))]], left[place] - 1
     kept = rows.select(chosen).remove_columns("captions")
-    return kept.add_column("captions", queries, feature=datasets.List(datasets.Value("string")))
+    return chosen, kept.add_column("captions", queries, feature=rows.features["captions"])
 
 
-def fit_embedded(split: EmbeddedSplit, weights_sha256: str | None = None, seed: int = 0) -> Calibration:
-    """Fit on queries and pictures that are vectors already."""
-    hub_query = split.query.mean(0)
-    weight, hubs = choose_hub_weight(split, hub_query, seed)
-    query = split.query - weight * hub_query
-    scores, own = place_scores(replace(split, query=query))
-    figures = fit_figures(scores, own, seed)
-    measured = {"queries": len(own), "places": scores.shape[1], "left_out": _cross_check(scores, own, seed)}
-    return Calibration(
-        *figures, PRIOR_ELSEWHERE, weight, hub_query, weights_sha256, {**measured, "hubness": hubs, "seed": seed}
-    )
+def fit_vectors(
+    query: np.ndarray,
+    query_place: np.ndarray,
+    gallery: np.ndarray,
+    place_id: np.ndarray,
+    weights_sha256: str | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Fit on queries `(Q, E * D)` with their places `(Q,)` and pictures `(G, E * D)` with theirs `(G,)`."""
+    hub_query = query.mean(0)
+    weight, hubs = choose_hub_weight(query, query_place, gallery, place_id, seed)
+    scores, own = place_scores(query - weight * hub_query, query_place, gallery, place_id)
+    slope, offset = fit_figures(scores, own, seed)
+    measured = {
+        "queries": len(own),
+        "places": scores.shape[1],
+        "seed": seed,
+        "left_out": _cross_check(scores, own, seed),
+        "hubness": hubs,
+    }
+    return Calibration(slope, offset, PRIOR_ELSEWHERE, weight, hub_query, weights_sha256, measured)
 
 
-def place_scores(split: EmbeddedSplit) -> tuple[np.ndarray, np.ndarray]:
+def place_scores(
+    query: np.ndarray, query_place: np.ndarray, gallery: np.ndarray, place_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Each query's score with each place's best picture, `(Q, P)`, and the number of its own place, `(Q,)`."""
-    order = np.argsort(split.place_id, kind="stable")
-    names, starts = np.unique(split.place_id[order], return_index=True)
-    scores = np.maximum.reduceat(split.query @ split.gallery[order].T, starts, axis=1)
-    return scores.astype(np.float64), np.searchsorted(names, split.query_place_id)
+    order = np.argsort(place_id, kind="stable")
+    names, starts = np.unique(place_id[order], return_index=True)
+    scores = np.maximum.reduceat(query @ gallery[order].T, starts, axis=1)
+    return scores.astype(np.float64), np.searchsorted(names, query_place)
 
 
 def fit_figures(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -185,7 +230,7 @@ def fit_figures(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> tuple[flo
     return float(np.exp(best[0]) / spread), float(best[1])
 
 
-def simulate_galleries(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> Any:
+def simulate_galleries(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each size of `GALLERY_PLACES` that the P places allow: `(Q, size)` scores with places drawn for each query,
     the first of them its own, and the same with another one in its stead."""
     rng = np.random.default_rng((seed, *scores.shape))
@@ -236,35 +281,32 @@ def judge(kept: np.ndarray, out: np.ndarray, figures: Mapping[str, float]) -> tu
     return first, right, here, gone
 
 
-def choose_hub_weight(split: EmbeddedSplit, hub_query: np.ndarray, seed: int) -> tuple[float, dict[str, Any]]:
-    """How much of the mean training query to take off, 0 unless that surely raises recall at 1 (95 %, bootstrap over
-    places), with the figures of hubness.
+def choose_hub_weight(
+    query: np.ndarray, query_place: np.ndarray, gallery: np.ndarray, place_id: np.ndarray, seed: int = 0
+) -> tuple[float, dict[str, Any]]:
+    """How much of the mean query to take off, 0 unless that surely raises recall at 1 (95 %, bootstrap over places),
+    with the figures of hubness.
 
     `skewness` is that of N_10, how often each picture is among the ten first (Radovanovic et al., 2010).
     """
-    own = place_scores(split)[1]
-    hits = {0.0: _first_hits(split, own)}
-    hits |= {
-        weight: _first_hits(replace(split, query=split.query - weight * hub_query), own) for weight in HUB_WEIGHTS
-    }
+    hits = {}
+    for weight in (0.0, *HUB_WEIGHTS):
+        scores, own = place_scores(query - weight * query.mean(0), query_place, gallery, place_id)
+        hits[weight] = (scores.argmax(1) == own).astype(float)
     best = max(hits, key=lambda weight: (hits[weight].mean(), -weight))
-    sums = np.bincount(own, hits[best] - hits[0.0])
-    drawn = np.random.default_rng((seed, 3)).choice(sums, (1000, len(sums))).sum(1) / len(own)
+    gains = np.bincount(own, hits[best] - hits[0.0])
+    drawn = np.random.default_rng((seed, 3)).choice(gains, (1000, len(gains))).sum(1) / len(own)
     low, high = (float(value) for value in np.quantile(drawn, (0.025, 0.975)))
-    _, found = search(split.query, split.gallery, min(HUB_TOP, len(split.gallery)))
-    counts = np.bincount(found.ravel(), minlength=len(split.gallery))
+    _, found = search(query, gallery, min(HUB_TOP, len(gallery)))
+    counts = np.bincount(found.ravel(), minlength=len(gallery))
     figures = {
         "skewness": float(skew(counts)) if counts.std() else 0.0,
         "recall_at_1": float(hits[0.0].mean()),
         "best_weight": best,
-        "gain": float(hits[best].mean() - hits[0.0].mean()),
+        "gain": float(gains.sum() / len(own)),
         "gain_interval": [low, high],
     }
     return (best if low > 0 else 0.0), figures
-
-
-def _first_hits(split: EmbeddedSplit, own: np.ndarray) -> np.ndarray:
-    return (place_scores(split)[0].argmax(1) == own).astype(float)
 
 
 def expected_calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = BINS) -> float:
