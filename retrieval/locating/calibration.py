@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,13 @@ import numpy as np
 
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.locating.ranking import place_probabilities
+from pemoe.retrieval.locating.results import FOUND, NOT_HERE, LocateResult
 
 FILE = "calibration.json"  # in a model's directory
+NOT_HERE_FROM = 0.5  # probability of elsewhere at which the verdict is that the place is not in the gallery
+_TEXTS_ALONE = (
+    "probabilities are calibrated for texts; where a picture is asked with, or all is negated, there are none"
+)
 
 
 @dataclass(frozen=True)
@@ -78,3 +83,25 @@ class Calibration:
     ) -> tuple[np.ndarray, float]:
         """See `ranking.place_probabilities`."""
         return place_probabilities(scores, asdict(self), places_searched, prior)
+
+
+def give_probabilities(
+    answer: LocateResult, scores: np.ndarray, calibration: Calibration | None, places_searched: int, is_text: bool
+) -> LocateResult:
+    """An answer with the probability of each place, of elsewhere, and the verdict that follows.
+
+    Args:
+        answer: whose places are the first ones of `scores`, in their order.
+        scores: `(P,)`, falling, of all places that are known.
+        calibration: None leaves the answer as it is.
+        places_searched: how many places passed the filters.
+        is_text: whether it was asked with words that say what the place has; else a note says why nothing is given.
+    """
+    if calibration is None:
+        return answer
+    if not is_text:
+        return replace(answer, notes=(*answer.notes, _TEXTS_ALONE))
+    odds, elsewhere = calibration.probabilities(scores, places_searched)
+    places = tuple(replace(place, probability=float(value)) for place, value in zip(answer.places, odds, strict=False))
+    verdict = NOT_HERE if elsewhere >= NOT_HERE_FROM else FOUND
+    return replace(answer, places=places, probability_elsewhere=elsewhere, verdict=verdict)

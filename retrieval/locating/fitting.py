@@ -16,9 +16,7 @@ from scipy.stats import rankdata, skew
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.retrieval.embedding import embed_split
 from pemoe.retrieval.feature_cache import ImageStates
-from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
-from pemoe.retrieval.index.records import VECTOR, to_vectors
 from pemoe.retrieval.locating.calibration import Calibration
 from pemoe.retrieval.locating.ranking import place_probabilities
 from pemoe.retrieval.scoring import search
@@ -53,27 +51,6 @@ def fit_calibration(
     states = None if image_states is None else image_states[chosen.tolist()]
     split = embed_split(model, processor, asked, show_progress=show_progress, image_states=states)
     return fit_vectors(split.query, split.query_place_id, split.gallery, split.place_id, weights_sha256, seed)
-
-
-def fit_on_index(
-    index: GalleryIndex, model: PeMoEModel, processor: PeMoEProcessor, rows: datasets.Dataset, seed: int = 0
-) -> Calibration:
-    """As `fit_calibration`, with the vectors that an index holds of the rows' pictures.
-
-    Raises:
-        GalleryError: queries of fewer than twelve places, or a picture that is not in the index.
-    """
-    _, asked = training_queries(rows, seed)
-    ids = asked["image_id"][:]
-    held = index.read(["image_id", VECTOR], Filter(image_ids=tuple(ids)))
-    number = {one: place for place, one in enumerate(held["image_id"].to_pylist())}
-    if missing := next((one for one in ids if one not in number), None):
-        raise GalleryError(f"calibration: the index does not hold {missing}; build it with --split all")
-    gallery = to_vectors(held[VECTOR])[[number[one] for one in ids]].astype(np.float32)
-    captions, place_id = asked["captions"][:], np.asarray(asked["place_id"][:], dtype=str)
-    query = model.encode_text([text for row in captions for text in row], processor)
-    query_place = np.repeat(place_id, [len(row) for row in captions])
-    return fit_vectors(query, query_place, gallery, place_id, index.model.weights_sha256, seed)
 
 
 def training_queries(rows: datasets.Dataset, seed: int = 0) -> tuple[np.ndarray, datasets.Dataset]:

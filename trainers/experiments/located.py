@@ -13,7 +13,7 @@ from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.ingest import ingest
 from pemoe.retrieval.index.pictures import read_pictures
 from pemoe.retrieval.locating import Locator
-from pemoe.retrieval.locating.calibrated_index import write_calibration
+from pemoe.retrieval.locating.calibrated_index import set_calibration, write_calibration
 from pemoe.retrieval.locating.calibration import Calibration
 from pemoe.retrieval.locating.fitting import fit_calibration
 from pemoe.trainers.experiments.table1 import Table1
@@ -45,7 +45,7 @@ def index_and_locate(
     pictures = read_pictures(recipe.data.root or recipe.data.source, "test", **recipe.data.options)
     ingest(index, pictures, model, processor)
     calibration = _calibrate(checkpoint, model, processor, table, identity)
-    index.set_calibration(calibration and calibration.as_json())
+    set_calibration(index, calibration)
     locator = Locator(index, model, processor)
     answers = [locator.locate(query) for query in queries]
     surest = max(answers, key=lambda one: (one.places[0].probability or 0.0, one.places[0].score))
