@@ -48,6 +48,10 @@ def build(  # noqa: PLR0913 - options of a command
     prefix: Prefix = "",
     workers: Workers = 1,
     skip_broken: SkipBroken = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="A calibration.json, data with training captions, or none. Default: the model's."),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -60,6 +64,7 @@ def build(  # noqa: PLR0913 - options of a command
     from pemoe.retrieval.index.identity import ModelIdentity
     from pemoe.retrieval.index.ingest import check_target, ingest, open_target
     from pemoe.retrieval.index.pictures import read_pictures
+    from pemoe.retrieval.locating.calibrated_index import choose_calibration, set_calibration
 
     started_s = time.monotonic()
     quiet_transformers()
@@ -70,7 +75,11 @@ def build(  # noqa: PLR0913 - options of a command
     }  # fmt: skip
     pictures = read_pictures(data, show_progress=True, **source)
     loaded, processor = load_checkpoint(model)
-    with open_target(output, ModelIdentity.of(model, loaded), resume, overwrite) as index:
+    identity = ModelIdentity.of(model, loaded)
+    chosen, line = choose_calibration(calibration, model, loaded, processor, identity.weights_sha256)
+    note(line)
+    with open_target(output, identity, resume, overwrite) as index:
+        set_calibration(index, chosen)
         counts = ingest(
             index, pictures, loaded, processor, show_progress=True,
             skip_broken=skip_broken, workers=workers, checkpoint=model,
@@ -172,7 +181,7 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
         typer.echo("taken {} to {}".format(*facts["captured"]))
     model = facts["model"]
     typer.echo(f"model {model['repo']} ({', '.join(model['platforms'])}; weights {model['weights_sha256']})")
-    typer.echo("calibrated" if facts["calibration"] else "not calibrated: places come without probabilities")
+    typer.echo(_describe_calibration(facts["calibration"]))
     if facts["size_mb"] is not None:
         typer.echo(f"{facts['size_mb']:,.1f} MB")
 
@@ -213,3 +222,12 @@ def _report(uri: str, pictures: Pictures, counts: IngestCounts, started_s: float
         note(line)
     done = f"{counts.written} encoded, {counts.unchanged} unchanged, {counts.updated} of these with other facts"
     typer.echo(f"{facts['pictures']:,} pictures of {facts['places']:,} places ({done}). {uri}")
+
+
+def _describe_calibration(calibration: dict[str, Any] | None) -> str:
+    if calibration is None:
+        return "not calibrated: places come without probabilities"
+    figures = calibration["figures"]
+    errors = ", ".join(f"{line['ece']:.3f} among {line['places']} places" for line in figures["left_out"])
+    fitted = f"calibrated on {figures['queries']} queries of {figures['places']} training places"
+    return f"{fitted}; expected calibration error on places left out: {errors}"
