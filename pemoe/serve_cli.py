@@ -73,8 +73,8 @@ def serve(  # noqa: PLR0913 - options of a command
     logging.getLogger("pemoe.requests").setLevel(logging.INFO if log_requests else logging.CRITICAL)
     name, at = bound.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
-    note(f"pemoe: {locator.index.count():,} pictures at http://{shown}:{at}")
-    run_server(app, bound, behind_proxy)
+    ready = f"pemoe: {locator.index.count():,} pictures at http://{shown}:{at}"
+    run_server(app, bound, behind_proxy, lambda: note(ready))
 
 
 def _read_token(path: Path | None, no_token: bool) -> str | None:

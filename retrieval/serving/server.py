@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -44,13 +45,16 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run_server(app: FastAPI, bound: socket.socket, behind_proxy: bool = False) -> None:
+def run_server(
+    app: FastAPI, bound: socket.socket, behind_proxy: bool = False, on_ready: Callable[[], None] = lambda: None
+) -> None:
     """Answer requests until SIGTERM or SIGINT; a second one ends the process at once.
 
     Args:
         app: of `build_app`.
         bound: of `bind`.
         behind_proxy: whether a proxy on this machine may name the client in X-Forwarded-For.
+        on_ready: called when the first request can come.
     """
     _allow_files(CONNECTIONS + SPARE_FILES)
     config = uvicorn.Config(
@@ -68,14 +72,21 @@ def run_server(app: FastAPI, bound: socket.socket, behind_proxy: bool = False) -
         timeout_graceful_shutdown=2,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
-    _Server(config).run(sockets=[bound])
+    _Server(config, on_ready).run(sockets=[bound])
     app.state.service.queue.close()
 
 
 class _Server(uvicorn.Server):
     """Told to stop, it refuses what comes and finishes what it has, within `stop_s`."""
 
-    _deadline_s: float | None = None
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._deadline_s: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = self.config.app.state.service
