@@ -11,7 +11,7 @@ from pemoe.common.errors import one_line
 from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 from pemoe.retrieval.serving.limits import Limits, RequestError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: what some phones write as .jpg
+FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 def decode_picture(data: bytes, limits: Limits) -> Image.Image:

@@ -34,14 +34,20 @@ _DIGITS = 20  # of a whole number
 _SHOWN = 60  # characters of a client's own words in an answer
 
 
-def _check_iso(value: object) -> object:
-    if not (isinstance(value, str) and _ISO.fullmatch(value)):
-        raise ValueError("write a time as 2024-05-31 or 2024-05-31T12:00:00Z")
-    return value
+def _iso(of_day: str) -> BeforeValidator:
+    """Text alone, and no number of seconds; a day without a time stands for its beginning or its end."""
+
+    def complete(value: object) -> str:
+        if not (isinstance(value, str) and _ISO.fullmatch(value)):
+            raise ValueError("write a time as 2024-05-31 or 2024-05-31T12:00:00Z")
+        return value if len(value) > len("2024-05-31") else f"{value}T{of_day}"
+
+    return BeforeValidator(complete)
 
 
 Degrees = Annotated[float, Field(allow_inf_nan=False)]
-Moment = Annotated[datetime, Field(strict=False), BeforeValidator(_check_iso)] | None
+Since = Annotated[datetime, Field(strict=False), _iso("00:00:00")] | None
+Until = Annotated[datetime, Field(strict=False), _iso("23:59:59.999999")] | None
 Ids = Annotated[list[str], Field(max_length=1000)]
 Sentences = str | list[str]
 
@@ -57,8 +63,8 @@ class Parameters(BaseModel):
     radius_km: Degrees | None = Field(None, gt=0, description="around near")
     box: list[Degrees] | None = Field(None, min_length=4, max_length=4, description="south, west, north, east")
     area: dict[str, Any] | None = Field(None, description="GeoJSON Polygon or MultiPolygon")
-    since: Moment = Field(None, description="pictures taken at this time or later")
-    until: Moment = Field(None, description="pictures taken at this time or earlier")
+    since: Since = Field(None, description="pictures taken at this time or later")
+    until: Until = Field(None, description="pictures taken at this time or earlier")
     image_ids: Ids = Field([], description="these pictures alone")
     place_ids: Ids = Field([], description="pictures of these places alone")
     refine: Sentences = Field([], description="further sentences, as: not the one with the fountain")

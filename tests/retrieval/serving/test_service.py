@@ -1,5 +1,5 @@
-"""Invariant: whatever a client sends, it gets JSON: the places that `Locator.locate` finds, or one line with a 4xx; and
-the next request is answered."""
+"""Invariant: whatever a client sends, it gets JSON: the places that `Locator.locate` finds, or one line with a 4xx;
+and the next request is answered."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.locating import Locator
 from pemoe.retrieval.serving.app import build_app
 from pemoe.retrieval.serving.limits import Limits
+from pemoe.retrieval.serving.requests import Parameters
 
 LIMITS = Limits(text_characters=200, sentences=3, queries=3, places=10, image_mb=0.1, image_px=1_000_000)
 JSON = {"content-type": "application/json"}
@@ -80,6 +82,13 @@ def test_a_list_is_a_batch_and_several_sentences_are_one_query(client: TestClien
     assert batch[0] == client.post("/", json={"inputs": "red roof"}).json()
     refined = client.post("/", json={"inputs": "blue wall", "parameters": {"refine": "door"}}).json()
     assert refined == batch[1]
+
+
+def test_a_day_alone_is_the_whole_day() -> None:
+    parameters = Parameters(since="2024-05-31", until="2024-05-31")
+    assert parameters.since == datetime(2024, 5, 31)
+    assert parameters.until == datetime(2024, 5, 31, 23, 59, 59, 999999)
+    assert Parameters(until="2024-05-31T12:00:00Z").until == datetime(2024, 5, 31, 12, tzinfo=timezone.utc)
 
 
 NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "9" * 5000)
