@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from tiny_data import build_processor, build_split
@@ -52,6 +54,7 @@ class Server:
 
     process: subprocess.Popen
     port: int
+    log: Path
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Status and JSON (or text) of one request."""
@@ -76,16 +79,15 @@ def serving(index: str, *options: str, **env: str) -> Iterator[Server]:
     """`pemoe serve` on a free port, once it answers; killed at the end where it still runs."""
     command = [sys.executable, "-m", "pemoe", "serve", "--index", index, "--port", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **env}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    try:
-        said = ""
-        while not (started := START.search(said)):
-            line = process.stderr.readline()
-            assert line, f"pemoe serve ended: {said}"
-            said += line
-        yield Server(process, int(started[1]))
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
+    with NamedTemporaryFile("w", suffix=".log") as file:  # a pipe that nobody reads would stop the service
+        log = Path(file.name)
+        process = subprocess.Popen(command, stderr=file, env=environment)
+        try:
+            while not (started := START.search(log.read_text())):
+                assert process.poll() is None, f"pemoe serve ended: {log.read_text()}"
+                time.sleep(0.05)
+            yield Server(process, int(started[1]), log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
