@@ -27,15 +27,14 @@ MAX_TILES = 64
 Box = tuple[float, float, float, float]  # south, west, north, east in degrees; west > east crosses the antimeridian
 
 STYLE = """
-.pemoe-map { --sea: #dfe8ef; --plain: #eef1ec; --land: #f7f5ee; --grid: #7b8a9455; --ink: #24313b; --pin: #b3352b;
-  --first: #8f1d16; --box: #1d5fa8; display: block; width: 100%; height: auto; color: var(--ink); border-radius: 8px;
-  touch-action: manipulation; }
-@media (prefers-color-scheme: dark) { .pemoe-map { --sea: #16212b; --plain: #1d2429; --land: #2d3740;
-  --grid: #a9b8c455; --ink: #dbe4ea; --pin: #d8574c; --first: #f0796d; --box: #7ab5f5; } }
+.pemoe-map { --sea: light-dark(#dfe8ef, #16212b); --plain: light-dark(#eef1ec, #1d2429);
+  --land: light-dark(#f7f5ee, #2d3740); --grid: light-dark(#7b8a9455, #a9b8c455); --ink: light-dark(#24313b, #dbe4ea);
+  --pin: light-dark(#b3352b, #c9483d); --first: light-dark(#7d140e, #e8750a); --box: light-dark(#1d5fa8, #7ab5f5);
+  display: block; width: 100%; height: auto; color: var(--ink); border-radius: 8px; touch-action: manipulation; }
 .pemoe-map text { font: 11px system-ui, sans-serif; fill: var(--ink); paint-order: stroke; stroke: var(--plain);
   stroke-width: 2.5px; stroke-linejoin: round; }
 .pemoe-map .pin text { font-weight: 700; fill: #fff; stroke: none; text-anchor: middle; font-size: 13px; }
-.pemoe-map .pin { cursor: pointer; outline: none; }
+.pemoe-map .pin { cursor: pointer; outline: none; text-decoration: none !important; }
 .pemoe-map .pin circle { fill: var(--pin); stroke: #fff; stroke-width: 1.5; }
 .pemoe-map .pin:first-of-type .head { fill: var(--first); }
 .pemoe-map .pin .touch { fill: transparent; stroke: none; }
@@ -180,6 +179,21 @@ def draw_map(
         f'<svg class="pemoe-map" role="group" aria-label="{label}" {size} {scale} xmlns="http://www.w3.org/2000/svg">'
         f"<style>{STYLE}</style>{''.join(parts)}</svg>"
     )
+
+
+def bounding_box(points: Sequence[tuple[float, float]]) -> Box | None:
+    """The smallest box around points (latitude, longitude), across the antimeridian where that is shorter.
+
+    Example:
+        >>> bounding_box([(-17.0, 179.0), (-16.0, -179.0)])
+        (-17.0, 179.0, -16.0, -179.0)
+    """
+    if not points:
+        return None
+    west, wide = _covering_arc([longitude for _, longitude in points])
+    west, east = ((one + 180) % 360 - 180 for one in (west, west + wide))
+    latitudes = [latitude for latitude, _ in points]
+    return min(latitudes), west, max(latitudes), east
 
 
 @cache
