@@ -32,6 +32,7 @@ from pemoe.console import (
     typed_command,
 )
 from pemoe.data_cli import data_app
+from pemoe.demo_cli import demo
 from pemoe.export_cli import export
 from pemoe.index_cli import index_app
 from pemoe.locate_cli import locate
@@ -49,6 +50,7 @@ app.add_typer(publish_app, name="publish")
 app.add_typer(index_app, name="index")
 app.command()(locate)
 app.command()(serve)
+app.command()(demo)
 app.command()(export)
 app.command()(mine)
 
