@@ -26,12 +26,14 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
 from pemoe.common.errors import InputError, one_line
+from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
@@ -50,6 +52,7 @@ ROWS_PER_FRAGMENT = 2048
 READ_TASKS, PLACES_PER_TASK = 10_000, 16  # so many tasks at most, so many places at least in each
 LIGHT_CPUS = 0.25  # of a core, for tasks that wait for disks
 CPUS_PER_ACTOR = 4  # where a machine has so many to spare
+CONNECTING_S = 10
 INSTALL = 'pip install "pemoe[ray]"'
 
 
@@ -175,7 +178,20 @@ class Encoder:
         facts = batch["facts"].to_pylist()
         pairs = zip(batch["data"].to_pylist(), facts, strict=True)
         pictures = [PictureRow(data, pickle.loads(known)) for data, known in pairs]
-        return encode_batch(pictures, self.model, self.processor)
+        try:
+            return encode_batch(pictures, self.model, self.processor)
+        except (ValueError, OSError) as error:
+            raise _named(error, pictures) from error
+
+
+def _named(error: Exception, pictures: list[PictureRow]) -> Exception:
+    """An error of a batch with the path of the picture that cannot be decoded; as it is where all can."""
+    for one in pictures:
+        try:
+            read_picture(one.data)
+        except (ValueError, OSError) as fault:
+            return GalleryError(f"{one.facts['path']}: cannot be decoded ({one_line(fault)[:150]}); mend or remove it")
+    return error
 
 
 def _encode(source: RayPictures, units: list[dict], identity: ModelIdentity, workers: Workers) -> Dataset:
@@ -333,6 +349,7 @@ def _connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check_reached(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
         options["include_dashboard"] = False
@@ -346,6 +363,20 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reached(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself would try for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        if place.port is not None:
+            socket.create_connection((place.hostname or "", place.port), CONNECTING_S).close()
+        elif address not in ("auto", "local"):
+            raise ValueError("no such address; use auto, local, HOST:PORT or ray://HOST:10001")
+    except (OSError, ValueError) as error:
+        raise GalleryError(
+            f"--ray {address}: {one_line(error)[:150]}; start a cluster with ray start --head"
+        ) from error
 
 
 @contextmanager
