@@ -41,10 +41,11 @@ def read_capture_time(data: bytes) -> CaptureTime:
         True
     """
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags cut short
-            tags = image.getexif()
-            photo, gps = tags.get_ifd(ExifTags.IFD.Exif), tags.get_ifd(ExifTags.IFD.GPSInfo)
+            with Image.open(io.BytesIO(data)) as image:
+                tags = image.getexif()
+                photo, gps = tags.get_ifd(ExifTags.IFD.Exif), tags.get_ifd(ExifTags.IFD.GPSInfo)
     except Exception:  # Pillow's readers raise many kinds on broken bytes; found where the picture is decoded
         return CaptureTime()
     try:
