@@ -15,7 +15,6 @@ import os
 import pickle
 import shutil
 import socket
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,13 +32,12 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from pemoe.common.errors import InputError, one_line
-from pemoe.modeling_pemoe.pictures_pemoe import read_picture
 from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.gallery import GalleryIndex
 from pemoe.retrieval.index.identity import ModelIdentity
-from pemoe.retrieval.index.ingest import ENCODED, IngestCounts, encode_batch
+from pemoe.retrieval.index.ingest import ENCODED, IngestCounts, check_target, encode_batch
 from pemoe.retrieval.index.lance import ABOUT, GALLERY, LanceEngine
 from pemoe.retrieval.index.pictures import PictureRow, Pictures, read_pictures
 from pemoe.retrieval.index.records import schema_of
@@ -49,6 +47,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 ROWS_PER_FRAGMENT = 2048
+FILES = ("coordinates", "names")  # options that name a file
 READ_TASKS, PLACES_PER_TASK = 10_000, 16  # so many tasks at most, so many places at least in each
 LIGHT_CPUS = 0.25  # of a core, for tasks that wait for disks
 CPUS_PER_ACTOR = 4  # where a machine has so many to spare
@@ -108,14 +107,17 @@ def build_on_ray(  # noqa: PLR0913 - options are keyword-only and documented one
     _require_ray()
     uri = uri if "://" in uri else str(Path(uri).resolve())
     data, model = (str(Path(one).resolve()) if Path(one).is_dir() else one for one in (data, model))
-    _check_free(uri, storage_options)
-    source = RayPictures(data, split, json.dumps(options))
+    _check_free(uri)
+    source = RayPictures(
+        data, split, json.dumps(options | {one: os.path.abspath(options[one]) for one in FILES if options.get(one)})
+    )
     units = source.units()
     loaded, _ = load_checkpoint(model)
     identity = ModelIdentity.of(model, loaded)
     table = f"{uri.rstrip('/')}/{GALLERY}.lance"
     with _connected(address), _in_order(), _one_line_errors(), _removed_if_failed(table):
-        _check_machines([data, model], uri)
+        _begin(table, identity.dimension, storage_options)
+        _check_machines([data, model, table])
         workers = _choose_workers(actors, cpus_per_actor)
         encoded = _encode(source, units, identity, workers)
         written = _write(encoded, table, identity.dimension, rows_per_fragment, storage_options)
@@ -123,7 +125,15 @@ def build_on_ray(  # noqa: PLR0913 - options are keyword-only and documented one
             fragments = _collect(written, bar)
         _commit(fragments, table, identity.dimension, storage_options)
         _publish(uri, {"model": identity.as_json()}, storage_options)
-    return IngestCounts(sum(one.num_rows for one in fragments.parts), 0)
+    GalleryIndex.open(uri, **({} if storage_options is None else {"storage_options": storage_options})).optimize()
+    return IngestCounts(written=len(fragments.id_hashes))
+
+
+def refuse_with_ray(**given: bool) -> None:
+    """GalleryError for options of `pemoe index build` that a build on a cluster does not have."""
+    for name, is_given in given.items():
+        if is_given:
+            raise GalleryError(f"--ray has no --{name.replace('_', '-')}; leave one of them out")
 
 
 # ---- what is read ----
@@ -178,20 +188,7 @@ class Encoder:
         facts = batch["facts"].to_pylist()
         pairs = zip(batch["data"].to_pylist(), facts, strict=True)
         pictures = [PictureRow(data, pickle.loads(known)) for data, known in pairs]
-        try:
-            return encode_batch(pictures, self.model, self.processor)
-        except (ValueError, OSError) as error:
-            raise _named(error, pictures) from error
-
-
-def _named(error: Exception, pictures: list[PictureRow]) -> Exception:
-    """An error of a batch with the path of the picture that cannot be decoded; as it is where all can."""
-    for one in pictures:
-        try:
-            read_picture(one.data)
-        except (ValueError, OSError) as fault:
-            return GalleryError(f"{one.facts['path']}: cannot be decoded ({one_line(fault)[:150]}); mend or remove it")
-    return error
+        return encode_batch(pictures, self.model, self.processor)
 
 
 def _encode(source: RayPictures, units: list[dict], identity: ModelIdentity, workers: Workers) -> Dataset:
@@ -235,6 +232,13 @@ def _write(
 
 
 # ---- what the driver does ----
+
+
+def _begin(table: str, dimension: int, storage: dict[str, str] | None) -> None:
+    """An empty table, which every later build takes away, should this process be killed."""
+    import lance
+
+    lance.write_dataset(schema_of(dimension).empty_table(), table, mode="overwrite", storage_options=storage)
 
 
 @dataclass(frozen=True)
@@ -284,15 +288,11 @@ def _publish(uri: str, about: dict[str, Any], storage: dict[str, str] | None) ->
     database.create_table(ABOUT, data=pa.table({"json": [json.dumps(about)]}))
 
 
-def _check_free(uri: str, storage: dict[str, str] | None) -> None:
-    """Refuse an address of another engine, and one where an index is."""
+def _check_free(uri: str) -> None:
+    """Refuse an address of another engine, and one where something is."""
     if engine_of(uri) is not LanceEngine:
         raise GalleryError(f"{uri}: --ray writes a directory or s3://; a Milvus server is built without --ray")
-    try:
-        GalleryIndex.open(uri, **({} if storage is None else {"storage_options": storage}))
-    except GalleryError:
-        return
-    raise GalleryError(f"{uri}: there is an index already; add to it, or name another directory")
+    check_target(uri)
 
 
 def _choose_workers(actors: int | None, cpus: int | None) -> Workers:
@@ -309,32 +309,19 @@ def _choose_workers(actors: int | None, cpus: int | None) -> Workers:
     return Workers(actors or fitting, cpus, 1.0 if gpus else 0.0)
 
 
-def _check_machines(read: list[str], uri: str) -> None:
+def _check_machines(paths: list[str]) -> None:
     """Refuse a machine that does not see a directory of this one, before anything is encoded."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    marker = None
-    paths = [one for one in read if Path(one).is_dir()]
-    if "://" not in uri:
-        Path(uri).mkdir(parents=True, exist_ok=True)
-        marker = Path(uri) / f".seen-{uuid.uuid4().hex}"
-        marker.touch()
-        paths.append(str(marker))
+    paths = [one for one in paths if Path(one).is_dir()]
     look = ray.remote(num_cpus=0)(_unseen)
-    try:
-        for node in ray.nodes():
-            if node["Alive"]:
-                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                for path in ray.get(look.options(scheduling_strategy=there).remote(paths)):
-                    shown = uri if marker is not None and path == str(marker) else path
-                    raise GalleryError(
-                        f"{shown}: not seen by the machine {node['NodeManagerAddress']} of the cluster; "
-                        "put it where every machine finds it under this path"
-                    )
-    finally:
-        if marker is not None:
-            marker.unlink(missing_ok=True)
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            for path in ray.get(look.options(scheduling_strategy=there).remote(paths)):
+                where = f"not seen by the machine {node['NodeManagerAddress']} of the cluster"
+                raise GalleryError(f"{path}: {where}; put it where every machine finds it under this path")
 
 
 def _unseen(paths: list[str]) -> list[str]:
