@@ -62,6 +62,7 @@ def build(  # noqa: PLR0913 - options of a command
     Example: pemoe index build /shared/photos --model /shared/model --output /shared/photos.index --ray auto
     """
     from pemoe.retrieval.checkpoints import load_checkpoint
+    from pemoe.retrieval.index import GalleryIndex
     from pemoe.retrieval.index.identity import ModelIdentity
     from pemoe.retrieval.index.ingest import check_target, ingest, open_target
     from pemoe.retrieval.index.pictures import read_pictures
@@ -79,6 +80,7 @@ def build(  # noqa: PLR0913 - options of a command
 
         refuse_with_ray(workers=workers > 1, skip_broken=skip_broken, resume=resume, overwrite=overwrite)
         counts = build_on_ray(output, data, model, ray, show_progress=True, **source)
+        GalleryIndex.open(output).optimize()
         _report(output, pictures, counts, started_s, as_json)
         return
     loaded, processor = load_checkpoint(model)

@@ -35,7 +35,6 @@ from pemoe.common.errors import InputError, one_line
 from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
-from pemoe.retrieval.index.gallery import GalleryIndex
 from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.ingest import ENCODED, IngestCounts, check_target, encode_batch
 from pemoe.retrieval.index.lance import ABOUT, GALLERY, LanceEngine
@@ -95,7 +94,8 @@ def build_on_ray(  # noqa: PLR0913 - options are keyword-only and documented one
         options: of the source, as for `read_pictures`.
 
     Returns:
-        How many pictures were written.
+        How many pictures were written. The nearest-neighbour index is left to `GalleryIndex.optimize`, or to the
+        cluster (docs/scale.md).
 
     Raises:
         GalleryError: Ray is missing or not reached, an index is there already, a machine cannot read what it needs, an
@@ -108,16 +108,15 @@ def build_on_ray(  # noqa: PLR0913 - options are keyword-only and documented one
     uri = uri if "://" in uri else str(Path(uri).resolve())
     data, model = (str(Path(one).resolve()) if Path(one).is_dir() else one for one in (data, model))
     _check_free(uri)
-    source = RayPictures(
-        data, split, json.dumps(options | {one: os.path.abspath(options[one]) for one in FILES if options.get(one)})
-    )
+    files = {name: os.path.abspath(options[name]) for name in FILES if options.get(name)}
+    source = RayPictures(data, split, json.dumps(options | files))
     units = source.units()
     loaded, _ = load_checkpoint(model)
     identity = ModelIdentity.of(model, loaded)
     table = f"{uri.rstrip('/')}/{GALLERY}.lance"
     with _connected(address), _in_order(), _one_line_errors(), _removed_if_failed(table):
         _begin(table, identity.dimension, storage_options)
-        _check_machines([data, model, table])
+        _check_machines([data, model, table, *files.values()])
         workers = _choose_workers(actors, cpus_per_actor)
         encoded = _encode(source, units, identity, workers)
         written = _write(encoded, table, identity.dimension, rows_per_fragment, storage_options)
@@ -125,7 +124,6 @@ def build_on_ray(  # noqa: PLR0913 - options are keyword-only and documented one
             fragments = _collect(written, bar)
         _commit(fragments, table, identity.dimension, storage_options)
         _publish(uri, {"model": identity.as_json()}, storage_options)
-    GalleryIndex.open(uri, **({} if storage_options is None else {"storage_options": storage_options})).optimize()
     return IngestCounts(written=len(fragments.id_hashes))
 
 
@@ -310,11 +308,11 @@ def _choose_workers(actors: int | None, cpus: int | None) -> Workers:
 
 
 def _check_machines(paths: list[str]) -> None:
-    """Refuse a machine that does not see a directory of this one, before anything is encoded."""
+    """Refuse a machine that does not see what this one sees, before anything is encoded."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    paths = [one for one in paths if Path(one).is_dir()]
+    paths = [one for one in paths if os.path.exists(one)]
     look = ray.remote(num_cpus=0)(_unseen)
     for node in ray.nodes():
         if node["Alive"]:
