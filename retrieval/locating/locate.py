@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
-import torch
+import pyarrow as pa
 
+from pemoe.common.errors import InputError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.modeling_pemoe.modeling_pemoe import fuse_text
 from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.identity import ModelIdentity
-from pemoe.retrieval.index.records import FACTS
-from pemoe.retrieval.locating.ranking import fuse_places
-from pemoe.retrieval.locating.results import UNKNOWN_ODDS, LocatedPlace, LocateResult, SeenPicture
+from pemoe.retrieval.index.records import FACTS, VECTOR, to_vectors
+from pemoe.retrieval.locating.encoding import EncodedQuery, Query, QueryEncoder
+from pemoe.retrieval.locating.ranking import fuse_places, support_of
+from pemoe.retrieval.locating.results import (
+    NOT_HERE,
+    UNKNOWN_ODDS,
+    Evidence,
+    LocatedPlace,
+    LocateResult,
+    SeenPicture,
+)
+from pemoe.retrieval.locating.sample import GallerySample
+from pemoe.retrieval.locating.where import filter_of
 
-SHOWN = ("path", "captured_at", "thumbnail")
-CANDIDATES = 1000  # pictures that are fused into places
+CANDIDATES = 1000  # best pictures that are fused into places; more where they hold too few places
+PICTURES = 10  # best ones of a place that are shown
+_SHOWN = ("path", "captured_at", "thumbnail")
+_ONLY_NEGATED = "only what the place has not is said: the places that fit it come last, the others are equal"
+_NOTHING_PASSED = "no picture of the index passes the filters; widen the area, the time or the platforms"
+_IS_EMPTY = "the index holds no picture"
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A query against an index. base: `(E * D,)` whose inner products are the score, None where all is negated;
+    usual: `(N, m)` scores of the statements with the sample; deviation: of the base's scores with it.
+    """
+
+    query: EncodedQuery
+    base: np.ndarray | None
+    usual: np.ndarray
+    deviation: float
+
+    @property
+    def searched(self) -> np.ndarray:
+        """What candidates are searched with: where all is negated, away from it."""
+        return -self.query.vectors.sum(0) if self.base is None else self.base
 
 
 class Locator:
-    """A model and an index, loaded once, that answer any number of queries.
+    """A model and an index, loaded once, that answer any number of queries, from several threads too.
 
     Args:
         index: an open index.
@@ -32,58 +65,172 @@ class Locator:
 
     def __init__(self, index: GalleryIndex, model: PeMoEModel, processor: PeMoEProcessor) -> None:
         self.index, self.model, self.processor = index, model, processor
+        self._encoder, self._sample = QueryEncoder(model, processor), GallerySample(index)
 
     @classmethod
     def open(cls, uri: str, model: str | None = None, **options: Any) -> Locator:
         """Open an index and load its model, or the same model from `model` where it has been moved.
 
         Raises:
-            GalleryError: no such index, or a model of other weights; InputError: the model cannot be loaded.
+            GalleryError: no such index, a model of other weights; InputError: the model cannot be loaded.
         """
-        index = GalleryIndex.open(uri, **options)
+        return cls.of(GalleryIndex.open(uri, **options), model, uri)
+
+    @classmethod
+    def of(cls, index: GalleryIndex, model: str | None = None, name: str = "the index") -> Locator:
+        """With an open index; as `open`."""
         checkpoint = model or index.model.repo
-        loaded, processor = load_checkpoint(checkpoint)
-        index.model.check_same(ModelIdentity.of(checkpoint, loaded), uri)
+        try:
+            loaded, processor = load_checkpoint(checkpoint)
+        except InputError as error:
+            if model is None:
+                what = f"{name}: its model cannot be loaded from where it was, {checkpoint}"
+                raise GalleryError(f"{what}; say with --model where it is now ({error})") from error
+            raise
+        index.model.check_same(ModelIdentity.of(checkpoint, loaded), name)
         return cls(index, loaded, processor)
 
     def locate(
-        self, texts: str | Sequence[str], image: object = None, where: Filter | None = None, top: int = 5
+        self, texts: str | Sequence[str] = (), image: object = None, where: Filter | None = None, top: int = 5
     ) -> LocateResult:
         """The likeliest places; see `locate`."""
-        texts = (texts,) if isinstance(texts, str) else tuple(texts)
-        if not texts or not all(text.strip() for text in texts) or image is not None:
-            raise GalleryError("locate: give one or several sentences")
-        query, weights = self._encode(" ".join(texts))
-        hits = self.index.search(query, CANDIDATES, where, columns=(*FACTS, "thumbnail"))[0].to_pylist()
-        scores = np.asarray([hit["score"] for hit in hits])
-        places, fused, numbers = fuse_places(scores, [hit["place_id"] for hit in hits])
-        shown = [
-            self._place(hits, place, float(score), int(number))
-            for place, score, number in zip(places[:top], fused, numbers, strict=False)
+        return self.locate_many([Query((texts,) if isinstance(texts, str) else tuple(texts), image)], where, top)[0]
+
+    def locate_many(self, queries: Sequence[Query], where: Filter | None = None, top: int = 5) -> list[LocateResult]:
+        """The answers to several queries, encoded and searched together; the same as one by one.
+
+        Raises:
+            GalleryError: a query that says nothing, a picture that cannot be read, `top` below 1.
+        """
+        if top < 1:
+            raise GalleryError(f"locate: top is {top}; ask for at least 1 place")
+        where, encoded = where or Filter(), self._encoder.encode(queries)
+        if not encoded:
+            return []
+        searched = self.index.count(where)
+        if not searched:
+            return [self._nothing(query, one, where) for query, one in zip(queries, encoded, strict=True)]
+        scored = [self._score(one) for one in encoded]
+        hits = self._search(scored, where, CANDIDATES)
+        return [
+            self._answer(query, one, table, where, top, searched)
+            for query, one, table in zip(queries, scored, hits, strict=True)
         ]
-        gate = dict(zip(self.model.config.platforms, map(float, weights), strict=True))
-        return LocateResult(texts, tuple(shown), gate, UNKNOWN_ODDS, None, self.index.count(where))
 
-    @torch.no_grad()
-    def _encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        output = self.model.get_text_features(**self.processor(text=[text]).to(self.model.device), return_dict=True)
-        return fuse_text(output).cpu().numpy()[0], output.gate_weights[0].cpu().numpy()
+    def _score(self, query: EncodedQuery) -> _Scored:
+        """Text and picture count alike: each by its own usual deviation, in the text's unit."""
+        sample = self._sample.vectors()
+        deviations = [float((sample @ part).std()) for part in (query.text, query.picture) if part is not None]
+        base = query.picture if query.text is None else query.text
+        if query.text is not None and query.picture is not None:
+            base = (query.text + deviations[0] / max(deviations[1], 1e-6) * query.picture) / 2
+        deviation = 1.0 if base is None else float((sample @ base).std())
+        return _Scored(query, base, query.vectors @ sample.T, deviation)
 
-    def _place(self, hits: list[dict], place_id: str, score: float, number: int) -> LocatedPlace:
-        best, seen = hits[number], [hit for hit in hits if hit["place_id"] == place_id]
-        platforms = tuple(dict.fromkeys(hit["platform"] for hit in seen))
-        pictures = tuple(
-            SeenPicture(**{name: hit[name] for name in ("image_id", "platform", "score", *SHOWN)}) for hit in seen
+    def _search(self, scored: Sequence[_Scored], where: Filter, k: int) -> list[pa.Table]:
+        return self.index.search(np.stack([one.searched for one in scored]), k, where, columns=FACTS)
+
+    def _answer(
+        self, query: Query, scored: _Scored, hits: pa.Table, where: Filter, top: int, searched: int
+    ) -> LocateResult:
+        wanted = CANDIDATES
+        while len(set(hits["place_id"].to_pylist())) < top and wanted <= len(hits) < searched:
+            wanted *= 4
+            hits = self._search([scored], where, wanted)[0]
+        places, scores = self._rank(scored, hits)
+        shown = self._show(scored, places[:top], scores[:top], where)
+        notes = scored.query.notes if scored.base is not None else (*scored.query.notes, _ONLY_NEGATED)
+        return LocateResult(query.texts, shown, self._gate(scored.query), UNKNOWN_ODDS, None, searched, notes)
+
+    def _rank(self, scored: _Scored, hits: pa.Table) -> tuple[list[str], np.ndarray]:
+        """Places and their scores, what they fit of negated statements taken off."""
+        scores = hits["score"].to_numpy() if scored.base is not None else np.zeros(len(hits))
+        negated = [row for row, one in enumerate(scored.query.statements) if one.negated]
+        support = None
+        if negated:
+            vectors = self._vectors_of(hits["image_id"].to_pylist())
+            support = support_of(scored.query.vectors[negated] @ vectors.T, scored.usual[negated])
+        return fuse_places(scores, hits["place_id"].to_pylist(), support, scored.deviation)[:2]
+
+    def _vectors_of(self, image_ids: list[str]) -> np.ndarray:
+        rows = self.index.read(["image_id", VECTOR], Filter(image_ids=tuple(image_ids)))
+        number = {name: row for row, name in enumerate(rows["image_id"].to_pylist())}
+        gone = [name for name in image_ids if name not in number]
+        if gone:
+            raise GalleryError("locate: pictures were removed from the index meanwhile; ask again")
+        return to_vectors(rows[VECTOR])[[number[name] for name in image_ids]].astype(np.float32)
+
+    def _show(
+        self, scored: _Scored, places: Sequence[str], scores: np.ndarray, where: Filter
+    ) -> tuple[LocatedPlace, ...]:
+        """The places with everything that the index holds of them and the filters let pass."""
+        rows = self.index.read([*FACTS, "thumbnail", VECTOR], replace(where, place_ids=tuple(places)))
+        vectors = to_vectors(rows[VECTOR]).astype(np.float32)
+        facts = rows.drop([VECTOR]).to_pylist()
+        base = scored.searched if scored.base is not None else np.zeros(vectors.shape[1], np.float32)
+        for fact, score in zip(facts, vectors @ base, strict=True):
+            fact["score"] = float(score)
+        fits = scored.query.vectors @ vectors.T  # (N, pictures)
+        members: dict[str, list[int]] = {place: [] for place in places}
+        for row, fact in enumerate(facts):
+            members[fact["place_id"]].append(row)
+        return tuple(
+            self._place(
+                place,
+                float(score),
+                [facts[row] for row in members[place]],
+                self._evidence(scored, fits[:, members[place]]),
+            )
+            for place, score in zip(places, scores, strict=True)
         )
-        where = best["latitude_deg"], best["longitude_deg"]
-        return LocatedPlace(place_id, best["name"] or place_id, *where, score, None, platforms, pictures)
+
+    def _evidence(self, scored: _Scored, fits: np.ndarray) -> tuple[Evidence, ...]:
+        """Of one place, from its pictures' scores with each statement `(N, pictures)`."""
+        best = fits.max(1, initial=-np.inf)
+        support = support_of(best[:, None], scored.usual)[:, 0]
+        return tuple(
+            Evidence(one.sentence, float(score), float(above), one.negated)
+            for one, score, above in zip(scored.query.statements, best, support, strict=True)
+        )
+
+    def _place(self, place_id: str, score: float, seen: list[dict], evidence: tuple[Evidence, ...]) -> LocatedPlace:
+        seen = sorted(seen, key=lambda one: (-one["score"], one["image_id"]))
+        order = {name: number for number, name in enumerate(self.model.config.platforms)}
+        platforms = sorted({one["platform"] for one in seen}, key=lambda name: (order.get(name, len(order)), name))
+        known = (
+            (one["latitude_deg"], one["longitude_deg"])
+            for one in seen
+            if one["latitude_deg"] is not None and one["longitude_deg"] is not None
+        )
+        pictures = tuple(
+            SeenPicture(**{name: one[name] for name in ("image_id", "platform", "score", *_SHOWN)})
+            for one in seen[:PICTURES]
+        )
+        name = next((one["name"] for one in seen if one["name"]), place_id)
+        where = next(known, (None, None))
+        return LocatedPlace(place_id, name, *where, score, None, tuple(platforms), pictures, evidence)
+
+    def _gate(self, query: EncodedQuery) -> dict[str, float]:
+        return dict(zip(self.model.config.platforms, map(float, query.gate), strict=True))
+
+    def _nothing(self, query: Query, encoded: EncodedQuery, where: Filter) -> LocateResult:
+        note = _IS_EMPTY if where.is_empty else _NOTHING_PASSED
+        if where.platforms:
+            held = sorted(set(self.index.read(["platform"])["platform"].to_pylist()))
+            note += f" (platforms in the index: {', '.join(held) or 'none'})"
+        return LocateResult(query.texts, (), self._gate(encoded), NOT_HERE, None, 0, (*encoded.notes, note))
 
 
-def locate(
+def locate(  # noqa: PLR0913 - what a user names
     texts: str | Sequence[str],
     index: str | GalleryIndex,
     image: object = None,
-    where: Filter | None = None,
+    near: tuple[float, float] | str | None = None,
+    radius_km: float | None = None,
+    area: Mapping[str, Any] | tuple[float, float, float, float] | str | None = None,
+    platforms: str | Sequence[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     top: int = 5,
     model: str | None = None,
 ) -> LocateResult:
@@ -92,19 +239,24 @@ def locate(
     Args:
         texts: one or several sentences, each of which may say what the place has or, negated, what it has not.
         index: address of an index, or an open one.
-        image: a picture of the place, in any form that the processor takes, beside the texts or in their place.
-        where: which pictures are searched.
+        image: a picture of the place, in any form that the processor takes, beside the texts or, with `()`, in their
+            place.
+        near, radius_km: (latitude_deg, longitude_deg), or both as text, and how far around it is searched.
+        area: (south, west, north, east) in degrees, a GeoJSON area, or the path of a GeoJSON file.
+        platforms: whose pictures are searched; all.
+        since, until: bounds of the time at which a picture was taken.
         top: places returned.
         model: directory or Hub id of the index's model where it is not found under the name it was built with.
 
+    Returns:
+        The places, best first; none, with a note, where nothing passes the filters.
+
     Raises:
-        GalleryError: nothing to look for, no such index, another model.
+        GalleryError: nothing to look for, no such index, another model, half an area.
 
     Example:
         >>> locate("round white arena beside a car park", "campus.index").places[0].latitude_deg  # doctest: +SKIP
     """
+    where = filter_of(near, radius_km, area, platforms, since, until)
     opened = index if isinstance(index, GalleryIndex) else GalleryIndex.open(index)
-    checkpoint = model or opened.model.repo
-    loaded, processor = load_checkpoint(checkpoint)
-    opened.model.check_same(ModelIdentity.of(checkpoint, loaded), "the index")
-    return Locator(opened, loaded, processor).locate(texts, image, where, top)
+    return Locator.of(opened, model).locate(texts, image, where, top)
