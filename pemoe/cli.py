@@ -36,6 +36,7 @@ from pemoe.index_cli import index_app
 from pemoe.locate_cli import locate
 from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
+from pemoe.serve_cli import serve
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 SHARED_COMMANDS = ("train", "mine")  # whose work several processes share
@@ -46,6 +47,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
 app.add_typer(index_app, name="index")
 app.command()(locate)
+app.command()(serve)
 app.command()(export)
 app.command()(mine)
 
