@@ -6,8 +6,8 @@ A process serves an index in a temporary folder; this one sends it operations dr
 should hold in memory. After 10 % and after 20 % of the time the serving process is killed with SIGKILL in the middle
 of a write and started again: of that write all must be there or nothing, of those before everything. `wrong_answers`
 counts searches, counts and reads that are not what brute force over the rows in memory gives, `lost_rows` those of the
-rows that are missing at the end or after a kill. RSS is that of the last process, in the first and the last third of its
-life. JSON goes to stdout; the exit code is 1 where anything was lost or wrong.
+rows that are missing at the end or after a kill. RSS is that of the last process, in the first and the last third of
+its life. JSON goes to stdout; the exit code is 1 where anything was lost or wrong.
 """
 
 from __future__ import annotations
@@ -205,11 +205,9 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
                 soak.kill()
         soak.check_all()
         files = [one.stat().st_size for one in Path(folder).rglob("*") if one.is_file()]
-    third = max(1, len(soak.server.rss_mb) // 3)
     soak.server.process.kill()
-    first, last = (
-        round(float(np.mean(part)), 1) for part in (soak.server.rss_mb[:third], soak.server.rss_mb[-third:])
-    )
+    rss_mb = soak.server.rss_mb
+    third = max(1, len(rss_mb) // 3)
     return {
         "seed": seed,
         "minutes": minutes,
@@ -219,14 +217,15 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
         "restarts": soak.restarts,
         "lost_rows": soak.lost_rows,
         "wrong_answers": int(soak.wrong_answers),
-        "rss_first_third_mb": first,
-        "rss_last_third_mb": last,
+        "rss_first_third_mb": round(float(np.mean(rss_mb[:third])), 1),
+        "rss_last_third_mb": round(float(np.mean(rss_mb[-third:])), 1),
         "files": len(files),
         "disk_mb": round(sum(files) / 1e6, 1),
     }
 
 
 def main() -> int:
+    """Soak and print; 1 where anything was lost or wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Guards the soak: killed twice in the middle of writes, an index loses no row and gives no answer but brute force's."""
+"""Guards the soak: killed twice in the middle of writes, an index loses no row and gives no wrong answer."""
 
 from __future__ import annotations
 
