@@ -13,7 +13,8 @@ from pemoe.retrieval.index.records import FACTS, VECTOR, to_vectors
 
 ROW_ID = "_rowid"  # Lance's address of a row: fragment and place in it; the row behind it never changes
 HELD = (*FACTS, VECTOR)
-TILE = 256  # rows that are fp32 at a time: they stay in the cache
+TILE_ENTRIES = 2**22  # that are fp32 at a time, 16 MB: they stay in the cache, and threads meet seldom
+RESCORED = 256  # rows that are fp64 at a time
 QUERIES = 64  # that share one pass; bounds the coarse scores to QUERIES x rows x 4 bytes
 RELOAD = 0.25  # share of rows, new or gone, from which all are read anew
 SPARE = 0.125  # room for rows to come; untouched pages take no memory
@@ -46,7 +47,7 @@ class Resident:
     @classmethod
     def read(cls, version: int, rows: int, batches: Iterable[pa.RecordBatch], dimension: int) -> Resident:
         """Read a table of that many rows, given as batches of `HELD` and `ROW_ID`; one batch beyond it in memory."""
-        vectors = np.empty((int(rows * (1 + SPARE)) + TILE, dimension), dtype=np.float16)
+        vectors = np.empty((int(rows * (1 + SPARE)) + 1024, dimension), dtype=np.float16)
         tables, filled, reach = [], 0, 0.0
         for batch in batches:
             part = pa.Table.from_batches([batch])
@@ -142,9 +143,9 @@ def exact_scores(query: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np
     depend on which rows it is computed with, or on how many threads.
     """
     wide, scores = query.astype(np.float64), np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), TILE):
-        part = vectors[rows[start : start + TILE]].astype(np.float64)
-        scores[start : start + TILE] = np.einsum("nd,d->n", part, wide)
+    for start in range(0, len(rows), RESCORED):
+        part = vectors[rows[start : start + RESCORED]].astype(np.float64)
+        scores[start : start + RESCORED] = np.einsum("nd,d->n", part, wide)
     return scores
 
 
@@ -175,21 +176,27 @@ def _candidates(coarse: np.ndarray, k: int, bound: float) -> np.ndarray:
 
 
 def _coarse_scores(query: np.ndarray, vectors: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
-    """Inner products in fp32, `(Q, rows)`; numpy's BLAS, which no setting of torch makes less precise."""
+    """Inner products in fp32, `(Q, rows)`."""
+    import torch
+
     coarse = np.empty((len(query), len(vectors) if rows is None else len(rows)), dtype=np.float32)
+    is_fp32 = torch.get_float32_matmul_precision() == "highest"  # below it, torch may multiply in bf16
+    turned = torch.from_numpy(query.T.copy())
     for part, tile in _float_tiles(vectors, rows):
-        coarse[:, part] = (tile @ query.T).T
+        product = (torch.from_numpy(tile) @ turned).numpy() if is_fp32 else tile @ query.T
+        coarse[:, part] = product.T
     return coarse
 
 
 def _float_tiles(vectors: np.ndarray, rows: np.ndarray | None) -> Iterator[tuple[slice, np.ndarray]]:
-    """The rows as fp32, `TILE` at a time, in memory that the next tile overwrites."""
+    """The rows as fp32, some at a time, in memory that the next ones overwrite."""
     import torch  # converts fp16 ten times as fast as numpy
 
     n, source = len(vectors) if rows is None else len(rows), torch.from_numpy(vectors)
-    tile = torch.empty(TILE, vectors.shape[1])
-    for start in range(0, n, TILE):
-        part = slice(start, min(start + TILE, n))
+    size = max(1, min(n, TILE_ENTRIES // vectors.shape[1]))
+    tile = torch.empty(size, vectors.shape[1])
+    for start in range(0, n, size):
+        part = slice(start, min(start + size, n))
         filled = tile[: part.stop - start]
         filled.copy_(source[part] if rows is None else source[torch.from_numpy(rows[part])])
         yield part, filled.numpy()
