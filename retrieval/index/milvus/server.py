@@ -176,11 +176,11 @@ class Server:
 
 
 def _hint(said: str) -> str:
+    reach = "; start the server, correct the address, or give the right token (MILVUS_TOKEN=user:password)"
     known = {
         "auth": "; give the right token (MILVUS_TOKEN=user:password)",
         "not loaded": "; it is being indexed: try again",
-        "Fail connecting": "; start the server, or correct the address",
-        "cannot connect": "; start the server, or correct the address",
+        "Fail connecting": reach,  # what pymilvus says of a wrong token too
     }
     return next((hint for word, hint in known.items() if word.lower() in said.lower()), "")
 
