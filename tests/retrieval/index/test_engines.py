@@ -46,10 +46,10 @@ def assert_exact(index: GalleryIndex, rows: pa.Table, where: Filter, k: int = 10
         assert hits_of(answer) == brute_force(rows, one, k, where)
 
 
-@pytest.fixture(params=["lance"])
+@pytest.fixture(params=["lance", pytest.param("milvus", marks=pytest.mark.slow)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An address where no index is."""
-    yield str(tmp_path / "gallery")
+    yield str(tmp_path / "gallery") if request.param == "lance" else request.getfixturevalue("milvus_uri")
 
 
 @pytest.fixture
