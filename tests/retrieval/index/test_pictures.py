@@ -65,6 +65,17 @@ def test_named_coordinates_count_more_than_gps_and_bring_names(tmp_path: Path) -
         read_pictures(str(tmp_path / "photos"), coordinates=str(places))
 
 
+@pytest.mark.parametrize("name", ["places.csv", "places.json"])
+def test_a_file_of_coordinates_may_lie_among_the_photos(tmp_path: Path, name: str) -> None:
+    write_photo(tmp_path / "0007" / "a.jpg", 1)
+    text = (
+        "place_id,lat,lon\n0007,1.5,-2.5\n" if name.endswith("csv") else '[{"place": "0007", "lat": 1.5, "lon": -2.5}]'
+    )
+    (tmp_path / name).write_text(text)
+    (facts,) = facts_by_id(tmp_path, coordinates=str(tmp_path / name)).values()
+    assert (facts["latitude_deg"], facts["longitude_deg"]) == (1.5, -2.5)
+
+
 def test_a_prefix_goes_before_pictures_and_places(tmp_path: Path) -> None:
     write_photo(tmp_path / "photos" / "0007" / "a.jpg", 1)
     (facts,) = facts_by_id(tmp_path / "photos", prefix="x-").values()
@@ -78,13 +89,17 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "b.jpg", exif=tags)
     tags.get_ifd(0x8769)[0x9003] = "2024:99:01 12:00:00"
     Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "c.jpg", exif=tags)
-    (tmp_path / "photos" / "d.heic").touch()
+    (tmp_path / "photos" / "d.txt").touch()
     pictures = read_pictures(str(tmp_path / "photos"))
     found = {one.facts["image_id"]: one.facts for one in pictures}
     assert {one["platform"] for one in found.values()} == {"unknown"}
     assert found["a.jpg"]["latitude_deg"] is None and found["c.jpg"]["captured_at"] is None
     said = "\n".join(pictures.notes())
-    for words in ("1 images are HEIC", "1 pictures have an EXIF time that is none", "1 pictures have a time without"):
+    for words in (
+        "1 files are no images",
+        "1 pictures have an EXIF time that is none",
+        "1 pictures have a time without",
+    ):
         assert words in said
 
 
@@ -101,6 +116,13 @@ def test_bad_options_are_refused_before_anything_is_read(tmp_path: Path, options
     write_photo(tmp_path / "photos" / "a.jpg", 1)
     with pytest.raises(InputError, match=words):
         read_pictures(str(tmp_path / "photos"), **options)
+
+
+def test_heic_is_one_line(tmp_path: Path) -> None:
+    write_photo(tmp_path / "a.jpg", 1)
+    (tmp_path / "d.heic").touch()
+    with pytest.raises(InputError, match=r"'d.heic' in .* is HEIC, which is not read; save it as JPEG"):
+        read_pictures(str(tmp_path))
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
@@ -124,10 +146,12 @@ def test_a_geotiff_lies_at_its_centre(tmp_path: Path) -> None:
 
 
 def test_the_campus_streams_the_rows_that_it_loads() -> None:
-    rows = load_source("campus", train_places=2, test_places=1)
+    rows = load_source("campus", train_places=2, test_places=1, workers=1)
     options = {"train_places": 2, "test_places": 1}
     pictures = list(read_pictures("campus", **options))
-    loaded = [row for split in ("train", "test") for row in rows[split].cast_column("image", datasets.Image(False))]
+    loaded = [
+        row for split in ("train", "test") for row in rows[split].cast_column("image", datasets.Image(decode=False))
+    ]
     assert [one.data for one in pictures] == [row["image"]["bytes"] for row in loaded]
     assert [one.facts["latitude_deg"] for one in pictures] == [row["latitude_deg"] for row in loaded]
     assert read_pictures("campus", **options).count() == len(pictures)
