@@ -102,7 +102,7 @@ def test_figures_are_those_of_the_rows(index: GalleryIndex, tmp_path: Path) -> N
     assert (facts["with_coordinates"], facts["without_coordinates"]) == (4, 1)
     assert facts["box"] == [-33.25, 179.0, 10.0, -70.5]  # over the antimeridian, not round the other side
     assert facts["captured"] == ["2020-06-01T00:00:00+00:00", "2024-06-01T00:00:00+00:00"]
-    assert facts["size_mb"] > 0 and json.loads(json.dumps(facts)) == facts
+    assert facts["is_exact"] and facts["size_mb"] > 0 and json.loads(json.dumps(facts)) == facts
     lines = notes_of(facts, [], IngestCounts(broken={"x.jpg": "cut"}))
     assert lines[0] == "1 of 5 pictures have no coordinates: they are found but not on the map"
     assert "no known platform" in lines[1] and lines[-1] == "  x.jpg: cut"
