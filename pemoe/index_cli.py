@@ -80,25 +80,26 @@ def build(  # noqa: PLR0913 - options of a command
         "place_id": place_by, "prefix": prefix,
     }  # fmt: skip
     pictures = read_pictures(data, show_progress=True, **source)
+    loaded, processor = load_checkpoint(model)
+    identity = ModelIdentity.of(model, loaded)
+    chosen, line = choose_calibration(calibration, model, loaded, processor, identity.weights_sha256)
+    note(line)
     if ray is not None:
         from pemoe.retrieval.index.ray_build import build_on_ray, refuse_with_ray
 
         refuse_with_ray(workers=workers > 1, skip_broken=skip_broken, resume=resume, overwrite=overwrite)
         counts = build_on_ray(output, data, model, ray, show_progress=True, **source)
-        GalleryIndex.open(output).optimize()
-        _report(output, pictures, counts, started_s, as_json)
-        return
-    loaded, processor = load_checkpoint(model)
-    identity = ModelIdentity.of(model, loaded)
-    chosen, line = choose_calibration(calibration, model, loaded, processor, identity.weights_sha256)
-    note(line)
-    with open_target(output, identity, resume, overwrite) as index:
+        index = GalleryIndex.open(output)
         set_calibration(index, chosen)
-        counts = ingest(
-            index, pictures, loaded, processor, show_progress=True,
-            skip_broken=skip_broken, workers=workers, checkpoint=model,
-        )  # fmt: skip
         index.optimize()
+    else:
+        with open_target(output, identity, resume, overwrite) as index:
+            set_calibration(index, chosen)
+            counts = ingest(
+                index, pictures, loaded, processor, show_progress=True,
+                skip_broken=skip_broken, workers=workers, checkpoint=model,
+            )  # fmt: skip
+            index.optimize()
     _report(output, pictures, counts, started_s, as_json)
 
 
@@ -196,6 +197,8 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     model = facts["model"]
     typer.echo(f"model {model['repo']} ({', '.join(model['platforms'])}; weights {model['weights_sha256']})")
     typer.echo(_describe_calibration(facts["calibration"]))
+    if facts["is_exact"] is not None:
+        typer.echo("searched exactly" if facts["is_exact"] else "searched by its nearest-neighbour index")
     if facts["size_mb"] is not None:
         typer.echo(f"{facts['size_mb']:,.1f} MB")
 
