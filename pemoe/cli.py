@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -73,7 +74,7 @@ def options(
 def quickstart(
     data: Data = None, output: Output = None, seed: Seed = 0, overwrite: Overwrite = False, as_json: AsJson = False
 ) -> None:
-    """See it work: train Table 1's four rows, save, reload, answer three queries (offline, minutes on two cores).
+    """See it work: train Table 1's four rows, save, reload, find a place (offline, minutes on two cores).
 
     Example: pemoe quickstart --output runs/quickstart
     """
@@ -99,6 +100,7 @@ def quickstart(
         _print_example(example)
     typer.echo(f"\n{metrics['wall_s']:.0f} s, {metrics['peak_rss_mb']:.0f} MB. Model: {directory / 'model'}")
     typer.echo(f"Open {directory / 'report.html'} for the pictures.")
+    _print_located(results["located"], directory / "index")
 
 
 @app.command()
@@ -262,6 +264,17 @@ def _print_example(example: dict) -> None:
     for rank, hit in enumerate(example["hits"], 1):
         verdict = "right place" if hit["is_right"] else ""
         typer.echo(f"  {rank}. {hit['score']:.3f}  place {hit['place_id']}  {hit['platform']:9}  {verdict}".rstrip())
+
+
+def _print_located(answer: dict, index: Path) -> None:
+    """A query, its first place with coordinates, and what to type next."""
+    place, text = answer["places"][0], " ".join(answer["texts"])
+    known = place["latitude_deg"] is not None
+    where = f"{place['latitude_deg']:.6f}, {place['longitude_deg']:.6f}" if known else "no coordinates in the data"
+    odds = "" if place["probability"] is None else f", probability {place['probability']:.2f}"
+    typer.echo(f"\nIndexed {answer['pictures_searched']} pictures. “{text}”\n  place {place['name']} at {where}{odds}")
+    typer.echo(f"Try next:\n  pemoe locate {shlex.quote(text)} --index {shlex.quote(str(index))}")
+    typer.echo(f"  pemoe demo --index {shlex.quote(str(index))}")
 
 
 if __name__ == "__main__":

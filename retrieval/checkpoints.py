@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, StrictDataclassError
 from transformers import AutoConfig
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from pemoe.common.addresses import without_user
 from pemoe.common.errors import InputError
@@ -40,14 +41,27 @@ def read_config_of(checkpoint: str) -> PeMoEConfig:
     return config
 
 
-def load_checkpoint(checkpoint: str) -> tuple[PeMoEModel, PeMoEProcessor]:
-    """Model, in eval mode on this process's device, and processor; raises as `read_config_of`."""
+def load_checkpoint(checkpoint: str, device: torch.device | None = None) -> tuple[PeMoEModel, PeMoEProcessor]:
+    """Model, in eval mode on this process's device or another, and processor; raises as `read_config_of`."""
     read_config_of(checkpoint)
     try:
-        model = PeMoEModel.from_pretrained(checkpoint).eval().to(local_device())
+        model = PeMoEModel.from_pretrained(checkpoint).eval().to(device or local_device())
         return model, PeMoEProcessor.from_pretrained(checkpoint)
     except (ValueError, OSError) as error:
         raise InputError(f"{checkpoint}: {error}") from error
+
+
+def find_folder(checkpoint: str, commit: str | None = None) -> Path | None:
+    """Where the files of a checkpoint that has been loaded lie: its directory, or its snapshot of a commit (None: of
+    the main branch) in the Hub's cache; None where there is none. Nothing is fetched.
+    """
+    if os.path.isdir(checkpoint):
+        return Path(checkpoint)
+    for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME):
+        found = try_to_load_from_cache(checkpoint, name, revision=commit)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def describe_model(checkpoint: str | Path, config: PeMoEConfig | None = None) -> dict:

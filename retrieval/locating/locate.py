@@ -17,8 +17,9 @@ from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.records import FACTS, VECTOR, to_vectors
+from pemoe.retrieval.locating.calibration import Calibration, give_probabilities
 from pemoe.retrieval.locating.encoding import EncodedQuery, Query, QueryEncoder
-from pemoe.retrieval.locating.ranking import fuse_places, support_of
+from pemoe.retrieval.locating.ranking import count_places, fuse_places, support_of
 from pemoe.retrieval.locating.results import (
     NOT_HERE,
     UNKNOWN_ODDS,
@@ -66,6 +67,7 @@ class Locator:
     def __init__(self, index: GalleryIndex, model: PeMoEModel, processor: PeMoEProcessor) -> None:
         self.index, self.model, self.processor = index, model, processor
         self._encoder, self._sample = QueryEncoder(model, processor), GallerySample(index)
+        self._calibration = None if index.calibration is None else Calibration.from_json(index.calibration)
 
     @classmethod
     def open(cls, uri: str, model: str | None = None, **options: Any) -> Locator:
@@ -122,6 +124,8 @@ class Locator:
         sample = self._sample.vectors()
         deviations = [float((sample @ part).std()) for part in (query.text, query.picture) if part is not None]
         base = query.picture if query.text is None else query.text
+        if self._calibration is not None and query.picture is None and base is not None:
+            base = self._calibration.correct(base)
         if query.text is not None and query.picture is not None:
             base = (query.text + deviations[0] / max(deviations[1], 1e-6) * query.picture) / 2
         deviation = 1.0 if base is None else float((sample @ base).std())
@@ -140,7 +144,9 @@ class Locator:
         places, scores = self._rank(scored, hits)
         shown = self._show(scored, places[:top], scores[:top], where)
         notes = scored.query.notes if scored.base is not None else (*scored.query.notes, _ONLY_NEGATED)
-        return LocateResult(query.texts, shown, self._gate(scored.query), UNKNOWN_ODDS, None, searched, notes)
+        answer = LocateResult(query.texts, shown, self._gate(scored.query), UNKNOWN_ODDS, None, searched, notes)
+        is_text = scored.query.text is not None and scored.query.picture is None
+        return give_probabilities(answer, scores, self._calibration, count_places(searched, hits, places), is_text)
 
     def _rank(self, scored: _Scored, hits: pa.Table) -> tuple[list[str], np.ndarray]:
         """Places and their scores, what they fit of negated statements taken off."""

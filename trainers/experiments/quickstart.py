@@ -15,6 +15,7 @@ from pemoe.modeling_pemoe import PeMoEProcessor
 from pemoe.retrieval import search
 from pemoe.trainers.checkpoint_io import recipe_record
 from pemoe.trainers.experiments.fresh_process import run_without_package
+from pemoe.trainers.experiments.located import index_and_locate
 from pemoe.trainers.experiments.report import write_report
 from pemoe.trainers.experiments.table1 import Row, Table1
 from pemoe.trainers.recipes import Recipe, read_config
@@ -57,26 +58,30 @@ def run_quickstart(
     show_progress: bool = False,
     on_row: Callable[[Row], None] | None = None,
 ) -> dict:
-    """Train Table 1's four rows, save, reload in a fresh process, answer three queries, write the report.
+    """Train Table 1's four rows, save, reload in a fresh process, answer three queries, index the test pictures,
+    locate a query among them, write the report.
 
     Args:
-        output: a prepared directory; gets `model/`, `rows/`, `recipe.json`, `report.html`.
+        output: a prepared directory; gets `model/`, `index/`, `rows/`, `recipe.json`, `report.html`.
         recipe, splits: from `quickstart_recipe` and `load_rows`.
         on_row: called with every finished row.
 
     Returns:
-        The `results` of `metrics.json`: `{"rows": [...], "examples": [...], "reload_max_difference": ...}`.
+        The `results` of `metrics.json`: `{"rows": [...], "examples": [...], "reload_max_difference": ...,
+        "calibration": ..., "located": ...}`; see `index_and_locate` for the last two.
 
     Raises:
         TrainingError: a recipe the data does not fit; RuntimeError: the checkpoint does not load in a fresh process.
     """
     write_json(output / "recipe.json", recipe_record(recipe))
     model, processor = build_model(recipe)
-    rows = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row).run()
+    table = Table1(model, processor, splits, recipe, output / "rows", show_progress, on_row)
+    rows = table.run()
     gated = rows[-1]
     gated.model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     examples, difference = _answer_examples(output / "model", gated, processor, splits["test"])
+    located = index_and_locate(output, recipe, gated.model, processor, table, [one["query"] for one in examples])
     data = recipe.data
     title = "PE-MoE quickstart: " + ("the rendered campus" if data.root is None else Path(data.root).name)
     write_report(output / "report.html", title, format_table(rows), examples, _notes(gated, splits))
@@ -84,6 +89,7 @@ def run_quickstart(
         "rows": [row.as_json() for row in rows],
         "reload_max_difference": difference,
         "examples": [{**example, "hits": [_as_json(hit) for hit in example["hits"]]} for example in examples],
+        **located,
     }
 
 

@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("file_name", "filename", "image_path", "path", "image_file", "file", "image", "photo", "image_id"),
     "captions": ("captions", "caption", "text", "texts", "description", "descriptions", "query", "queries"),
     "place_id": ("place_id", "place", "building_id", "building", "id"),
+    "name": ("name", "title"),
     "platform": ("platform", "view"),
     "latitude": ("latitude_deg", "latitude", "lat"),
     "longitude": ("longitude_deg", "longitude", "lon", "lng", "long"),

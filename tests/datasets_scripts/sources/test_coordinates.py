@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from pemoe.datasets_scripts.schema import DataError
-from pemoe.datasets_scripts.sources.coordinates import count_covered, join_coordinates, read_coordinates
+from pemoe.datasets_scripts.sources.coordinates import (
+    NamedPlace,
+    count_covered,
+    join_coordinates,
+    read_coordinates,
+    read_places,
+)
 
 KML = """<?xml version="1.0" encoding="UTF-8"?>
 <kml xmlns="http://www.opengis.net/kml/2.2"><Document><name>universities</name>{placemarks}</Document></kml>"""
@@ -105,6 +111,38 @@ def test_a_repeated_place_may_agree_but_not_differ(tmp_path):
     assert fault(path).startswith("b.kml placemark 2: place '0001' lies at (53.5245, -113.53), but before at (53.5245")
 
 
+def feature(properties: str, position: str, kind: str = "Point", more: str = "") -> str:
+    geometry = f'{{"type": "{kind}", "coordinates": {position}}}'
+    return f'{{"type": "Feature", {more} "properties": {properties}, "geometry": {geometry}}}'
+
+
+def test_geojson_gives_longitude_first_its_places_by_id_or_name_and_lines_none(tmp_path):
+    features = [
+        feature('{"Place_ID": "0001", "name": "Clare Drake Arena"}', "[-113.5305, 53.5245, 668]"),
+        feature('{"name": "Hall"}', "[8.5, 50.25]"),
+        feature("{}", "[-70.5, -33.25]", more='"id": 7,'),
+        feature('{"name": "a road"}', "[[1, 2], [3, 4]]", kind="LineString"),
+        '{"type": "Feature", "properties": {"name": "nowhere"}, "geometry": null}',
+    ]
+    text = f'{{"type": "FeatureCollection", "features": [{", ".join(features)}]}}'
+    expected = {
+        "0001": NamedPlace(ARENA, "Clare Drake Arena"),
+        "Hall": NamedPlace((50.25, 8.5), "Hall"),
+        "7": NamedPlace((-33.25, -70.5)),
+    }
+    for name in ("a.geojson", "a.json"):
+        assert read_places(write(tmp_path / name, text)) == expected
+    assert read_coordinates(tmp_path / "a.json") == {key: place.coordinates for key, place in expected.items()}
+
+
+def test_tables_and_name_lists_give_places_their_names(tmp_path):
+    table = write(tmp_path / "a.csv", "place_id,name,lat,lon\n0001,Old Arena,53.5245,-113.5305\n")
+    assert read_places(table) == {"0001": NamedPlace(ARENA, "Old Arena")}
+    names = write(tmp_path / "names.txt", NAMES)
+    assert read_places(table, names) == {"0001": NamedPlace(ARENA, "Clare Drake Arena")}
+    assert read_places(write(tmp_path / "b.csv", "name,lat,lon\nHall,1,2\n")) == {"Hall": NamedPlace((1, 2), "Hall")}
+
+
 BOMB = '<!DOCTYPE k [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><kml><Placemark><name>&b;</name></Placemark></kml>'
 STEAL = '<!DOCTYPE k [<!ENTITY a SYSTEM "file:///etc/hostname">]><kml><Placemark><name>&a;</name></Placemark></kml>'
 OUTSIDE = '<!DOCTYPE k SYSTEM "http://127.0.0.1:9/k.dtd"><kml/>'
@@ -119,7 +157,14 @@ FILES = {  # fault -> file name, text, what the message says
     "one number": ("a.kml", KML.format(placemarks=placemark("1", "12.5")), "placemark 1 has the coordinates '12.5'"),
     "swapped": ("a.kml", KML.format(placemarks=placemark("1", "53.5,-113.5")), "latitude -113.5 is beyond 90"),
     "csv swapped": ("a.csv", "id,lat,lon\n1,-113.5,53.5\n", "a.csv line 2: latitude -113.5 is beyond 90"),
-    "csv without place": ("a.csv", "name,lat,lon\n1,1,2\n", "a.csv line 2 names no place"),
+    "csv without place": ("a.csv", "label,lat,lon\n1,1,2\n", "a.csv line 2 names no place"),
+    "csv of images": ("a.csv", "file,lat,lon\na.jpg,1,2\n", "a table of images goes with --table"),
+    "geojson cut": ("a.geojson", '{"type": "FeatureColl', "is not valid JSON"),
+    "geojson of another kind": ("a.geojson", '{"type": "Topology"}', "is no GeoJSON FeatureCollection"),
+    "geojson swapped": ("a.geojson", feature('{"place_id": "1"}', "[53.5, -113.5]"), "latitude -113.5 is beyond 90"),
+    "geojson text": ("a.geojson", feature('{"place_id": "1"}', '["1", 2]'), "not [longitude, latitude]"),
+    "geojson one number": ("a.geojson", feature('{"place_id": "1"}', "[1]"), "not [longitude, latitude]"),
+    "geojson without place": ("a.geojson", feature("null", "[1, 2]"), "a.geojson feature 1 names no place"),
     "csv without position": ("a.csv", "id,y,x\n1,1,2\n", "gives no coordinates of any place"),
 }  # fmt: skip
 

@@ -1,0 +1,146 @@
+"""An index told in figures, and handed on to other programs: Parquet, GeoJSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pemoe.common.errors import one_line
+from pemoe.common.files import write_atomically
+from pemoe.common.version import __version__
+from pemoe.datasets_scripts.schema import order_platforms
+from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.index.gallery import GalleryIndex
+from pemoe.retrieval.index.records import FACTS, VECTOR
+
+SUFFIXES = (".parquet", ".geojson")
+STORED = (*FACTS, "content_sha256")
+ROWS_PER_GROUP = 8192
+
+
+def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
+    """What an index holds, as JSON.
+
+    Returns:
+        `pictures`, `places`, `platforms` (pictures of each), `with_coordinates`, `without_coordinates`, `box` ([south,
+        west, north, east] in degrees, west > east across the antimeridian) and `captured` ([first, last], ISO 8601),
+        both None where nothing is known, `model`, `calibration`, `size_mb` of a directory.
+    """
+    rows = index.read(FACTS)
+    platforms = rows["platform"].to_pylist()
+    latitude_deg, longitude_deg = _coordinates(rows)
+    is_known = ~np.isnan(latitude_deg)
+    times = [time for time in rows["captured_at"].to_pylist() if time is not None]
+    return {
+        "uri": uri,
+        "pictures": len(rows),
+        "places": len(set(rows["place_id"].to_pylist())),
+        "platforms": {name: platforms.count(name) for name in order_platforms(set(platforms))},
+        "with_coordinates": int(is_known.sum()),
+        "without_coordinates": int((~is_known).sum()),
+        "box": _bounding_box(latitude_deg[is_known], longitude_deg[is_known]),
+        "captured": [min(times).isoformat(), max(times).isoformat()] if times else None,
+        "model": index.model.as_json(),
+        "calibration": index.calibration,
+        "size_mb": _size_mb(uri),
+    }
+
+
+def export_index(index: GalleryIndex, output: str | Path, with_vectors: bool = False) -> int:
+    """Write the rows of an index to a file, whole or not at all.
+
+    `.parquet`: a row per picture, by image_id; `with_vectors` adds `vector`, fp16 lists of fixed size. The model and
+    the calibration stand in the schema's metadata under `pemoe`, as JSON.
+    `.geojson`: a Point per place (RFC 7946: longitude first), null where its position is unknown; the middle of its
+    pictures' positions.
+
+    Returns:
+        Rows or features written.
+
+    Raises:
+        GalleryError: another suffix, vectors in GeoJSON, an output that cannot be written.
+    """
+    path = Path(output)
+    if path.suffix.lower() not in SUFFIXES:
+        raise GalleryError(f"{path}: an index is exported to {' or '.join(SUFFIXES)}; name such a file")
+    is_parquet = path.suffix.lower() == ".parquet"
+    if with_vectors and not is_parquet:
+        raise GalleryError(f"{path}: GeoJSON holds no vectors; export them to .parquet")
+    rows = index.read([*STORED, VECTOR] if with_vectors else STORED)
+    rows = rows.take(np.argsort(rows["image_id"].to_numpy(zero_copy_only=False).astype(str), kind="stable"))
+    try:
+        if is_parquet:
+            about = {"version": __version__, "model": index.model.as_json(), "calibration": index.calibration}
+            rows = rows.replace_schema_metadata({"pemoe": json.dumps(about)})
+            write_atomically(path, lambda file: pq.write_table(rows, file, row_group_size=ROWS_PER_GROUP))
+            return len(rows)
+        features = list(_features(rows))
+        content = json.dumps({"type": "FeatureCollection", "features": features}, ensure_ascii=False)
+        write_atomically(path, lambda file: file.write_text(content + "\n", encoding="utf-8"))
+        return len(features)
+    except OSError as error:
+        raise GalleryError(f"{path}: cannot be written ({one_line(error)}); name another --output") from error
+
+
+def _features(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    """A feature per place, in the order of its first picture."""
+    places: dict[str, list[dict]] = {}
+    for row in rows.to_pylist():
+        places.setdefault(row["place_id"], []).append(row)
+    for place_id, pictures in places.items():
+        times = [one["captured_at"] for one in pictures if one["captured_at"] is not None]
+        properties = {
+            "place_id": place_id,
+            "name": pictures[0]["name"],
+            "pictures": len(pictures),
+            "platforms": list(order_platforms({one["platform"] for one in pictures})),
+            "captured_first": min(times).isoformat() if times else None,
+            "captured_last": max(times).isoformat() if times else None,
+        }
+        known = [(one["latitude_deg"], one["longitude_deg"]) for one in pictures if one["latitude_deg"] is not None]
+        middle = _middle(known) if known else None
+        geometry = {"type": "Point", "coordinates": [middle[1], middle[0]]} if middle else None
+        yield {"type": "Feature", "id": place_id, "properties": properties, "geometry": geometry}
+
+
+def _middle(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """The middle of (latitude_deg, longitude_deg) on the sphere, which knows no antimeridian; of equal ones that one."""
+    if len(set(points)) == 1:
+        return points[0]
+    latitude, longitude = np.radians(np.asarray(points)).T
+    x, y = (np.cos(latitude) * np.cos(longitude)).mean(), (np.cos(latitude) * np.sin(longitude)).mean()
+    z = np.sin(latitude).mean()
+    return math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
+
+
+def _coordinates(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes `(n,)`, NaN where unknown."""
+    latitude, longitude = (
+        rows[name].to_numpy(zero_copy_only=False).astype(float) for name in ("latitude_deg", "longitude_deg")
+    )
+    return latitude, longitude
+
+
+def _bounding_box(latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> list[float] | None:
+    """The narrowest [south, west, north, east] of points: its sides leave out the widest gap between longitudes."""
+    if not len(latitude_deg):
+        return None
+    east = np.unique(longitude_deg)
+    gaps = np.append(east[1:], east[0] + 360) - east
+    widest = int(gaps.argmax())
+    west = east[(widest + 1) % len(east)]
+    return [float(latitude_deg.min()), float(west), float(latitude_deg.max()), float(east[widest])]
+
+
+def _size_mb(uri: str) -> float | None:
+    """Size of the files of a directory in 1e6 bytes."""
+    if "://" in uri:
+        return None
+    return round(sum(path.stat().st_size for path in Path(uri).rglob("*") if path.is_file()) / 1e6, 2)
