@@ -65,6 +65,12 @@ def test_csv_gives_the_coordinates_back_and_no_formula() -> None:
     assert float(rows[1]["probability"]) == 0.125 and rows[0]["probability"] == ""
 
 
+def test_html_holds_every_place_and_no_markup_of_theirs() -> None:
+    page = FORMATS["html"](build_result())
+    assert all(f"p{n}" in page for n in range(5))
+    assert "<script>alert" not in page
+
+
 @pytest.mark.parametrize("places", [0, 5])
 def test_the_table_fits_a_terminal(places: int) -> None:
     text = FORMATS["table"](build_result(places))
