@@ -13,8 +13,9 @@ SAMPLE = 2048  # pictures
 
 
 class GallerySample:
-    """Vectors of at most `SAMPLE` pictures of an index, drawn evenly by seed; read anew where pictures came or went, of
-    a larger gallery where a twentieth did.
+    """Vectors of at most `SAMPLE` pictures of an index, drawn evenly by seed.
+
+    They are read anew where pictures came or went, of a gallery larger than the sample where a twentieth did.
 
     The standard error of a mean over them is 1/45 of a standard deviation.
     """
