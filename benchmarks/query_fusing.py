@@ -33,15 +33,15 @@ def show(name: str, ranks: np.ndarray, *others: str) -> None:
 
 
 def compare_fusing(encoder: QueryEncoder, gallery: np.ndarray, places: np.ndarray, rows: list) -> None:
-    """The whole text against its sentences, on two captions of a picture joined."""
+    """The whole text, its sentences' mean where it is too long, against others; two captions of a picture joined."""
     queries = [Query(tuple(row["captions"][:2])) for row in rows]
     encoded = encoder.encode(queries)
     whole = np.stack([one.text for one in encoded])
     mean = np.stack([one.vectors.mean(0) for one in encoded])
     largest = np.stack([(one.vectors @ gallery.T).max(0) for one in encoded])
     wanted = [row["place_id"] for row in rows]
-    ways = {"whole text": whole @ gallery.T, "mean of sentences": mean @ gallery.T, "largest of sentences": largest}
-    ways["whole text and mean"] = (whole + mean) / 2 @ gallery.T
+    ways = {"as located": whole @ gallery.T, "mean of sentences": mean @ gallery.T, "largest of sentences": largest}
+    ways["both, halved"] = (whole + mean) / 2 @ gallery.T
     for name, scores in ways.items():
         show(name, ranks_of(scores, places, wanted))
 

@@ -164,7 +164,7 @@ def _cross_check(scores: np.ndarray, own: np.ndarray, seed: int) -> list[dict[st
             parts.setdefault(kept.shape[1], []).append(judge(kept, out, figures))
     lines = []
     for size, sides in sorted(parts.items()):
-        first, right, here, gone = (np.concatenate(column) for column in zip(*sides, strict=True))
+        first, right, here, gone, _ = (np.concatenate(column) for column in zip(*sides, strict=True))
         error, area = expected_calibration_error(first, right), area_under_roc(gone, here)
         lines.append({"places": size, "recall_at_1": float(right.mean()), "ece": error, "auc_elsewhere": area})
     return lines
@@ -178,15 +178,17 @@ def _only(scores: np.ndarray, own: np.ndarray, places: np.ndarray) -> tuple[np.n
 
 
 def judge(kept: np.ndarray, out: np.ndarray, figures: Mapping[str, float]) -> tuple[np.ndarray, ...]:
-    """Of galleries of `simulate_galleries`: the first place's probability and whether it is right, with the own place
-    there; the probability of elsewhere with it there and with it taken out; `(Q,)` each."""
-    first, right, here, gone = (np.zeros(len(kept)) for _ in range(4))
+    """Of galleries of `simulate_galleries`, `(Q,)` each: the first place's probability and whether it is right, with
+    the own place there; the probability of elsewhere with it there, and with it taken out; and the first place's
+    probability then, which is never right."""
+    first, right, here, gone, wrong = (np.zeros(len(kept)) for _ in range(5))
     for number, (with_own, without) in enumerate(zip(kept, out, strict=True)):
         order = np.argsort(-with_own, kind="stable")
         places, here[number] = place_probabilities(with_own[order], figures, len(order))
         first[number], right[number] = places[0], order[0] == 0
-        gone[number] = place_probabilities(np.sort(without)[::-1], figures, len(without))[1]
-    return first, right, here, gone
+        places, gone[number] = place_probabilities(np.sort(without)[::-1], figures, len(without))
+        wrong[number] = places[0]
+    return first, right, here, gone, wrong
 
 
 def choose_hub_weight(

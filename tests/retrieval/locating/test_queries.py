@@ -25,7 +25,10 @@ NEGATED = {  # query: (what is looked for, what is denied)
     "neither a pond nor a fountain": ("", ["a pond or a fountain"]),
     "a lawn instead of a pond": ("a lawn", ["a pond"]),
     "not a church but a school": ("a school", ["a church"]),
-    "white arena that does not stand in a park, with two storeys": ("white arena, with two storeys", ["stand in a park"]),
+    "white arena that does not stand in a park, with two storeys": (
+        "white arena, with two storeys",
+        ["stand in a park"],
+    ),
     "red hall. Not the tall one. No pond.": ("red hall.", ["the tall one", "pond"]),
     "a building with no windows and with a flat roof": ("a building, with a flat roof", ["windows"]),
     "a hall, devoid of trees; it lacks a tower": ("a hall", ["trees", "a tower"]),
@@ -71,7 +74,7 @@ def test_a_query_that_says_nothing_has_no_statement(query: str) -> None:
 def test_refining_is_saying_all_at_once() -> None:
     texts = refine(refine("red hall", "not the tall one"), "with two storeys")
     assert texts == ("red hall", "not the tall one", "with two storeys")
-    assert read_statements(texts) == read_statements("red hall. not the tall one. with two storeys".split(". "))
+    assert read_statements(texts) == read_statements(["red hall", "not the tall one", "with two storeys"])
     assert [one.negated for one in read_statements(texts)] == [False, True, False]
 
 

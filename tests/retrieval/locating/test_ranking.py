@@ -8,7 +8,9 @@ import numpy as np
 from pemoe.retrieval.locating.ranking import NEGATION_FROM, NEGATION_WEIGHT, fuse_places, support_of
 
 
-def by_hand(scores: np.ndarray, place_ids: list[str], negated: np.ndarray, deviation: float) -> list[tuple[float, str]]:
+def by_hand(
+    scores: np.ndarray, place_ids: list[str], negated: np.ndarray, deviation: float
+) -> list[tuple[float, str]]:
     found = []
     for place in set(place_ids):
         rows = [row for row, one in enumerate(place_ids) if one == place]

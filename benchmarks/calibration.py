@@ -1,0 +1,158 @@
+"""How far the probabilities of places can be trusted: reliability, and the ROC of "not in this gallery".
+
+    python benchmarks/calibration.py runs/quickstart/model --output runs/calibration
+
+Asks every test query of a campus among galleries of several sizes, each query's own place among them or taken out, the
+others drawn by seed. The calibration is the model's `calibration.json`, fitted on training queries, or what
+--calibration names. Writes metrics.json and report.html.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pemoe.common.errors import InputError
+from pemoe.common.pages import render_page, write_page
+from pemoe.common.runs import prepare_output, write_metrics
+from pemoe.datasets_scripts import load_source
+from pemoe.retrieval.checkpoints import load_checkpoint
+from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
+from pemoe.retrieval.index.identity import ModelIdentity
+from pemoe.retrieval.locating.calibrated_index import choose_calibration
+from pemoe.retrieval.locating.calibration import NOT_HERE_FROM, Calibration
+from pemoe.retrieval.locating.fitting import (
+    area_under_roc,
+    expected_calibration_error,
+    judge,
+    place_scores,
+    reliability,
+    simulate_galleries,
+)
+
+SHARES_OUT = (0.0, 0.05, 0.2, 0.5)  # of the queries whose place is taken out
+FALSE_ALARMS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)  # at which the ROC is read
+BODY = """
+<p>{{ note }}</p>
+<h2>Reliability of the first place's probability ({{ size }} places)</h2>
+<figure><svg width="360" height="360" viewBox="-30 -10 360 360" role="img">
+<rect class="frame" x="0" y="0" width="300" height="300"/><line class="aim" x1="0" y1="300" x2="300" y2="0"/>
+{% for line in lines %}<circle class="bars" cx="{{ (300 * line.probability) | round(1) }}"
+ cy="{{ (300 - 300 * line.right) | round(1) }}" r="{{ (3 + 25 * line.share) | round(1) }}"/>
+{% endfor %}<text x="90" y="325">mean probability</text><text x="4" y="14">share right</text></svg></figure>
+<h2>ROC of “not in this gallery”</h2>
+<figure><svg width="360" height="360" viewBox="-30 -10 360 360" role="img">
+<rect class="frame" x="0" y="0" width="300" height="300"/><line class="aim" x1="0" y1="300" x2="300" y2="0"/>
+{% for curve in curves %}<polyline fill="none" stroke="var(--bar)" stroke-width="2" points="{{ curve.points }}"/>
+<text x="{{ curve.x }}" y="{{ curve.y }}">{{ curve.places }}</text>
+{% endfor %}<text x="60" y="325">place there, called absent</text>
+<text x="4" y="14">place gone, called absent (number: places)</text></svg></figure>
+"""
+
+
+def measure(split: EmbeddedSplit, calibration: Calibration, seed: int) -> tuple[list[dict], list[dict]]:
+    """A line for each size of gallery, and for each platform of the query at the largest; with their ROC curves."""
+    query = calibration.correct(split.query)
+    scores, own = place_scores(query, split.query_place_id, split.gallery, split.place_id)
+    figures = {name: getattr(calibration, name) for name in ("slope", "offset", "prior_elsewhere")}
+    sizes, platforms = [], []
+    for kept, out in simulate_galleries(scores, own, seed):
+        judged = judge(kept, out, figures)
+        sizes.append({"places": kept.shape[1], **describe(judged, seed)})
+    for number, name in enumerate(split.platform_names):
+        chosen = split.query_platform == number
+        if chosen.any():
+            part = tuple(values[chosen] for values in judged)
+            platforms.append({"platform": name, "places": kept.shape[1], **describe(part, seed)})
+    return sizes, platforms
+
+
+def describe(judged: tuple[np.ndarray, ...], seed: int) -> dict:
+    """Figures of one group of queries; `judged` is what `judge` gives and the first place's probability without."""
+    first, right, here, gone, alone = judged
+    line = {"queries": len(first), "recall_at_1": float(right.mean()), "probability": float(first.mean())}
+    drawn = np.random.default_rng(seed).random(len(first))
+    for share in SHARES_OUT:
+        absent = drawn < share
+        odds, hits = np.where(absent, alone, first), np.where(absent, 0.0, right)
+        line[f"ece_{share:g}_out"] = expected_calibration_error(odds, hits)
+    alarms = np.quantile(here, 1 - np.asarray(FALSE_ALARMS))
+    line["ece_of_all_there_equal_mass"] = equal_mass_error(first, right)
+    line["auc_elsewhere"] = area_under_roc(gone, here)
+    line["called_absent"] = {
+        "gone": float((gone >= NOT_HERE_FROM).mean()),
+        "there": float((here >= NOT_HERE_FROM).mean()),
+    }
+    line["roc"] = [[rate, float((gone > value).mean())] for rate, value in zip(FALSE_ALARMS, alarms, strict=True)]
+    return line | {"reliability": reliability(first, right)}
+
+
+def equal_mass_error(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error over bins that hold equally many."""
+    parts = np.array_split(np.argsort(probability, kind="stable"), min(bins, len(probability)))
+    return float(sum(len(one) * abs(probability[one].mean() - right[one].mean()) for one in parts) / len(right))
+
+
+def write_report(path: Path, sizes: list[dict], note: str) -> None:
+    """The two pictures as one page."""
+    curves = []
+    for line in sizes:
+        points = [(0.0, 0.0), *map(tuple, line["roc"]), (1.0, 1.0)]
+        drawn = [(round(300 * x, 1), round(300 - 300 * y, 1)) for x, y in points]
+        x, y = drawn[3]
+        curves.append({"points": " ".join(f"{a},{b}" for a, b in drawn), "x": x, "y": y, "places": line["places"]})
+    last = sizes[-1]
+    body = {"note": note, "size": last["places"], "lines": last["reliability"], "curves": curves}
+    write_page(path, render_page("Calibration", BODY, **body))
+
+
+def print_table(sizes: list[dict], platforms: list[dict]) -> None:
+    """One line per size and platform."""
+    print(
+        "places queries platform   R@1  p(first)  ece: 0/5/20/50 % out        AUC elsewhere  called absent gone/there"
+    )
+    for line in [*sizes, *platforms]:
+        errors = " ".join(f"{line[f'ece_{share:g}_out']:.3f}" for share in SHARES_OUT)
+        called = "{gone:.3f}/{there:.3f}".format(**line["called_absent"])
+        print(
+            f"{line['places']:6} {line['queries']:7} {line.get('platform', ''):9} {line['recall_at_1']:.3f} "
+            f"{line['probability']:9.3f}  {errors}  {line['auc_elsewhere']:14.3f}  {called}"
+        )
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="directory or Hub id of the model")
+    parser.add_argument("--calibration", help="a calibration.json, or data with training captions")
+    parser.add_argument("--test-places", type=int, default=150)
+    parser.add_argument("--seed", type=int, default=0, help="of the campus and of what is drawn")
+    parser.add_argument("--output", type=Path, default=Path("runs/calibration"))
+    options = parser.parse_args()
+    started_s = time.monotonic()
+    try:
+        model, processor = load_checkpoint(options.checkpoint)
+        sha256 = ModelIdentity.of(options.checkpoint, model).weights_sha256
+        calibration, line = choose_calibration(options.calibration, options.checkpoint, model, processor, sha256)
+        if calibration is None:
+            raise InputError(line)
+        prepare_output(options.output)
+    except InputError as error:
+        print(f"calibration: {error}", file=sys.stderr)
+        return 2
+    rows = load_source("campus", seed=options.seed, train_places=1, test_places=options.test_places)["test"]
+    sizes, platforms = measure(embed_split(model, processor, rows), calibration, options.seed)
+    results = {"calibration": line, "sizes": sizes, "platforms": platforms}
+    write_metrics(options.output, f"python {' '.join(sys.argv)}", options.seed, started_s, results)
+    write_report(options.output / "report.html", sizes, line)
+    print(line)
+    print_table(sizes, platforms)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
