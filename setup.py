@@ -30,6 +30,7 @@ PACKAGES = {
     "pemoe.trainers.recipes": "trainers/recipes",
     "pemoe.retrieval": "retrieval",
     "pemoe.retrieval.index": "retrieval/index",
+    "pemoe.retrieval.index.milvus": "retrieval/index/milvus",
     "pemoe.retrieval.locating": "retrieval/locating",
     "pemoe.retrieval.serving": "retrieval/serving",
     "pemoe.export": "export",

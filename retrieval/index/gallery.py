@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,10 @@ import pyarrow as pa
 from pemoe.retrieval.index.engine import Engine, engine_of
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import Filter
-from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.records import FACTS, check_columns, check_rows, schema_of
+
+if TYPE_CHECKING:
+    from pemoe.retrieval.index.identity import ModelIdentity
 
 MAX_QUERY = 1e6  # entries of fused queries are at most 1; far beyond it fp32 overflows
 
@@ -53,6 +55,8 @@ class GalleryIndex:
     @property
     def model(self) -> ModelIdentity:
         """Whose vectors it holds."""
+        from pemoe.retrieval.index.identity import ModelIdentity  # torch; an index is opened without
+
         return ModelIdentity.from_json(self.engine.about["model"])
 
     @property

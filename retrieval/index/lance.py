@@ -259,7 +259,8 @@ def to_sql(where: Filter) -> str | None:
     if boxes is not None:
         parts.append("(" + (" OR ".join(_inside(*box) for box in boxes) or "false") + ")")
     bounds = ((">=", where.since, timedelta(0)), ("<=", where.until, timedelta(milliseconds=1)))
-    parts += [f"captured_at {sign} {_instant(time + more)}" for sign, time, more in bounds if time is not None]
+    known = [(sign, time + more) for sign, time, more in bounds if time is not None and 1700 < time.year < 2200]
+    parts += [f"captured_at {sign} {_instant(time)}" for sign, time in known]  # nanoseconds end near those years
     return " AND ".join(parts) or None
 
 
