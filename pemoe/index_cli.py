@@ -187,6 +187,8 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     model = facts["model"]
     typer.echo(f"model {model['repo']} ({', '.join(model['platforms'])}; weights {model['weights_sha256']})")
     typer.echo("calibrated" if facts["calibration"] else "not calibrated: places come without probabilities")
+    if facts["is_exact"] is not None:
+        typer.echo("searched exactly" if facts["is_exact"] else "searched by its nearest-neighbour index")
     if facts["size_mb"] is not None:
         typer.echo(f"{facts['size_mb']:,.1f} MB")
 

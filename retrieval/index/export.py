@@ -17,10 +17,12 @@ from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically
 from pemoe.common.version import __version__
 from pemoe.datasets_scripts.schema import UNKNOWN, order_platforms
+from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import Filter
 from pemoe.retrieval.index.gallery import GalleryIndex
 from pemoe.retrieval.index.ingest import IngestCounts
+from pemoe.retrieval.index.lance import EXACT_ROWS, LanceEngine
 from pemoe.retrieval.index.records import FACTS, VECTOR
 
 SUFFIXES = (".parquet", ".geojson")
@@ -34,7 +36,8 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
     Returns:
         `pictures`, `places`, `platforms` (pictures of each), `with_coordinates`, `without_coordinates`, `box` ([south,
         west, north, east] in degrees, west > east across the antimeridian) and `captured` ([first, last], ISO 8601),
-        both None where nothing is known, `model`, `calibration`, `size_mb` of a directory.
+        both None where nothing is known, `is_exact`: whether a search that leaves that open scores every picture,
+        None where a server decides, `model`, `calibration`, `size_mb` of a directory.
     """
     rows = index.read(FACTS)
     platforms = rows["platform"].to_pylist()
@@ -50,6 +53,7 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
         "without_coordinates": int((~is_known).sum()),
         "box": _bounding_box(latitude_deg[is_known], longitude_deg[is_known]),
         "captured": [min(times).isoformat(), max(times).isoformat()] if times else None,
+        "is_exact": len(rows) <= EXACT_ROWS if engine_of(uri) is LanceEngine else None,
         "model": index.model.as_json(),
         "calibration": index.calibration,
         "size_mb": _size_mb(uri),

@@ -167,12 +167,14 @@ def open_target(
             known.model.check_same(identity, uri)
         yield known or GalleryIndex.create(uri, identity)
         return
-    beside = Path(f"{uri.rstrip('/')}.new")
-    check_target(str(beside), overwrite=True)
-    shutil.rmtree(beside, ignore_errors=True)
+    beside, old = (Path(f"{uri.rstrip('/')}.{word}") for word in ("new", "old"))
+    for left in (beside, old):  # by one that was killed
+        check_target(str(left), overwrite=True)
+        shutil.rmtree(left, ignore_errors=True)
     yield GalleryIndex.create(str(beside), identity)
-    shutil.rmtree(uri)
+    os.replace(uri, old)
     os.replace(beside, uri)
+    shutil.rmtree(old)
 
 
 def _find_index(uri: str) -> GalleryIndex | None:

@@ -49,7 +49,7 @@ def read_capture_time(data: bytes) -> CaptureTime:
     except Exception:  # Pillow's readers raise many kinds on broken bytes; found where the picture is decoded
         return CaptureTime()
     try:
-        if photo.get(ExifTags.Base.OffsetTimeOriginal):
+        if photo.get(ExifTags.Base.DateTimeOriginal) and photo.get(ExifTags.Base.OffsetTimeOriginal):
             return _photo_time(photo)
         return _gps_time(gps) or _photo_time(photo)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
