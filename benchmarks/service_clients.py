@@ -108,9 +108,9 @@ def ask_together(host: str, port: int, latencies: list[float], requests: int = 4
     def client(number: int) -> None:
         connection = http.client.HTTPConnection(host, port, timeout=120)
         for turn in range(requests):
-            body = json.dumps({"inputs": SENTENCES[(number + turn) % len(SENTENCES)], "parameters": {"top_k": 5}})
+            asked = {"inputs": SENTENCES[(number + turn) % len(SENTENCES)], "parameters": {"top_k": 5}}
             started_s = time.perf_counter()
-            connection.request("POST", "/", body, {"Content-Type": "application/json"})
+            connection.request("POST", "/", json.dumps(asked).encode(), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             content = answer.read()
             latencies.append(time.perf_counter() - started_s)

@@ -313,17 +313,17 @@ def _check_machines(paths: list[str]) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     paths = [one for one in paths if os.path.exists(one)]
-    look = ray.remote(num_cpus=0)(_unseen)
+
+    @ray.remote(num_cpus=0)
+    def unseen(paths: list[str]) -> list[str]:  # in here it travels as it is: a look needs no import of torch
+        return [path for path in paths if not os.path.exists(path)]
+
     for node in ray.nodes():
         if node["Alive"]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            for path in ray.get(look.options(scheduling_strategy=there).remote(paths)):
+            for path in ray.get(unseen.options(scheduling_strategy=there).remote(paths)):
                 where = f"not seen by the machine {node['NodeManagerAddress']} of the cluster"
                 raise GalleryError(f"{path}: {where}; put it where every machine finds it under this path")
-
-
-def _unseen(paths: list[str]) -> list[str]:
-    return [path for path in paths if not os.path.exists(path)]
 
 
 @contextmanager
@@ -372,6 +372,7 @@ def _in_order() -> Iterator[None]:
     logger = logging.getLogger("ray.data")
     level, context = logger.level, ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True
     context.execution_options.preserve_order = True
     logger.setLevel(logging.ERROR)
     try:
@@ -389,13 +390,14 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        causes = list(_causes_of(error))
+        causes = [one for one in _causes_of(error) if not isinstance(one, ray.exceptions.RayError)] or [error]
         for cause in causes:
             if isinstance(cause, InputError):
-                raise type(cause)(str(cause)) from error
+                said = str(cause).partition("\n")[0]  # Ray writes its advice below
+                raise GalleryError(said) from error
             if isinstance(cause, ModuleNotFoundError):
                 raise GalleryError(f"a machine of the cluster lacks {cause.name}; run {INSTALL} there") from error
-        raise GalleryError(f"the cluster gave up: {one_line(causes[-1])[:300]}") from error
+        raise GalleryError(f"the cluster gave up: {one_line(causes[0])[:300]}") from error
 
 
 def _causes_of(error: BaseException) -> Iterator[BaseException]:

@@ -98,10 +98,10 @@ def kill_one(files: Path, told: dict) -> None:
 def test_a_fault_leaves_nothing_and_a_killed_worker_changes_nothing(
     model: str, photos: Path, address: str, tmp_path: Path
 ) -> None:
-    broken, output = photos / "place20" / "drone_3.jpg", tmp_path / "ray.index"
+    broken, output = photos / "place01" / "drone_3.jpg", tmp_path / "ray.index"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:200])
-    with pytest.raises(GalleryError, match=r"place20/drone_3\.jpg: ") as refused:
+    with pytest.raises(GalleryError, match=r"place01/drone_3\.jpg: ") as refused:
         build_on_ray(str(output), str(photos), model, address, rows_per_fragment=ROWS_PER_FRAGMENT)
     assert "\n" not in str(refused.value)
     assert not output.exists()
