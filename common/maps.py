@@ -21,7 +21,7 @@ WIDTH_PX, ASPECT = 560, 0.68
 MARGIN = 0.16  # of the map, free on each side
 SMALLEST_DEG = 0.006  # of latitude shown of a single point: some 670 m
 COAST_FROM_DEG = 4.0  # of latitude: below that the coast, drawn for 1:110 000 000, would mislead
-PIN_PX, TOUCH_PX = 13, 19  # radii: of what is seen, of what a finger hits
+PIN_PX, TOUCH_PX = 13, 22  # radii: of what is seen, of what a finger hits
 MAX_TILES = 64
 
 Box = tuple[float, float, float, float]  # south, west, north, east in degrees; west > east crosses the antimeridian
@@ -338,7 +338,7 @@ def _free_spot(x: float, y: float, taken: Sequence[tuple[float, float]], view: V
     """Where the number of a dot stands: above it, or the first place around it that is free and on the map."""
     spots = [
         (x + far * math.sin(angle), y - far * math.cos(angle))
-        for far in (26, 56, 86, 116)
+        for far in (26, 62, 98, 134)
         for angle in (0, 0.6, -0.6, 1.2, -1.2, 1.9, -1.9, 2.5, -2.5, math.pi)
     ]
     edge = PIN_PX + 4

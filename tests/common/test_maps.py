@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pemoe.common.geodesy import haversine_m
-from pemoe.common.maps import COASTLINE, MapPoint, View, draw_map, fit_view, read_coastline
+from pemoe.common.maps import COASTLINE, TOUCH_PX, MapPoint, View, draw_map, fit_view, read_coastline
 
 CITY = [(40.1, -88.2), (40.102, -88.199), (40.098, -88.205)]
 FIJI = [(-17.0, 179.2), (-16.5, -179.5), (-18.0, 178.0)]
@@ -94,7 +94,7 @@ def test_numbers_of_one_spot_stand_apart_in_the_order_of_ranks() -> None:
     svg = draw_map([MapPoint(rank, "tower", -33.86, 151.2) for rank in (3, 1, 2, 5, 4, 6, 7, 8)])
     heads = np.array(re.findall(r'class="head" cx="([^"]+)" cy="([^"]+)"', svg), dtype=float)
     distances = np.linalg.norm(heads[:, None] - heads[None], axis=-1) + 1e6 * np.eye(len(heads))
-    assert distances.min() >= 2 * 19 - 0.2
+    assert distances.min() >= 2 * TOUCH_PX - 0.2
     assert re.findall(r'href="#place-(\d+)"', svg) == [str(rank) for rank in range(1, 9)]
 
 
