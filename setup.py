@@ -61,6 +61,7 @@ INSTALL_REQUIRES = [
     "filelock>=3.13,<5",  # one process audits while the others wait; datasets locks its cache by it; Unlicense
     "tqdm>=4.66,<5",  # progress bars, already in transformers; MPL/MIT
     "lancedb>=0.40,<1",  # the index: a folder or object storage, versions, ANN with filters, kill-safe; Apache-2.0
+    "shapely>=2.1,<3",  # areas as GeoJSON polygons: holes, validity, points inside; BSD-3
     "tenacity>=9,<10",  # tries of a language model again after a fault: waits, stops, Retry-After; Apache-2.0
 ]
 

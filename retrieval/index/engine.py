@@ -28,8 +28,12 @@ class Engine(Protocol):
     """A store of records (`records.schema_of`) under one address, with one small JSON object `about` beside them.
 
     `create` refuses an address where an index is, `open` one where none is (GalleryError, one line). A call that has
-    returned is seen by every later call, of other processes too, and survives `kill -9`.
+    returned is seen by every later call, of other processes too, and survives `kill -9`; one that was killed did all,
+    in batches of 5,000 ids for `delete`, or nothing. `create` that was killed left no index, or an empty one. What
+    comes in has passed `records.check_rows`; filters are what `Filter.mask` says, of every engine.
     """
+
+    uri: str
 
     @classmethod
     def create(cls, uri: str, dimension: int, about: dict[str, Any], **options: Any) -> Engine:
@@ -39,13 +43,15 @@ class Engine(Protocol):
     def open(cls, uri: str, **options: Any) -> Engine:
         """Open an index."""
 
-    about: dict[str, Any]
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was stored last, by whichever process."""
 
     def write_about(self, about: dict[str, Any]) -> None:
         """Replace `about`."""
 
     def add(self, rows: pa.Table) -> None:
-        """Append rows whose ids are new."""
+        """Append rows; GalleryError where an id is there, and nothing is added."""
 
     def upsert(self, rows: pa.Table) -> None:
         """Replace the rows of the same `image_id`, append the others."""
@@ -61,14 +67,15 @@ class Engine(Protocol):
     ) -> list[pa.Table]:
         """For each query `(Q, D)` float32 its at most `k` best rows that pass, `columns` and a falling `score`.
 
-        `exact`: True scores every row, False uses the nearest-neighbour index, None chooses.
+        `exact`: True scores every row, equal scores by `image_id`; False uses the nearest-neighbour index, or is
+        refused where there is none; None chooses.
         """
 
     def read(self, columns: Sequence[str], where: Filter) -> pa.Table:
         """The rows that pass, in no order that means anything."""
 
-    def optimize(self) -> None:
-        """Compact files; build or extend the nearest-neighbour index where the rows are many."""
+    def optimize(self, nearest: bool | None = None) -> None:
+        """Compact files; build or extend the nearest-neighbour index: True, False, or None where the rows are many."""
 
 
 def engine_of(uri: str) -> type[Engine]:

@@ -12,7 +12,9 @@ from pemoe.retrieval.index.engine import Engine, engine_of
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import Filter
 from pemoe.retrieval.index.identity import ModelIdentity
-from pemoe.retrieval.index.records import FACTS
+from pemoe.retrieval.index.records import FACTS, check_columns, check_rows, schema_of
+
+MAX_QUERY = 1e6  # entries of fused queries are at most 1; far beyond it fp32 overflows
 
 
 class GalleryIndex:
@@ -63,12 +65,16 @@ class GalleryIndex:
         self.engine.write_about({**self.engine.about, "calibration": calibration})
 
     def add(self, rows: pa.Table) -> None:
-        """Append pictures (`records.table_of`) whose ids are new."""
-        self.engine.add(self._checked(rows))
+        """Append pictures (`records.table_of`).
+
+        Raises:
+            GalleryError: a row that `records.check_rows` refuses, or an id that is there; nothing is added then.
+        """
+        self.engine.add(check_rows(rows, self.model.dimension))
 
     def upsert(self, rows: pa.Table) -> None:
-        """Replace pictures of the same `image_id`, append the others."""
-        self.engine.upsert(self._checked(rows))
+        """Replace pictures of the same `image_id`, append the others; GalleryError as for `add`, nothing done then."""
+        self.engine.upsert(check_rows(rows, self.model.dimension))
 
     def delete(self, where: Filter) -> int:
         """Remove pictures; returns how many. GalleryError for a filter that lets everything pass."""
@@ -94,7 +100,8 @@ class GalleryIndex:
             query: fused vectors `(Q, E * D)` or `(E * D,)`.
             k: pictures per query.
             where: which pictures are searched.
-            exact: True scores every picture, False uses the nearest-neighbour index, None chooses by size.
+            exact: True scores every picture, False uses the nearest-neighbour index that `optimize` built, None
+                chooses by size.
             columns: of the answer.
 
         Returns:
@@ -102,23 +109,25 @@ class GalleryIndex:
             nothing passes.
 
         Raises:
-            GalleryError: vectors of another length, k below 1, NaN.
+            GalleryError: vectors of another length, k below 1, NaN, values beyond 1e6; `exact=False` with no
+                nearest-neighbour index; a column that there is not.
         """
         query = np.atleast_2d(np.asarray(query, dtype=np.float32))
-        if query.shape[1] != self.model.dimension or not np.isfinite(query).all() or k < 1:
-            raise GalleryError(f"search: {query.shape} with k = {k}; give finite (Q, {self.model.dimension}), k >= 1")
+        wide, dimension = query.shape[-1], self.model.dimension
+        if query.ndim != 2 or wide != dimension or not (np.abs(query) <= MAX_QUERY).all() or k < 1:
+            raise GalleryError(f"search: {query.shape} with k = {k}; give finite (Q, {dimension}), k >= 1")
+        check_columns(columns, schema_of(dimension).names)
         return self.engine.search(query, k, where or Filter(), exact, columns)
 
     def read(self, columns: Sequence[str] = FACTS, where: Filter | None = None) -> pa.Table:
-        """The pictures that pass, as a table."""
+        """The pictures that pass, as a table in no order that means anything."""
+        check_columns(columns, schema_of(self.model.dimension).names)
         return self.engine.read(columns, where or Filter())
 
-    def optimize(self) -> None:
-        """Compact files; build or extend the nearest-neighbour index where the pictures are many."""
-        self.engine.optimize()
+    def optimize(self, nearest: bool | None = None) -> None:
+        """Compact files, drop old versions, and build or extend the nearest-neighbour index.
 
-    def _checked(self, rows: pa.Table) -> pa.Table:
-        ids = rows["image_id"].to_pylist()
-        if len(set(ids)) < len(ids):
-            raise GalleryError("rows: an image_id comes twice; give each picture one row")
-        return rows
+        Args:
+            nearest: whether there shall be one; None: where the pictures are so many that a search uses it.
+        """
+        self.engine.optimize(nearest)

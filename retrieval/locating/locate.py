@@ -221,7 +221,7 @@ class Locator:
         return LocateResult(query.texts, (), self._gate(encoded), NOT_HERE, None, 0, (*encoded.notes, note))
 
 
-def locate(
+def locate(  # noqa: PLR0913 - what a user names
     texts: str | Sequence[str],
     index: str | GalleryIndex,
     image: object = None,
