@@ -40,7 +40,11 @@ def compare_fusing(encoder: QueryEncoder, gallery: np.ndarray, places: np.ndarra
     mean = np.stack([one.vectors.mean(0) for one in encoded])
     largest = np.stack([(one.vectors @ gallery.T).max(0) for one in encoded])
     wanted = [row["place_id"] for row in rows]
-    ways = {"whole text, as located": whole @ gallery.T, "mean of sentences": mean @ gallery.T, "largest of sentences": largest}
+    ways = {
+        "whole text, as located": whole @ gallery.T,
+        "mean of sentences": mean @ gallery.T,
+        "largest of sentences": largest,
+    }
     ways["whole text and mean"] = (whole + mean) / 2 @ gallery.T
     for name, scores in ways.items():
         show(name, ranks_of(scores, places, wanted))

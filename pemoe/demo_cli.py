@@ -61,5 +61,5 @@ def _describe(locator, index: str, tiles: str | None, attribution: str):
         rows = locator.index.read(["latitude_deg", "longitude_deg"])
         known = zip(rows["latitude_deg"].to_pylist(), rows["longitude_deg"].to_pylist(), strict=True)
         extent = bounding_box([where for where in known if None not in where])
-    about = f"{count:,} pictures of `{index}` are searched."
+    about = f"{count:,} pictures of {index.rstrip('/').rpartition('/')[2]} are searched."
     return PageFacts(TITLE, about, tuple(locator.model.config.platforms), EXAMPLES, extent, tiles, attribution)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pemoe.retrieval.locating import LocateResult, Locator
     from pemoe.retrieval.locating.query_files import NamedQuery
 
-FORMATS = ("table", "json", "geojson", "kml", "csv")
+FORMATS = ("table", "json", "geojson", "kml", "csv", "html")
 FORMATS_OF_FILES = ("jsonl", "csv")
 AT_ONCE = 32  # queries of a file that are answered together
 
@@ -47,7 +47,7 @@ def locate(  # noqa: PLR0913 - one parameter per option
     until: Annotated[str | None, typer.Option(help="Pictures taken up to this date or time.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Places shown.")] = 5,
     format: Annotated[
-        str | None, typer.Option(help="table, json, geojson, kml or csv; of --queries: jsonl or csv.")
+        str | None, typer.Option(help="table, json, geojson, kml, csv or html; of --queries: jsonl or csv.")
     ] = None,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Put small pictures into json and jsonl.")] = False,
     output: Annotated[Path | None, typer.Option(dir_okay=False, help="File to write to (default: stdout).")] = None,

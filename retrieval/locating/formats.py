@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from xml.etree import ElementTree
 
+from pemoe.retrieval.locating.map_page import render_map_page
 from pemoe.retrieval.locating.results import LocatedPlace, LocateResult
 
 WIDTH = 80  # characters of the table
@@ -95,6 +96,7 @@ FORMATS: dict[str, Callable[[LocateResult], str]] = {
     "geojson": as_geojson,
     "kml": as_kml,
     "csv": as_csv,
+    "html": render_map_page,
 }
 
 
