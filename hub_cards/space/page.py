@@ -103,7 +103,7 @@ class Handlers:
             texts, (box, near) = check_texts(texts), read_area(area)
             if isinstance(own, str):
                 raise ValueError(own)
-            result = self.find(texts, box, near, tuple(platforms), int(top), own)
+            result = self.find(texts, box, near, tuple(platforms or ()), int(min(max(top or 1, 1), MOST_PLACES)), own)
         except ValueError as error:
             return alert(str(error)), gr.skip(), gr.skip(), gr.skip()
         shown = render_answer(result, box, self.facts.extent, self.facts.tiles, self.facts.attribution)

@@ -92,6 +92,12 @@ def browser(address: str) -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
+def test_a_port_in_use_is_one_line(index: str, address: str) -> None:
+    second = run("demo", "--index", index, "--port", address.rpartition(":")[2])
+    _, said = second.communicate(timeout=120)
+    assert second.returncode == 2 and "is in use" in said.splitlines()[-1] and "Traceback" not in said
+
+
 def set_size(browser: webdriver.Chrome, width: int, height: int) -> None:
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
