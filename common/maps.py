@@ -22,7 +22,8 @@ MARGIN = 0.16  # of the map, free on each side
 SMALLEST_DEG = 0.006  # of latitude shown of a single point: some 670 m
 COAST_FROM_DEG = 4.0  # of latitude: below that the coast, drawn for 1:110 000 000, would mislead
 PIN_PX, TOUCH_PX = 13, 22  # radii: of what is seen, of what a finger hits
-MAX_TILES = 64
+FINEST_LEVEL, COARSEST_LEVEL = 19, 3  # of tiles; coarser ones bend too much for laying by corners
+MAX_TILES = 80
 
 Box = tuple[float, float, float, float]  # south, west, north, east in degrees; west > east crosses the antimeridian
 
@@ -350,10 +351,11 @@ def _free_spot(x: float, y: float, taken: Sequence[tuple[float, float]], view: V
 
 
 def _tiles(view: View, template: str) -> str:
-    """Web Mercator tiles, each laid between its own corners, at the finest level of at most `MAX_TILES`."""
+    """Web Mercator tiles of the map's own resolution, each laid between its own corners."""
     edge = 85.05112878  # atan(sinh(pi)): the square of Web Mercator
     north, south = min(view.north_deg, edge), max(view.south_deg, -edge)
-    level = max(0, min(19, math.ceil(math.log2(360 * view.px_per_lon / 256))))
+    level = math.ceil(math.log2(360 * view.px_per_lon / 256))
+    level = max(COARSEST_LEVEL, min(FINEST_LEVEL, level))
 
     def row_of(latitude_deg: float) -> float:
         return (1 - math.asinh(math.tan(math.radians(latitude_deg))) / math.pi) / 2 * 2**level

@@ -120,12 +120,13 @@ def test_tiles_lie_where_web_mercator_has_them() -> None:
         [MapPoint(1, "a", *CITY[0]), MapPoint(2, "b", *CITY[1])], tiles='http://t/{z}/{x}/{y}.png?"', attribution="© t"
     )
     view, images = view_of(svg), re.findall(r'<image [^>]*x="([^"]+)" y="([^"]+)" [^>]*/(\d+)/(\d+)/(\d+)\.png', svg)
-    assert 1 <= len(images) <= 64 and "© t" in svg and '?"' not in svg
+    assert 1 <= len(images) <= 30 and "© t" in svg and '?"' not in svg
     for x, y, *numbers in images:
         level, column, row = map(int, numbers)
         latitude = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * row / 2**level))))
         assert view.to_px(latitude, column / 2**level * 360 - 180) == pytest.approx((float(x), float(y)), abs=0.05)
-    assert "<image" in draw_map([MapPoint(1, "", *where) for where in WORLD], tiles="http://t/{z}/{x}/{y}")
+    whole = draw_map([MapPoint(1, "", *where) for where in WORLD], tiles="http://t/{z}/{x}/{y}")
+    assert 8 <= whole.count("<image") <= 80
 
 
 def test_the_coast_is_cut_at_the_antimeridian_and_names_its_licence() -> None:
