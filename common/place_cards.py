@@ -32,7 +32,7 @@ STYLE = """
   box-shadow: 0 0 0 2px var(--pa-chosen); }
 .pemoe-answer .place h3 { font-size: 1.05rem; display: flex; flex-wrap: wrap;
   justify-content: space-between; gap: .5rem; }
-.pemoe-answer .where { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem .8rem; }
+.pemoe-answer .where { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .8rem; }
 .pemoe-answer .where > a, .pemoe-answer .where > button { padding: .3rem .1rem; color: var(--pa-bar); font: inherit;
   display: inline-flex; align-items: center;
    background: none; border: 0; text-decoration: underline; cursor: pointer; min-height: 28px; }
