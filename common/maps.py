@@ -21,8 +21,9 @@ WIDTH_PX, ASPECT = 560, 0.68
 MARGIN = 0.16  # of the map, free on each side
 SMALLEST_DEG = 0.006  # of latitude shown of a single point: some 670 m
 COAST_FROM_DEG = 4.0  # of latitude: below that the coast, drawn for 1:110 000 000, would mislead
-PIN_PX, TOUCH_PX = 13, 19  # radii: of what is seen, of what a finger hits
-MAX_TILES = 64
+PIN_PX, TOUCH_PX = 13, 22  # radii: of what is seen, of what a finger hits
+FINEST_LEVEL, COARSEST_LEVEL = 19, 3  # of tiles; coarser ones bend too much for laying by corners
+MAX_TILES = 80
 
 Box = tuple[float, float, float, float]  # south, west, north, east in degrees; west > east crosses the antimeridian
 
@@ -338,7 +339,7 @@ def _free_spot(x: float, y: float, taken: Sequence[tuple[float, float]], view: V
     """Where the number of a dot stands: above it, or the first place around it that is free and on the map."""
     spots = [
         (x + far * math.sin(angle), y - far * math.cos(angle))
-        for far in (26, 56, 86, 116)
+        for far in (26, 62, 98, 134)
         for angle in (0, 0.6, -0.6, 1.2, -1.2, 1.9, -1.9, 2.5, -2.5, math.pi)
     ]
     edge = PIN_PX + 4
@@ -350,10 +351,11 @@ def _free_spot(x: float, y: float, taken: Sequence[tuple[float, float]], view: V
 
 
 def _tiles(view: View, template: str) -> str:
-    """Web Mercator tiles, each laid between its own corners, at the finest level of at most `MAX_TILES`."""
+    """Web Mercator tiles of the map's own resolution, each laid between its own corners."""
     edge = 85.05112878  # atan(sinh(pi)): the square of Web Mercator
     north, south = min(view.north_deg, edge), max(view.south_deg, -edge)
-    level = max(0, min(19, math.ceil(math.log2(360 * view.px_per_lon / 256))))
+    level = math.ceil(math.log2(360 * view.px_per_lon / 256))
+    level = max(COARSEST_LEVEL, min(FINEST_LEVEL, level))
 
     def row_of(latitude_deg: float) -> float:
         return (1 - math.asinh(math.tan(math.radians(latitude_deg))) / math.pi) / 2 * 2**level

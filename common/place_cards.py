@@ -21,7 +21,7 @@ STYLE = """
 .pemoe-answer .verdict { border-left: 5px solid var(--pa-bar); padding: .5rem .8rem; background: var(--pa-soft);
   border-radius: 0 8px 8px 0; }
 .pemoe-answer .verdict.elsewhere { border-color: var(--pa-bad); }
-.pemoe-answer .verdict strong { font-size: 1.1rem; display: block; }
+.pemoe-answer .verdict strong { font-size: 1.1rem; font-weight: 600; display: block; }
 .pemoe-answer .said { list-style: none; display: flex; flex-wrap: wrap; gap: .35rem; margin-top: .4rem; }
 .pemoe-answer .said li { background: var(--pa-soft); border: 1px solid var(--pa-line); border-radius: 1rem;
   padding: 0 .7rem; margin: 0; }
@@ -32,7 +32,7 @@ STYLE = """
   box-shadow: 0 0 0 2px var(--pa-chosen); }
 .pemoe-answer .place h3 { font-size: 1.05rem; display: flex; flex-wrap: wrap;
   justify-content: space-between; gap: .5rem; }
-.pemoe-answer .where { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem .8rem; }
+.pemoe-answer .where { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .8rem; }
 .pemoe-answer .where > a, .pemoe-answer .where > button { padding: .3rem .1rem; color: var(--pa-bar); font: inherit;
   display: inline-flex; align-items: center;
    background: none; border: 0; text-decoration: underline; cursor: pointer; min-height: 28px; }

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pemoe.common.errors import InputError
+from pemoe.common.errors import InputError, one_line
 from pemoe.console import note, quiet_transformers
 
 MOST_DRAWN = 1_000_000  # pictures whose coordinates are read to centre the first map
@@ -29,6 +29,8 @@ def demo(
     """
     if find_spec("gradio") is None:
         raise InputError('demo: the page needs gradio; pip install "pemoe[demo]"')
+    if tiles is not None and not (tiles.startswith(("http://", "https://")) and _has_fields(tiles)):
+        raise InputError(f"--tiles {tiles}: give an address as https://tile.example.org/{{z}}/{{x}}/{{y}}.png")
     quiet_transformers()
     from pemoe.retrieval.index import Filter
     from pemoe.retrieval.locating import Locator
@@ -41,13 +43,21 @@ def demo(
     from pemoe.hub_cards.space.page import build_page, serve_page
 
     page = build_page(find, _describe(locator, index, tiles, attribution))
-    _, address, _ = serve_page(page, server_port=port, prevent_thread_lock=True, quiet=True)
+    try:
+        _, address, _ = serve_page(page, server_port=port, prevent_thread_lock=True, quiet=True)
+    except OSError as error:
+        what = f"port {port} is in use" if port else f"no port is free ({one_line(error)})"
+        raise InputError(f"demo: {what}; name another one by --port") from error
     note(f"{address}  (Ctrl-C ends it)")
     try:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
         page.close(verbose=False)
+
+
+def _has_fields(tiles: str) -> bool:
+    return all(field in tiles for field in ("{z}", "{x}", "{y}"))
 
 
 def _describe(locator, index: str, tiles: str | None, attribution: str):
@@ -61,5 +71,5 @@ def _describe(locator, index: str, tiles: str | None, attribution: str):
         rows = locator.index.read(["latitude_deg", "longitude_deg"])
         known = zip(rows["latitude_deg"].to_pylist(), rows["longitude_deg"].to_pylist(), strict=True)
         extent = bounding_box([where for where in known if None not in where])
-    about = f"{count:,} pictures of `{index}` are searched."
+    about = f"{count:,} pictures of `{index.rstrip('/').rpartition('/')[2]}` are searched."
     return PageFacts(TITLE, about, tuple(locator.model.config.platforms), EXAMPLES, extent, tiles, attribution)

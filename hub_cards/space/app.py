@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoProcessor
 from pemoe.common.geodesy import haversine_m
 from pemoe.common.maps import Box, bounding_box
 from pemoe.hub_cards.space.page import MAX_FILE_BYTES, PageFacts, build_page, serve_page
-from pemoe.retrieval.locating.queries import positive_text, read_statements
+from pemoe.retrieval.locating.queries import Statement, positive_text, read_statements
 from pemoe.retrieval.locating.ranking import fuse_places, support_of
 
 SETTINGS = Path(__file__).with_name("space.json")
@@ -107,40 +107,60 @@ class Finder:
         said = positive_text(statements)
         vectors, gates = self.encode([said or " ".join(texts), *(one.content for one in statements)])
         fits = vectors @ gallery.vectors.T
-        support = support_of(fits, fits) if gallery.pictures else fits
-        rows = np.flatnonzero(kept)
-        scores = fits[0] if said else np.zeros(len(gallery.pictures))
-        negated = [number for number, one in enumerate(statements, 1) if one.negated]
-        ids = [gallery.pictures[row].place_id for row in rows]
-        against = support[negated][:, rows] if negated else None
-        places, fused, _ = fuse_places(scores[rows], ids, against, float(fits[0].std())) if ids else ([], [], [])
-        members: dict[str, list[int]] = {place: [] for place in places[:top]}
-        for row, place in zip(rows, ids, strict=True):
-            if place in members:
-                members[place].append(row)
-        shown = []
-        for (place, own), score in zip(members.items(), fused, strict=False):
-            own = sorted(own, key=lambda row: -scores[row])
-            evidence = [
-                {
-                    "sentence": one.sentence,
-                    "score": float(fits[number, own].max()),
-                    "support": float(support[number, own].max()),
-                    "negated": one.negated,
-                }
-                for number, one in enumerate(statements, 1)
-            ]
-            pictures = [vars(gallery.pictures[row]) | {"score": float(scores[row])} for row in own]
-            shown.append(describe_place(place, float(score), pictures, evidence))
+        shown = _rank(gallery, kept, fits if said else fits * (np.arange(len(fits)) > 0)[:, None], statements, top)
         return {
             "texts": list(texts),
             "verdict": "not calibrated" if shown else "not in this gallery",
             "probability_elsewhere": None,
             "places": shown,
             "gate_weights": dict(zip(self.platforms, map(float, gates[0]), strict=True)),
-            "pictures_searched": len(rows),
+            "pictures_searched": int(kept.sum()),
             "notes": [] if shown else ["No picture lies in that area, or none is of those platforms."],
         }
+
+
+def _rank(
+    gallery: Gallery, kept: np.ndarray, fits: np.ndarray, statements: Sequence[Statement], top: int
+) -> list[dict[str, Any]]:
+    """Places by scores `(1 + statements, n)`, first of what the query says the place has, then of each statement."""
+    rows = np.flatnonzero(kept)
+    if not len(rows):
+        return []
+    support, ids = support_of(fits, fits), [gallery.pictures[row].place_id for row in rows]
+    negated = [number for number, one in enumerate(statements, 1) if one.negated]
+    against = support[np.ix_(negated, rows)] if negated else None
+    deviation = float(fits[0].std()) or 1.0
+    places, scores, _ = fuse_places(fits[0, rows], ids, against, deviation)
+    members: dict[str, list[int]] = {place: [] for place in places[:top]}
+    for row, place in zip(rows, ids, strict=True):
+        if place in members:
+            members[place].append(row)
+    return [
+        describe_place(
+            place, float(score), _pictures(gallery, own, fits[0]), _evidence(own, fits, support, statements)
+        )
+        for (place, own), score in zip(members.items(), scores, strict=False)
+    ]
+
+
+def _pictures(gallery: Gallery, rows: list[int], scores: np.ndarray) -> list[dict[str, Any]]:
+    ranked = sorted(rows, key=lambda row: -scores[row])
+    return [vars(gallery.pictures[row]) | {"score": float(scores[row])} for row in ranked]
+
+
+def _evidence(
+    rows: list[int], fits: np.ndarray, support: np.ndarray, statements: Sequence[Statement]
+) -> list[dict[str, Any]]:
+    """How well each statement fits the best of a place's pictures for it."""
+    return [
+        {
+            "sentence": one.sentence,
+            "score": float(fits[number, rows].max()),
+            "support": float(support[number, rows].max()),
+            "negated": one.negated,
+        }
+        for number, one in enumerate(statements, 1)
+    ]
 
 
 def describe_place(place_id: str, score: float, pictures: list[dict], evidence: list[dict]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Handlers:
             texts, (box, near) = check_texts(texts), read_area(area)
             if isinstance(own, str):
                 raise ValueError(own)
-            result = self.find(texts, box, near, tuple(platforms), int(top), own)
+            result = self.find(texts, box, near, tuple(platforms or ()), int(min(max(top or 1, 1), MOST_PLACES)), own)
         except ValueError as error:
             return alert(str(error)), gr.skip(), gr.skip(), gr.skip()
         shown = render_answer(result, box, self.facts.extent, self.facts.tiles, self.facts.attribution)
@@ -235,8 +235,9 @@ def alert(message: str) -> str:
 def serve_page(page: gr.Blocks, **options: Any) -> tuple:
     """Start the page's server, on this computer alone unless `options` or the environment say otherwise."""
     script = SCRIPT + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     page.queue(default_concurrency_limit=1, max_size=32)
     return page.launch(
         css=CSS, head=f"<script>{script}</script>", max_file_size=MAX_FILE_BYTES, footer_links=[], show_error=True,
-        share=False, ssr_mode=False, **options,
+        share=False, ssr_mode=False, theme=theme, **options,
     )  # fmt: skip
