@@ -199,9 +199,9 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="pemoe-soak-") as folder:
         soak, started_s = Soak(str(Path(folder) / "index"), seed), time.monotonic()
         moments = [60 * minutes * share for share in KILLED_AT]
-        while (passed_s := time.monotonic() - started_s) < 60 * minutes or moments or soak.counts.total() < LEAST_OPERATIONS:
+        while moments or soak.counts.total() < LEAST_OPERATIONS or time.monotonic() - started_s < 60 * minutes:
             soak.step()
-            if moments and passed_s > moments[0]:
+            if moments and time.monotonic() - started_s > moments[0]:
                 moments.pop(0)
                 soak.kill()
         soak.check_all()
