@@ -33,6 +33,7 @@ from pemoe.retrieval.index.records import VECTOR, table_of, to_vectors
 PLATFORMS = ("satellite", "drone", "ground")
 DIMENSION = 96
 FEWEST, MOST = 2_000, 5_000  # rows
+LEAST_OPERATIONS = 200  # however short the time
 KILLED_AT = (0.1, 0.2)  # of the time
 SHARES = {"search": 0.6, "upsert": 0.14, "add": 0.12, "delete": 0.1, "count": 0.03, "optimize": 0.01}
 
@@ -198,9 +199,9 @@ def run(minutes: float, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="pemoe-soak-") as folder:
         soak, started_s = Soak(str(Path(folder) / "index"), seed), time.monotonic()
         moments = [60 * minutes * share for share in KILLED_AT]
-        while (passed_s := time.monotonic() - started_s) < 60 * minutes or moments:
+        while moments or soak.counts.total() < LEAST_OPERATIONS or time.monotonic() - started_s < 60 * minutes:
             soak.step()
-            if moments and passed_s > moments[0]:
+            if moments and time.monotonic() - started_s > moments[0]:
                 moments.pop(0)
                 soak.kill()
         soak.check_all()
