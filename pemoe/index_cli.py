@@ -11,7 +11,6 @@ import typer
 from pemoe.console import AsJson, Overwrite, Resume, check_root, note, print_json, quiet_transformers
 
 if TYPE_CHECKING:
-    from pemoe.retrieval.index import GalleryIndex
     from pemoe.retrieval.index.ingest import IngestCounts
     from pemoe.retrieval.index.pictures import Pictures
 
@@ -183,6 +182,8 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     model = facts["model"]
     typer.echo(f"model {model['repo']} ({', '.join(model['platforms'])}; weights {model['weights_sha256']})")
     typer.echo(_describe_calibration(facts["calibration"]))
+    if facts["is_exact"] is not None:
+        typer.echo("searched exactly" if facts["is_exact"] else "searched by its nearest-neighbour index")
     if facts["size_mb"] is not None:
         typer.echo(f"{facts['size_mb']:,.1f} MB")
 

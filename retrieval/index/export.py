@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import pyarrow.parquet as pq
 from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically
 from pemoe.common.version import __version__
-from pemoe.datasets_scripts.schema import order_platforms
+from pemoe.datasets_scripts.schema import UNKNOWN, order_platforms
+from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.index.filters import Filter
 from pemoe.retrieval.index.gallery import GalleryIndex
+from pemoe.retrieval.index.ingest import IngestCounts
+from pemoe.retrieval.index.lance import EXACT_ROWS, LanceEngine
 from pemoe.retrieval.index.records import FACTS, VECTOR
 
 SUFFIXES = (".parquet", ".geojson")
@@ -31,7 +36,8 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
     Returns:
         `pictures`, `places`, `platforms` (pictures of each), `with_coordinates`, `without_coordinates`, `box` ([south,
         west, north, east] in degrees, west > east across the antimeridian) and `captured` ([first, last], ISO 8601),
-        both None where nothing is known, `model`, `calibration`, `size_mb` of a directory.
+        both None where nothing is known, `is_exact`: whether a search that leaves that open scores every picture,
+        None where a server decides, `model`, `calibration`, `size_mb` of a directory.
     """
     rows = index.read(FACTS)
     platforms = rows["platform"].to_pylist()
@@ -47,13 +53,72 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
         "without_coordinates": int((~is_known).sum()),
         "box": _bounding_box(latitude_deg[is_known], longitude_deg[is_known]),
         "captured": [min(times).isoformat(), max(times).isoformat()] if times else None,
+        "is_exact": len(rows) <= EXACT_ROWS if engine_of(uri) is LanceEngine else None,
         "model": index.model.as_json(),
         "calibration": index.calibration,
         "size_mb": _size_mb(uri),
     }
 
 
-def export_index(index: GalleryIndex, output: str | Path, with_vectors: bool = False) -> int:
+def notes_of(facts: dict[str, Any], source: list[str], counts: IngestCounts) -> list[str]:
+    """What a user should hear after an ingest, a line each: `facts` as of `describe_index`, `source` as of `notes`."""
+    lines, pictures = list(source), facts["pictures"]
+    if facts["without_coordinates"]:
+        missing = facts["without_coordinates"]
+        lines.append(f"{missing:,} of {pictures:,} pictures have no coordinates: they are found but not on the map")
+    if unknown := facts["platforms"].get(UNKNOWN, 0):
+        hint = "they are found, but not by --platform; name it with --platform"
+        lines.append(f"{unknown:,} of {pictures:,} pictures have no known platform: {hint}")
+    if counts.repeated:
+        lines.append(f"{counts.repeated} pictures came again and are stored once")
+    if counts.broken:
+        lines.append(f"{len(counts.broken)} pictures cannot be decoded and are left out:")
+        lines += [f"  {image_id}: {reason}" for image_id, reason in counts.broken.items()]
+    return lines
+
+
+def remove_pictures(
+    index: GalleryIndex,
+    image_ids: Sequence[str] = (),
+    place_ids: Sequence[str] = (),
+    platforms: Sequence[str] = (),
+    older_than: str | None = None,
+) -> int:
+    """Remove the pictures for which everything holds that is given; those without a time are not older than any.
+
+    Args:
+        index: open.
+        image_ids, place_ids, platforms: names.
+        older_than: date or time in ISO 8601, UTC where it names no zone.
+
+    Returns:
+        How many are removed.
+
+    Raises:
+        GalleryError: nothing is given, a name that the index does not hold, no date.
+    """
+    given = {"image_id": image_ids, "place_id": place_ids, "platform": platforms}
+    if not any(given.values()) and older_than is None:
+        raise GalleryError("remove: say what: --image-id, --place, --platform or --older-than")
+    held = index.read([name for name, values in given.items() if values] or ["image_id"])
+    for name, values in given.items():
+        absent = set(values) - set(held[name].to_pylist() if values else ())
+        if absent:
+            raise GalleryError(f"remove: the index holds no {name} {min(absent)!r}; nothing was removed")
+    until = None if older_than is None else _parse_time(older_than) - timedelta(milliseconds=1)
+    where = Filter(image_ids=tuple(image_ids), place_ids=tuple(place_ids), platforms=tuple(platforms), until=until)
+    return index.delete(where)
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+    except ValueError as error:
+        raise GalleryError(f"--older-than {text!r} is no date such as 2024-06-01 or 2024-06-01T12:00") from error
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+def export_index(index: GalleryIndex, output: str | Path, with_vectors: bool = False, overwrite: bool = False) -> int:
     """Write the rows of an index to a file, whole or not at all.
 
     `.parquet`: a row per picture, by image_id; `with_vectors` adds `vector`, fp16 lists of fixed size. The model and
@@ -65,11 +130,14 @@ def export_index(index: GalleryIndex, output: str | Path, with_vectors: bool = F
         Rows or features written.
 
     Raises:
-        GalleryError: another suffix, vectors in GeoJSON, an output that cannot be written.
+        GalleryError: another suffix, vectors in GeoJSON, a file that is there and no `overwrite`, one that cannot be
+            written.
     """
     path = Path(output)
     if path.suffix.lower() not in SUFFIXES:
         raise GalleryError(f"{path}: an index is exported to {' or '.join(SUFFIXES)}; name such a file")
+    if path.exists() and not (overwrite and path.is_file()):
+        raise GalleryError(f"{path}: is there already; use --overwrite to replace a file, or another --output")
     is_parquet = path.suffix.lower() == ".parquet"
     if with_vectors and not is_parquet:
         raise GalleryError(f"{path}: GeoJSON holds no vectors; export them to .parquet")
@@ -111,7 +179,7 @@ def _features(rows: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _middle(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """The middle of (latitude_deg, longitude_deg) on the sphere, which knows no antimeridian; of equal ones that one."""
+    """The middle of (latitude_deg, longitude_deg) on the sphere, which has no antimeridian; of equal ones that one."""
     if len(set(points)) == 1:
         return points[0]
     latitude, longitude = np.radians(np.asarray(points)).T

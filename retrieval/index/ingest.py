@@ -32,6 +32,7 @@ from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import Filter
 from pemoe.retrieval.index.gallery import GalleryIndex
 from pemoe.retrieval.index.identity import ModelIdentity
+from pemoe.retrieval.index.lance import OURS
 from pemoe.retrieval.index.pictures import PictureRow, Pictures
 from pemoe.retrieval.index.records import FACTS, VECTOR, table_of, to_vectors
 from pemoe.retrieval.processes import map_with_model
@@ -141,7 +142,7 @@ def check_target(uri: str, resume: bool = False, overwrite: bool = False) -> Non
     path = Path(uri)
     if path.exists() and not path.is_dir():
         raise GalleryError(f"{uri}: is a file; name a directory with --output")
-    others = sorted(one.name for one in path.iterdir() if one.suffix != ".lance") if path.is_dir() else []
+    others = sorted({one.name for one in path.iterdir()} - OURS) if path.is_dir() else []
     if others:
         raise GalleryError(f"{uri}: holds {others[0]!r}, which is no part of an index; name another --output")
     if _find_index(uri) is not None and not resume and not overwrite:
@@ -350,11 +351,9 @@ class _Writer:
                 self.index.upsert(pa.concat_tables(rows))
             if updates:
                 self.index.upsert(self._with_vectors(updates))
-        except (OSError, RuntimeError) as error:
-            what = (
-                f"the index cannot be written ({one_line(error)[:200]}); {self.written} pictures of this run are in it"
-            )
-            raise GalleryError(f"{what}, see to the disk and run again with --resume, or index add") from error
+        except (OSError, RuntimeError, GalleryError) as error:
+            what = f"{one_line(error)[:200]}; {self.written:,} pictures of this run are in the index"
+            raise GalleryError(f"{what}; mend that and run again: index add, or build with --resume") from error
         self.written += sum(map(len, rows))
         self._since_s = time.monotonic()
 

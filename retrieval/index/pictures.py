@@ -158,8 +158,11 @@ def read_pictures(
     if name == "parquet" and not is_built(root):
         reader: Reader = HubReader(root, show_progress)
     else:
-        undecoded = {} if name in ("campus", "parquet") else {"image_check": False}  # each is decoded to be encoded
-        reader = open_reader(name, path, **chosen, **undecoded)
+        if name == "folder":  # where a user may well put these files
+            chosen["not_tables"] = [one for one in (coordinates, names) if one is not None]
+        if name not in ("campus", "parquet"):  # each picture is decoded to be encoded
+            chosen["image_check"] = False
+        reader = open_reader(name, path, **chosen)
     splits = tuple(one for one in (SPLITS if split == "all" else (split,)) if reader.place_ids(one))
     if not splits:
         raise GalleryError(f"{root}: has no pictures{'' if split == 'all' else f' in the split {split}'}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,7 @@ class FolderReader(Reader):
             `test`, at least one; drawn by their names.
         platform: a name of `PLATFORMS`, another word for one, or a new platform's name, likewise.
         place_id: "folder", or "file" where each image is a place of its own and folders mean something else.
+        not_tables: files that are no table of images wherever they lie, as one of coordinates.
         unlisted: take in images that the table does not list; otherwise they are counted and left out.
         filters: applied to every row; see `readers.RowFilters`.
         image_check: decode every image in full. Without it, broken ones come as they are, for the audit to find.
@@ -102,6 +103,7 @@ class FolderReader(Reader):
         test_share: float = 0.0,
         platform: str | None = None,
         place_id: str = "folder",
+        not_tables: Sequence[str | Path] = (),
         unlisted: bool = False,
         filters: RowFilters | None = None,
         image_check: bool = True,
@@ -122,7 +124,9 @@ class FolderReader(Reader):
         self._is_place_by_folder = place_id == "folder"
         self._scan = scan_folder(self.root)
         named = None if table is None else (self.root / table if (self.root / table).is_file() else Path(table))
-        self._tables = find_tables(self.root, self._scan.tables) if named is None else [named]
+        others = {Path(path).resolve() for path in not_tables}
+        tables = [path for path in self._scan.tables if path.resolve() not in others]
+        self._tables = find_tables(self.root, tables) if named is None else [named]
         self.items = self._with_splits(self._read_items(unlisted))
         self._by_place: dict[tuple[str, str], list[Item]] = {}
         for item in self.items:
