@@ -123,6 +123,7 @@ setup(
     package_dir=PACKAGES,
     package_data={
         "pemoe": ["py.typed"],
+        "pemoe.common": ["coastline.json"],
         "pemoe.datasets_scripts.refine.llm": ["prompts/*.txt"],
         "pemoe.hub_cards": ["*.md", "metrics/*/*.py", "space/*"],
         "pemoe.trainers": ["tiny_backbones/*/*", "accelerate_configs/*.yaml"],

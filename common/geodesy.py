@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import asin, cos, degrees, isfinite, radians, sin
+from math import asin, cos, degrees, radians, sin
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,22 +33,6 @@ def haversine_m(
     across = np.cos(latitude) * np.cos(to_latitude) * np.sin((to_longitude - longitude) / 2) ** 2
     half_chord = np.sqrt(np.sin((to_latitude - latitude) / 2) ** 2 + across)
     return 2 * EARTH_RADIUS_M * np.arcsin(np.minimum(half_chord, 1.0))
-
-
-def coordinate_fault(latitude_deg: float, longitude_deg: float) -> str | None:
-    """What keeps two numbers from being WGS84 degrees, or None.
-
-    Example:
-        >>> coordinate_fault(40.1, -88.2), coordinate_fault(-122.4, 37.8)
-        (None, 'latitude -122.4 is beyond 90 degrees; it looks swapped with the longitude')
-    """
-    if not (isfinite(latitude_deg) and isfinite(longitude_deg)):
-        return f"the coordinates ({latitude_deg}, {longitude_deg}) are not finite"
-    if 90 < abs(latitude_deg) <= 180 and abs(longitude_deg) <= 90:
-        return f"latitude {latitude_deg} is beyond 90 degrees; it looks swapped with the longitude"
-    if abs(latitude_deg) > 90 or abs(longitude_deg) > 180:
-        return f"({latitude_deg}, {longitude_deg}) is not on the earth"
-    return None
 
 
 def box_parts(south: float, west: float, north: float, east: float) -> list[Box]:

@@ -14,6 +14,18 @@ from pemoe.common.errors import InputError
 
 TITLE = "Find a place from a sentence"
 SOURCE = Path(__file__).with_name("space")
+ROOMS = SOURCE.parents[1]
+MODULES = (  # they travel flat, so the last part of a name is the module's name in the Space
+    "hub_cards/space/app.py",
+    "hub_cards/space/page.py",
+    "common/maps.py",
+    "common/place_cards.py",
+    "common/geodesy.py",
+    "retrieval/locating/queries.py",
+    "retrieval/locating/ranking.py",
+    "datasets_scripts/text/sentences.py",
+)
+FILES = ("hub_cards/space/page.js", "common/coastline.json")
 EXAMPLES = (
     "round white arena beside a car park",
     "long brick building with a flat roof and trees along the street",
@@ -32,7 +44,7 @@ def bundle_space(
     gallery_revision: str | None = None,
     private_model: bool = False,
 ) -> dict[str, bytes]:
-    """The files of the Space, by path: README.md, app.py, requirements.txt, space.json.
+    """The files of the Space, by path: README.md, app.py, what it imports and reads, requirements.txt, space.json.
 
     Args:
         model_repo, gallery_repo: ids on the Hub; directories, by their whole paths, serve to try the page here.
@@ -45,8 +57,8 @@ def bundle_space(
         InputError: a name that is neither an id on the Hub nor a directory.
 
     Example:
-        >>> sorted(bundle_space("me/pemoe", "me/campus"))
-        ['README.md', 'app.py', 'requirements.txt', 'space.json']
+        >>> sorted(bundle_space("me/pemoe", "me/campus"))[:5]
+        ['README.md', 'app.py', 'coastline.json', 'geodesy.py', 'maps.py']
     """
     model_id, gallery_id = _hub_id(model_repo), _hub_id(gallery_repo) if gallery_repo else None
     requirements = (SOURCE / "requirements.txt").read_text(encoding="utf-8")
@@ -85,10 +97,17 @@ def bundle_space(
     }
     return {
         "README.md": readme.encode(),
-        "app.py": (SOURCE / "app.py").read_bytes(),
+        **{Path(path).name: _flatten(ROOMS / path) for path in MODULES},
+        **{Path(path).name: (ROOMS / path).read_bytes() for path in FILES},
         "requirements.txt": requirements.encode(),
         "space.json": (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode(),
     }
+
+
+def _flatten(path: Path) -> bytes:
+    """A module of the package as it reads where the package is not: its imports of ours name files beside it."""
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"^(\s*from) pemoe\.(?:\w+\.)*(\w+) import", r"\1 \2 import", text, flags=re.MULTILINE).encode()
 
 
 def _hub_id(name: str) -> str | None:

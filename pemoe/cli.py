@@ -32,11 +32,13 @@ from pemoe.console import (
     typed_command,
 )
 from pemoe.data_cli import data_app
+from pemoe.demo_cli import demo
 from pemoe.export_cli import export
 from pemoe.index_cli import index_app
 from pemoe.locate_cli import locate
 from pemoe.mine_cli import mine
 from pemoe.publish_cli import publish_app
+from pemoe.serve_cli import serve
 
 INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 SHARED_COMMANDS = ("train", "mine")  # whose work several processes share
@@ -47,6 +49,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(publish_app, name="publish")
 app.add_typer(index_app, name="index")
 app.command()(locate)
+app.command()(serve)
+app.command()(demo)
 app.command()(export)
 app.command()(mine)
 

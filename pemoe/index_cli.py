@@ -54,13 +54,19 @@ def build(  # noqa: PLR0913 - options of a command
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    ray: Annotated[str | None, typer.Option(help="Build on a cluster: auto, HOST:PORT, ray://HOST:10001, local.")] = (
+        None
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Encode every picture and store it with its place and coordinates.
 
     Example: pemoe index build photos --model runs/quickstart/model --output photos.index
+
+    Example: pemoe index build /shared/photos --model /shared/model --output /shared/photos.index --ray auto
     """
     from pemoe.retrieval.checkpoints import load_checkpoint
+    from pemoe.retrieval.index import GalleryIndex
     from pemoe.retrieval.index.identity import ModelIdentity
     from pemoe.retrieval.index.ingest import check_target, ingest, open_target
     from pemoe.retrieval.index.pictures import read_pictures
@@ -74,6 +80,14 @@ def build(  # noqa: PLR0913 - options of a command
         "place_id": place_by, "prefix": prefix,
     }  # fmt: skip
     pictures = read_pictures(data, show_progress=True, **source)
+    if ray is not None:
+        from pemoe.retrieval.index.ray_build import build_on_ray, refuse_with_ray
+
+        refuse_with_ray(workers=workers > 1, skip_broken=skip_broken, resume=resume, overwrite=overwrite)
+        counts = build_on_ray(output, data, model, ray, show_progress=True, **source)
+        GalleryIndex.open(output).optimize()
+        _report(output, pictures, counts, started_s, as_json)
+        return
     loaded, processor = load_checkpoint(model)
     identity = ModelIdentity.of(model, loaded)
     chosen, line = choose_calibration(calibration, model, loaded, processor, identity.weights_sha256)

@@ -220,7 +220,7 @@ def _geojson_point(feature: dict[str, Any], position: Any, where: str) -> Point:
 
 
 def _kml_points(path: Path) -> Iterator[Point]:
-    for number, placemark in enumerate(_parse_kml(path).iterfind(".//{*}Placemark"), 1):
+    for number, placemark in enumerate(read_kml(path).iterfind(".//{*}Placemark"), 1):
         name, text = placemark.findtext("{*}name"), placemark.findtext(".//{*}Point/{*}coordinates")
         if text is None:
             continue  # a path or an area
@@ -240,8 +240,8 @@ def _parse_point(text: str, where: str) -> Coordinates:
     return check_coordinates(latitude_deg, longitude_deg, where)
 
 
-def _parse_kml(path: Path) -> Element:
-    """The root element; a document type, the only way to declare entities, is refused."""
+def read_kml(path: Path) -> Element:
+    """The root element of a KML or KMZ file; a document type, the only way to declare entities, is refused."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 

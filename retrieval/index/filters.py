@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pemoe.common.coordinates import coordinate_fault
 from pemoe.common.geodesy import (
     HALF_GLOBE_KM,
     ROUNDING_DEG,
     Box,
     box_parts,
     circle_boxes,
-    coordinate_fault,
     haversine_m,
     shared_boxes,
 )
@@ -54,8 +54,8 @@ class Filter:
         GalleryError: what is no place, area or time on the earth, in one line.
 
     Example:
-        >>> Filter(near=(0.0, 179.9, 50.0)).bounds()[1][1:4:2]  # the box beyond the antimeridian begins at -180
-        (-180.0, -179.6503398...)
+        >>> Filter(near=(89.9, 0.0, 50.0)).bounds()[0][1:]  # a pole lies within
+        (-180.0, 90.0, 180.0)
     """
 
     platforms: tuple[str, ...] = ()

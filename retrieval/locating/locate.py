@@ -146,7 +146,8 @@ class Locator:
         notes = scored.query.notes if scored.base is not None else (*scored.query.notes, _ONLY_NEGATED)
         answer = LocateResult(query.texts, shown, self._gate(scored.query), UNKNOWN_ODDS, None, searched, notes)
         is_text = scored.query.text is not None and scored.query.picture is None
-        return give_probabilities(answer, scores, self._calibration, count_places(searched, hits, places), is_text)
+        answer = give_probabilities(answer, scores, self._calibration, count_places(searched, hits, places), is_text)
+        return replace(answer, places=tuple(one for one in answer.places if one.pictures))  # not removed meanwhile
 
     def _rank(self, scored: _Scored, hits: pa.Table) -> tuple[list[str], np.ndarray]:
         """Places and their scores, what they fit of negated statements taken off."""
@@ -154,41 +155,35 @@ class Locator:
         negated = [row for row, one in enumerate(scored.query.statements) if one.negated]
         support = None
         if negated:
-            vectors = self._vectors_of(hits["image_id"].to_pylist())
-            support = support_of(scored.query.vectors[negated] @ vectors.T, scored.usual[negated])
+            fits = self._fits(scored.query.vectors[negated], hits["image_id"].to_pylist())
+            support = support_of(fits, scored.usual[negated])
         return fuse_places(scores, hits["place_id"].to_pylist(), support, scored.deviation)[:2]
 
-    def _vectors_of(self, image_ids: list[str]) -> np.ndarray:
+    def _fits(self, vectors: np.ndarray, image_ids: list[str]) -> np.ndarray:
+        """Scores `(N, n)` of statements with pictures by their stored vectors; -inf of one removed meanwhile."""
         rows = self.index.read(["image_id", VECTOR], Filter(image_ids=tuple(image_ids)))
-        number = {name: row for row, name in enumerate(rows["image_id"].to_pylist())}
-        gone = [name for name in image_ids if name not in number]
-        if gone:
-            raise GalleryError("locate: pictures were removed from the index meanwhile; ask again")
-        return to_vectors(rows[VECTOR])[[number[name] for name in image_ids]].astype(np.float32)
+        column = {name: number for number, name in enumerate(image_ids)}
+        fits = np.full((len(vectors), len(image_ids)), -np.inf)
+        held = [column[name] for name in rows["image_id"].to_pylist()]
+        fits[:, held] = vectors @ to_vectors(rows[VECTOR]).astype(np.float32).T
+        return fits
 
     def _show(
         self, scored: _Scored, places: Sequence[str], scores: np.ndarray, where: Filter
     ) -> tuple[LocatedPlace, ...]:
         """The places with everything that the index holds of them and the filters let pass."""
         rows = self.index.read([*FACTS, "thumbnail", VECTOR], replace(where, place_ids=tuple(places)))
-        vectors = to_vectors(rows[VECTOR]).astype(np.float32)
-        facts = rows.drop([VECTOR]).to_pylist()
-        base = scored.searched if scored.base is not None else np.zeros(vectors.shape[1], np.float32)
+        vectors, facts = to_vectors(rows[VECTOR]).astype(np.float32), rows.drop([VECTOR]).to_pylist()
+        base = np.zeros(vectors.shape[1], np.float32) if scored.base is None else scored.base
         for fact, score in zip(facts, vectors @ base, strict=True):
             fact["score"] = float(score)
         fits = scored.query.vectors @ vectors.T  # (N, pictures)
-        members: dict[str, list[int]] = {place: [] for place in places}
-        for row, fact in enumerate(facts):
-            members[fact["place_id"]].append(row)
-        return tuple(
-            self._place(
-                place,
-                float(score),
-                [facts[row] for row in members[place]],
-                self._evidence(scored, fits[:, members[place]]),
-            )
-            for place, score in zip(places, scores, strict=True)
-        )
+        shown = []
+        for place, score in zip(places, scores, strict=True):
+            members = [row for row, fact in enumerate(facts) if fact["place_id"] == place]
+            evidence = self._evidence(scored, fits[:, members])
+            shown.append(self._place(place, float(score), [facts[row] for row in members], evidence))
+        return tuple(shown)
 
     def _evidence(self, scored: _Scored, fits: np.ndarray) -> tuple[Evidence, ...]:
         """Of one place, from its pictures' scores with each statement `(N, pictures)`."""
@@ -227,7 +222,7 @@ class Locator:
         return LocateResult(query.texts, (), self._gate(encoded), NOT_HERE, None, 0, (*encoded.notes, note))
 
 
-def locate(
+def locate(  # noqa: PLR0913 - what a user names
     texts: str | Sequence[str],
     index: str | GalleryIndex,
     image: object = None,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pemoe.datasets_scripts.text.sentences import normalize_space, split_sentences
 
 _NOT_NEGATED = re.compile(  # the comment at a line is an example that it matches
-    r"(?i)\bnot (?:only|just|merely|simply|solely|to mention|until|unlike|without|necessarily)\b"  # "not only a pond but"
+    r"(?i)\bnot (?:only|just|merely|simply|solely|to mention|until|unlike|without)\b"  # "not only a pond but"
     r"|\bnot (?:very |too |so |that )?(?:far|long|distant)\b"  # "not far from the road"
-    r"|\bnot (?:all|every|always|quite|entirely|completely|fully|one but)\b"  # "not quite round"
+    r"|\bnot (?:all|every|always|quite|entirely|completely|fully|necessarily|one but)\b"  # "not quite round"
     r"|\b(?:not|no) (?:more|less|fewer|later|earlier|\w+er) than\b"  # "no fewer than three towers"
     r"|\b(?:nothing but|nothing else|no longer|no doubt|no matter|no other|no one)\b"  # "nothing but lawn"
     r"|\bno\.? ?\d"  # "No. 10"
@@ -19,10 +19,11 @@ _NOT_NEGATED = re.compile(  # the comment at a line is an example that it matche
     r"|\bwithout (?:a |any )?(?:doubt|question|exception|fail)\b"  # "without doubt a church"
 )
 _OF_VERB = r"(?:n['’]?t|(?: ?not))"  # "isn't", "is not"
-_NEGATOR = re.compile(
-    r"(?i)(?P<subject>\b(?:the|its|their|an?) (?!(?:building|place|one|site)\b)\w+ |^(?!this |its )\w+s )?"  # "the roof "
+_NEGATOR = re.compile(  # "the roof isn't", "has no", "not", "instead of"
+    r"(?i)(?P<subject>\b(?:the|its|their|an?) (?!(?:building|place|one|site)\b)\w+ |^(?!this |its )\w+s )?"
     rf"(?:\b(?:is|are|was|were){_OF_VERB}\b"
-    rf"|\b(?:does|do|did|has|have|had|can?|could|should|must|will|would){_OF_VERB}(?: (?:have|be|show|see|contain|include))?\b)"
+    rf"|\b(?:does|do|did|has|have|had|can?|could|should|must|would){_OF_VERB}"
+    r"(?: (?:have|be|show|see|contain|include))?\b)"
     r"|\b(?:(?:with|has|have|having|there (?:is|are)|there['’]s) )?(?:no|not any|neither|none of)\b(?! ?\d)(?!-)"
     r"|\b(?:it['’]s |that['’]s )?(?:not|never|nor)\b(?!-)"
     r"|\b(?:without|lacks?|lacking|devoid of|free of|instead of|rather than|nowhere near"
@@ -86,8 +87,7 @@ def refine(texts: str | Sequence[str], further: str) -> tuple[str, ...]:
 
 def positive_text(statements: Sequence[Statement]) -> str:
     """What the place has, as one text; "" where everything is negated."""
-    parts = (one.content.rstrip() for one in statements if not one.negated)
-    return " ".join(part if part.endswith((".", "!", "?")) else f"{part}." for part in parts)
+    return " ".join(one.content for one in statements if not one.negated)
 
 
 def _read_sentence(sentence: str) -> list[Statement]:

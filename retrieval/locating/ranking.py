@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-NEGATION_WEIGHT = 1.0  # usual deviations of the query's score lost per deviation that a negated statement fits
+NEGATION_WEIGHT = 0.5  # deviations of the query's score lost per deviation that a negated statement fits
+NEGATION_FROM = 1.0  # deviations above the usual from which a place fits it; measured, see docs/locate.md
 
 
 def support_of(scores: np.ndarray, usual: np.ndarray) -> np.ndarray:
@@ -38,8 +39,8 @@ def fuse_places(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Places by the score of their best picture, less what they fit of negated statements.
 
-    A place scores max_i S_i - weight * deviation * sum_s max(0, max_i Z_si) over its pictures i and the negated
-    statements s: fitting a negated statement lowers a place, not fitting it raises none.
+    A place scores max_i S_i - weight * deviation * sum_s max(0, max_i Z_si - NEGATION_FROM) over its pictures i and
+    the negated statements s: fitting a negated statement lowers a place, not fitting it raises none.
 
     Args:
         scores: `(n,)` S of pictures.
@@ -58,9 +59,9 @@ def fuse_places(
     is_best = np.flatnonzero(np.asarray(scores) == best[member])
     np.minimum.at(numbers, member[is_best], is_best)
     for support in () if negated is None else negated:
-        fits = np.zeros(len(names))  # so that nothing below the usual counts
+        fits = np.full(len(names), NEGATION_FROM)  # so that what lies below costs nothing
         np.maximum.at(fits, member, support)
-        best -= weight * deviation * fits
+        best -= weight * deviation * (fits - NEGATION_FROM)
     order = np.lexsort((np.arange(len(names)), -best))
     return [str(name) for name in names[order]], best[order], numbers[order]
 

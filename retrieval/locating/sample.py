@@ -13,7 +13,9 @@ SAMPLE = 2048  # pictures
 
 
 class GallerySample:
-    """Vectors of at most `SAMPLE` pictures of an index, drawn evenly by seed, read anew where pictures came or went.
+    """Vectors of at most `SAMPLE` pictures of an index, drawn evenly by seed.
+
+    They are read anew where pictures came or went, of a gallery larger than the sample where a twentieth did.
 
     The standard error of a mean over them is 1/45 of a standard deviation.
     """
@@ -26,7 +28,7 @@ class GallerySample:
         """`(m, E * D)` float32; of all pictures where there are few."""
         pictures = self._index.count()
         with self._lock:
-            if pictures != self._pictures:
+            if abs(pictures - self._pictures) > (0 if pictures <= SAMPLE else self._pictures / 20):
                 self._vectors, self._pictures = self._read(), pictures
             return self._vectors
 

@@ -8,6 +8,7 @@ from datetime import datetime, time
 from typing import Any
 
 from pemoe.retrieval.index import Filter
+from pemoe.retrieval.index.areas import parse_position, read_area
 from pemoe.retrieval.index.errors import GalleryError
 
 
@@ -28,8 +29,6 @@ def filter_of(
         >>> filter_of(platforms="drone", until="2024-05-01").until
         datetime.datetime(2024, 5, 1, 23, 59, 59, 999999)
     """
-    from pemoe.retrieval.index.areas import parse_position, read_area
-
     if (near is None) != (radius_km is None):
         raise GalleryError("near and radius_km belong together: give both (--near LAT,LON --radius-km R) or neither")
     where = Filter(

@@ -3,6 +3,7 @@ pictures, by `AutoModel` alone: without the package and without reaching the net
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from pemoe.common.errors import InputError
 from pemoe.hub_cards.space_bundle import bundle_space
 from pemoe.modeling_pemoe import PeMoEModel
 
-QUERY = "red roof seen from drone"
+QUERY = "red roof seen from drone."
 # refuses the package and records every address that the app asks for
 GUARDED = """
 import runpy, sys
@@ -132,6 +133,18 @@ def first_of_places(gallery_dir: Path) -> list[dict]:
     return list({(row["place_id"], row["platform"]): row for row in reversed(rows)}.values())
 
 
+def search(
+    client: Client, sentence: str, *area: str, platforms: tuple[str, ...] = (), top: int = 20
+) -> tuple[str, str]:
+    """What the page says is wrong, and the answer that it shows."""
+    said, shown, *_ = client.predict(sentence, list(platforms), top, *(area or [""] * 7), api_name="/search")
+    return said, shown if isinstance(shown, str) else ""
+
+
+def names_of(shown: str) -> list[str]:
+    return [html.unescape(name) for name in re.findall(r"<h3><span>\d+\. (.*?)</span>", shown)]
+
+
 def test_places_are_ranked_as_by_brute_force(page, model_dir: Path, gallery_dir: Path) -> None:
     client, _ = page
     rows = first_of_places(gallery_dir)
@@ -139,13 +152,39 @@ def test_places_are_ranked_as_by_brute_force(page, model_dir: Path, gallery_dir:
     ranked = client.predict(QUERY, api_name="/rank")
     assert [one["place_id"] for one in ranked] == [place for place, _ in expected]
     np.testing.assert_allclose([one["score"] for one in ranked], [score for _, score in expected], atol=1e-5)
-    where = {row["place_id"]: f"{row['latitude_deg']:.5f}, {row['longitude_deg']:.5f}" for row in rows}
-    assert [one["position"] for one in ranked] == [where[place] for place, _ in expected]
-    shown, weights = client.predict(QUERY, api_name="/search")
-    assert re.findall(r"<strong>\d+\. (\d+)</strong>", shown) == [place for place, _ in expected]
-    assert all(one["position"] in shown for one in ranked)
-    assert re.findall(r'scope="row">(\w+)<', weights) == ["satellite", "drone", "ground"]
-    assert sum(map(float, re.findall(r'width:([\d.]+)%"></div>', weights))) == pytest.approx(100, abs=0.2)
+    where = {row["place_id"]: (row["latitude_deg"], row["longitude_deg"]) for row in rows}
+    assert [(one["latitude_deg"], one["longitude_deg"]) for one in ranked] == [where[place] for place, _ in expected]
+    said, shown = search(client, QUERY)
+    assert said == "" and names_of(shown) == [place for place, _ in expected]
+    assert all("{:.6f}, {:.6f}".format(*where[place]) in shown for place, _ in expected)
+    gate = re.search(r'class="bars gate">(.*?)</dl>', shown, re.DOTALL)[1]
+    assert re.findall(r"<dt>(\w+)</dt>", gate) == ["satellite", "drone", "ground"]
+    assert sum(map(float, re.findall(r"width:([\d.]+)%", gate))) == pytest.approx(100, abs=0.2)
+
+
+def test_area_and_platform_are_honoured(page, gallery_dir: Path) -> None:
+    client, _ = page
+    rows = first_of_places(gallery_dir)
+    where = {row["place_id"]: (row["latitude_deg"], row["longitude_deg"]) for row in rows}
+    place, (latitude, longitude) = sorted(where.items())[0]
+    box = [f"{latitude - 1e-5:.7f}", f"{longitude - 1e-5:.7f}", f"{latitude + 1e-5:.7f}", f"{longitude + 1e-5:.7f}"]
+    assert names_of(search(client, QUERY, *box, "", "", "")[1]) == [place]
+    near = ["", "", "", "", f"{latitude}", f"{longitude}", "0.01"]
+    assert names_of(search(client, QUERY, *near)[1]) == [place]
+    _, nothing = search(client, QUERY, "-10", "170", "10", "-170", "", "", "")
+    assert names_of(nothing) == [] and "No picture" in nothing
+    _, drone = search(client, QUERY, platforms=("drone",))
+    assert "drone picture of" in drone and "ground picture of" not in drone
+
+
+def test_a_negated_sentence_lowers_what_fits_it_and_raises_nothing(page) -> None:
+    client, _ = page
+    before = {one["place_id"]: one["score"] for one in client.predict(QUERY, api_name="/rank")}
+    after = {one["place_id"]: one["score"] for one in client.predict(f"{QUERY}. Not the tower.", api_name="/rank")}
+    assert set(after) == set(before) and all(after[place] <= before[place] + 1e-6 for place in before)
+    assert any(after[place] < before[place] for place in before)
+    said, shown, *_ = client.predict("not the tower", [], 5, *[""] * 7, api_name="/refine")
+    assert said == "" and '<span class="not">not:</span> not the tower' in shown
 
 
 def test_uploaded_pictures_are_searched_instead_turned_as_a_viewer_does(page, model_dir: Path, tmp_path: Path) -> None:
@@ -161,24 +200,33 @@ def test_uploaded_pictures_are_searched_instead_turned_as_a_viewer_does(page, mo
         pictures.append(Image.fromarray(np.rot90(pixels, -1) if name == "turned.jpg" else pixels))
     said = client.predict([handle_file(tmp_path / name) for name in names], api_name="/read_pictures")
     assert said == "3 of your pictures will be searched."
-    shown, _ = client.predict(QUERY, api_name="/search")
+    _, shown = search(client, QUERY)
     expected = brute_force(model_dir, pictures, names)
-    scores = [float(score) for score in re.findall(r"score (-?[\d.]+), yours", shown)]
+    scores = [float(score) for score in re.findall(r"score (-?[\d.]+) ", shown)]
     np.testing.assert_allclose(scores, [score for _, score in expected], atol=6e-4)
-    assert "among 3 pictures of 3 places" in shown and "<b>" not in shown
+    assert "3 pictures were searched" in shown and "<b>" not in shown and "3 without coordinates" in shown
     client.predict([handle_file(tmp_path / "two.png")] * 2, api_name="/read_pictures")
-    assert "among 2 pictures of 2 places" in client.predict(QUERY, api_name="/search")[0], "one name, two pictures"
+    assert len(names_of(search(client, QUERY)[1])) == 2, "one name, two pictures"
     client.predict([], api_name="/read_pictures")
-    assert "yours" not in client.predict(QUERY, api_name="/search")[0]
+    assert "yours" not in search(client, QUERY)[1]
 
 
 def test_what_cannot_be_searched_is_one_line(page, tmp_path: Path) -> None:
     client, _ = page
-    for sentence, word in (("  ", "first"), ("roof " * 101, "500")):
-        said, weights = client.predict(sentence, api_name="/search")
-        assert said.count("<p") == 1 and 'role="alert"' in said and word in said and weights == ""
+    for sentence, word in (("  ", "first"), ("roof " * 101, "500"), ("?!", "in words")):
+        said, shown = search(client, sentence)
+        assert said.count("<p") == 1 and 'role="alert"' in said and word in said and shown == ""
         with pytest.raises(AppError, match=word):
             client.predict(sentence, api_name="/rank")
+    for area, word in (
+        (["1", "", "", "", "", "", ""], "none of them"),
+        (["2", "0", "1", "0", "", "", ""], "exchange"),
+        (["91", "0", "92", "1", "", "", ""], "from -90 to 90"),
+        (["nan", "0", "1", "1", "", "", ""], "no number"),
+        (["", "", "", "", "0", "0", "-1"], "radius"),
+    ):
+        said, _ = search(client, QUERY, *area)
+        assert 'role="alert"' in said and word in said
     (tmp_path / "text.png").write_bytes(b"no picture")
     Image.new("1", (6000, 5000)).save(tmp_path / "large.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
@@ -189,9 +237,7 @@ def test_what_cannot_be_searched_is_one_line(page, tmp_path: Path) -> None:
     ):
         said = client.predict([handle_file(tmp_path / name) for name in names], api_name="/read_pictures")
         assert 'role="alert"' in said and word in said
-        assert client.predict(QUERY, api_name="/search") == (said, ""), (
-            "other pictures are not searched in their place"
-        )
+        assert search(client, QUERY) == (said, ""), "other pictures are not searched in their place"
     client.predict([], api_name="/read_pictures")
 
 
@@ -225,7 +271,10 @@ def test_the_bundle_names_model_and_gallery_and_their_revisions() -> None:
     assert f"gradio=={data['sdk_version']}\n" in files["requirements.txt"].decode()
     assert "HF_TOKEN" in card.text and "Not** for" in card.text
     assert not re.search(r"{{|{%|None", card.text)
-    compile(files["app.py"], "app.py", "exec")
+    for path, content in files.items():
+        if path.endswith(".py"):
+            compile(content, path, "exec")
+            assert b"from pemoe" not in content and b"import pemoe" not in content
     alone = SpaceCard(bundle_space("me/pemoe")["README.md"].decode())
     assert "datasets" not in yaml.safe_load(alone.content.split("---")[1])
     assert "HF_TOKEN" not in alone.text and "None" not in alone.text

@@ -10,13 +10,14 @@ import ast
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pemoe.common.coordinates import Axis, coordinate_fault, parse_angle
+from pemoe.common.errors import InputError
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.folder.words import PlatformWords, parse_platform, parse_split
 
@@ -267,44 +268,36 @@ def parse_coordinates(record: Record) -> Coordinates | None:
     """`(latitude_deg, longitude_deg)` of a line; None where both are missing.
 
     Raises:
-        DataError: one without the other; a decimal comma where commas separate cells; not a number; out of range,
-            swapped ones named as such.
+        DataError: one without the other; a decimal comma where commas separate cells; what `parse_angle` refuses;
+            out of range, swapped ones named as such.
 
     Example:
         >>> parse_coordinates(Record("a.csv line 2", {"lat": "40,1", "lng": "-88,2"}, has_free_comma=True))
         (40.1, -88.2)
     """
-    texts = {name: pick(record, name) for name in ("latitude", "longitude")}
-    given = {name: text for name, text in texts.items() if text is not None and text.lower() not in MISSING}
+    axes: tuple[Axis, Axis] = ("latitude", "longitude")
+    texts = {axis: pick(record, axis) for axis in axes}
+    given = {axis: text for axis, text in texts.items() if text is not None and text.lower() not in MISSING}
     if not given:
         return None
     if len(given) == 1:
         raise DataError(f"{record.where} has only a {next(iter(given))}; give both or none")
-    return check_coordinates(*(_degrees(record, name, text) for name, text in given.items()), record.where)
+    return check_coordinates(*(_degrees(record, axis, text) for axis, text in given.items()), record.where)
 
 
-def _degrees(record: Record, name: str, text: str) -> float:
-    """A number of degrees, with a decimal comma as German Excel writes it where that cannot mean anything else."""
-    if _DECIMAL_COMMA.fullmatch(text):
-        with_point = text.replace(",", ".")
-        if not record.has_free_comma:
-            raise DataError(f"{record.where}: {name} {text!r} has a decimal comma; write {with_point}")
-        text = with_point
+def _degrees(record: Record, axis: Axis, text: str) -> float:
+    """Degrees, with a decimal comma as German Excel writes it where that cannot mean anything else."""
+    if record.has_free_comma and _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
-        return float(text)
-    except ValueError as error:
-        hint = "write decimal degrees such as 40.1075"
-        raise DataError(f"{record.where}: {name} {text!r} is not a number; {hint}") from error
+        return parse_angle(text, axis)
+    except InputError as error:
+        raise DataError(f"{record.where}: {error}") from error
 
 
 def check_coordinates(latitude_deg: float, longitude_deg: float, where: str) -> Coordinates:
     """The pair itself; `DataError` for |latitude| > 90, |longitude| > 180, and what is not finite."""
-    if not (math.isfinite(latitude_deg) and math.isfinite(longitude_deg)):
-        raise DataError(f"{where}: the coordinates ({latitude_deg}, {longitude_deg}) are not finite")
-    if 90 < abs(latitude_deg) <= 180 and abs(longitude_deg) <= 90:
-        raise DataError(f"{where}: latitude {latitude_deg} is beyond 90 degrees; it looks swapped with the longitude")
-    if abs(latitude_deg) > 90 or abs(longitude_deg) > 180:
-        raise DataError(
-            f"{where}: ({latitude_deg}, {longitude_deg}) is not on the earth; give WGS84 degrees, latitude first"
-        )
+    fault = coordinate_fault(latitude_deg, longitude_deg)
+    if fault:
+        raise DataError(f"{where}: {fault}; give WGS84 degrees, latitude first")
     return latitude_deg, longitude_deg

@@ -145,6 +145,12 @@ def test_decimal_commas_are_read_where_no_comma_separates(tmp_path):
         assert FolderReader(root).items[0].coordinates == (40.5, -8.25)
 
 
+@pytest.mark.parametrize("cells", ["33°30'S,151°15'E", "S33.5,151.25 e", '"33 30 0 S",151:15', "−33.5,+151.25"])
+def test_degrees_and_minutes_and_hemispheres_in_a_column_are_read(tmp_path, cells):
+    root = write(tmp_path, {"a.png": picture(), "t.csv": f"image,lat,lon\na.png,{cells}\n"})
+    assert FolderReader(root).items[0].coordinates == (-33.5, 151.25)
+
+
 def test_a_comma_in_brackets_and_plain_brackets_are_text(tmp_path):
     write_pictures(tmp_path, "a.png")
     write(tmp_path, {"t.csv": 'image,caption\na.png,"[blurred, dark]"\n'})
@@ -260,9 +266,13 @@ LINES = {  # fault -> table below "image,caption,lat,lon,platform,split,place", 
     "two places": ("a.png,x,,,,,1\na.png,y,,,,,2", r"line 3: place_id of 'a.png' is '2', but '1' in t.csv line 2"),
     "swapped": ("a.png,x,-113.5,53.5,,,", r"line 2: latitude -113.5 is beyond 90 degrees; it looks swapped"),
     "not on earth": ("a.png,x,395201.3,4440000,,,", r"line 2: .* is not on the earth"),
-    "nan": ("a.png,x,inf,4,,,", r"line 2: .* not finite"),
+    "nan": ("a.png,x,inf,4,,,", r"line 2: latitude 'inf' is not a number"),
     "decimal comma": ('a.png,x,"40,1","-88,2",,,', r"line 2: latitude '40,1' has a decimal comma; write 40.1"),
-    "degrees": ("a.png,x,40°06'N,-88,,,", r"line 2: latitude .* is not a number"),
+    "words": ("a.png,x,forty,-88,,,", r"line 2: latitude .* is not a number"),
+    "bare minutes": ("a.png,x,40 06,-88 12,,,", r"line 2: latitude '40 06' may be two numbers"),
+    "swapped letters": ("a.png,x,88.2W,40.1N,,,", r"line 2: latitude '88.2W' has the letter W, not N or S; .*swapped"),
+    "sign and letter": ("a.png,x,-40.1N,88.2W,,,", r"line 2: latitude '-40.1N' has a sign and the letter N"),
+    "underscore": ("a.png,x,4_0.1,8,,,", r"line 2: latitude '4_0.1' is not a number"),
     "half": ("a.png,x,40.1,,,,", r"line 2 has only a latitude"),
     "platform": ("a.png,x,,,balloon,,", r"line 2: 'balloon' is no platform; use one of satellite"),
     "split": ("a.png,x,,,,val,", r"line 2: 'val' is no split"),

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from pemoe.datasets_scripts.schema import DataError
 from pemoe.datasets_scripts.sources.folder.georeference import (
@@ -67,10 +67,35 @@ def test_decimal_degrees_in_the_first_rational_are_read():
     assert exif_georeference(photo((40.25, 0.0, 0.0), (8.5, 0.0, 0.0)))[:2] == (40.25, 8.5)
 
 
+def rational(over: int, under: int) -> TiffImagePlugin.IFDRational:
+    return TiffImagePlugin.IFDRational(over, under)
+
+
+@pytest.mark.parametrize("refs", [("s", "w"), ("S\0", " W"), (b"S", b"w\0")])
+def test_minutes_as_fractions_and_letters_in_any_case_are_read(refs):
+    minutes = (
+        (rational(33, 1), rational(305, 10), rational(0, 1)),
+        (rational(70, 1), rational(4050, 100), rational(0, 7)),
+    )
+    position = exif_georeference(photo(*minutes, refs))[:2]
+    assert position == (pytest.approx(-(33 + 30.5 / 60)), pytest.approx(-70.675))
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_a_rational_over_zero_in_a_file_gives_no_position(broken):
+    angle = [rational(40, 1), rational(6, 1), rational(36, 1)]
+    for under_zero in (rational(0, 0), rational(5, 0)):
+        angle[broken] = under_zero
+        found = exif_georeference(photo(tuple(angle), (8.0, 5.0, 3.0)))
+        assert found[:2] == (None, None) and "GPSLatitude" in found.reason
+
+
 BROKEN = {
     "no hemisphere": (photo((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), (None, "E")), "GPSLatitudeRef is None, not N or S"),
     "wrong letter": (photo((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), ("N", "N")), "GPSLongitudeRef is 'N', not E or W"),
     "two parts": (photo((1.0, 2.0), (1.0, 2.0, 3.0)), "GPSLatitude is not degrees, minutes and seconds"),
+    "swapped": (photo((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), ("E", "N")), "GPSLatitudeRef is 'E', not N or S"),
+    "swapped angles": (photo((113.0, 2.0, 3.0), (53.0, 2.0, 3.0)), "GPSLatitude is 113 2 3, out of range"),
     "only half": (photo((1.0, 2.0, 3.0), None), "GPSLongitude is not degrees, minutes and seconds"),
     "out of range": (photo((95.0, 2.0, 3.0), (1.0, 2.0, 3.0)), "GPSLatitude is 95 2 3, out of range"),
     "minutes": (photo((5.0, 72.0, 3.0), (1.0, 2.0, 3.0)), "GPSLatitude is 5 72 3, out of range"),
