@@ -134,7 +134,7 @@ def fit_figures(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> tuple[flo
             total += (1 - PRIOR_ELSEWHERE) * found.mean() + PRIOR_ELSEWHERE * absent.mean()
         return total / len(drawn)
 
-    best = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"maxiter": 400}).x
+    best = minimize(loss, np.zeros(2), method="BFGS").x
     return float(np.exp(best[0]) / spread), float(best[1])
 
 
