@@ -20,6 +20,7 @@ from pemoe.common.errors import InputError
 from pemoe.common.pages import render_page, write_page
 from pemoe.common.runs import prepare_output, write_metrics
 from pemoe.datasets_scripts import load_source
+from pemoe.datasets_scripts.builds.prepare import prepare_splits
 from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
 from pemoe.retrieval.index.identity import ModelIdentity
@@ -28,6 +29,7 @@ from pemoe.retrieval.locating.calibration import NOT_HERE_FROM, Calibration
 from pemoe.retrieval.locating.fitting import (
     area_under_roc,
     expected_calibration_error,
+    fit_calibration,
     judge,
     place_scores,
     reliability,
@@ -100,10 +102,10 @@ def equal_mass_error(probability: np.ndarray, right: np.ndarray, bins: int = 15)
 def write_report(path: Path, sizes: list[dict], note: str) -> None:
     """The two pictures as one page."""
     curves = []
-    for line in sizes:
+    for number, line in enumerate(sizes):
         points = [(0.0, 0.0), *map(tuple, line["roc"]), (1.0, 1.0)]
         drawn = [(round(300 * x, 1), round(300 - 300 * y, 1)) for x, y in points]
-        x, y = drawn[3]
+        x, y = drawn[min(2 + number, len(drawn) - 2)]  # each label at another point: the curves lie close
         curves.append({"points": " ".join(f"{a},{b}" for a, b in drawn), "x": x, "y": y, "places": line["places"]})
     last = sizes[-1]
     body = {"note": note, "size": last["places"], "lines": last["reliability"], "curves": curves}
@@ -129,6 +131,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="directory or Hub id of the model")
     parser.add_argument("--calibration", help="a calibration.json, or data with training captions")
+    parser.add_argument(
+        "--unseen-seed", type=int, help="fit on the training captions of the campus of this seed, which no model saw"
+    )
     parser.add_argument("--test-places", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0, help="of the campus and of what is drawn")
     parser.add_argument("--output", type=Path, default=Path("runs/calibration"))
@@ -137,7 +142,13 @@ def main() -> int:
     try:
         model, processor = load_checkpoint(options.checkpoint)
         sha256 = ModelIdentity.of(options.checkpoint, model).weights_sha256
-        calibration, line = choose_calibration(options.calibration, options.checkpoint, model, processor, sha256)
+        if options.unseen_seed is None:
+            calibration, line = choose_calibration(options.calibration, options.checkpoint, model, processor, sha256)
+        else:
+            data = {"seed": options.unseen_seed, "train_places": 300, "test_places": 1}
+            unseen = prepare_splits("campus", None, data, audit=False, sanitize="keep", needed=["train"])["train"]
+            calibration = fit_calibration(model, processor, unseen, sha256)
+            line = f"calibrated by training captions of the campus of seed {options.unseen_seed}"
         if calibration is None:
             raise InputError(line)
         prepare_output(options.output)
@@ -146,7 +157,7 @@ def main() -> int:
         return 2
     rows = load_source("campus", seed=options.seed, train_places=1, test_places=options.test_places)["test"]
     sizes, platforms = measure(embed_split(model, processor, rows), calibration, options.seed)
-    results = {"calibration": line, "sizes": sizes, "platforms": platforms}
+    results = {"calibration": line, "slope": calibration.slope, "sizes": sizes, "platforms": platforms}
     write_metrics(options.output, f"python {' '.join(sys.argv)}", options.seed, started_s, results)
     write_report(options.output / "report.html", sizes, line)
     print(line)

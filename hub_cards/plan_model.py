@@ -31,11 +31,13 @@ CARRIED = (  # beside configuration, weights and code, where they are there
     *PROCESSOR,
     *("preprocessor_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json"),
     *("merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
-    *("modules.json", "config_sentence_transformers.json", "sentence_pemoe_config.json"),
+    *("modules.json", "config_sentence_transformers.json", "sentence_pemoe_config.json", "calibration.json"),
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
 )
 MARKER = re.compile(r"configuration_pemoe\.py")
-OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|metrics\.json")
+OURS = re.compile(
+    r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|(metrics|calibration)\.json"
+)
 UNMEASURED_ADAPTERS = "LoRA platforms have no figures of their own: they weigh 0 in what pemoe evaluate measures"
 ADAPTER_MARKER = re.compile(r"([^/]+/)?adapter_config\.json")
 ADAPTER_OURS = re.compile(

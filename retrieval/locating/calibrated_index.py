@@ -31,7 +31,7 @@ def choose_calibration(
         weights_sha256: of the model.
 
     Raises:
-        GalleryError: a file that is no calibration, data without captions of twelve places; DataError: no such data.
+        GalleryError: a file that is no calibration, data without captions of ten places; DataError: no such data.
     """
     if named == NONE:
         return None, f"not calibrated, as asked: {_WITHOUT}"

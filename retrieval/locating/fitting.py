@@ -23,7 +23,7 @@ from pemoe.retrieval.scoring import search
 
 PRIOR_ELSEWHERE = 0.05  # one query in twenty is taken to ask for a place that is not in the gallery
 GALLERY_PLACES = (10, 30, 100, 300)  # of the simulated galleries; those that the data has places for
-LEAST_PLACES = 12
+LEAST_PLACES = 10
 FIT_PLACES, FIT_QUERIES_PER_PLACE = 300, 6
 BINS = 15
 HUB_WEIGHTS = (0.25, 0.5, 1.0)
@@ -45,7 +45,7 @@ def fit_calibration(
     trunk's run.
 
     Raises:
-        GalleryError: queries of fewer than twelve places.
+        GalleryError: queries of fewer than ten places.
     """
     chosen, asked = training_queries(rows, seed)
     states = None if image_states is None else image_states[chosen.tolist()]
@@ -58,7 +58,7 @@ def training_queries(rows: datasets.Dataset, seed: int = 0) -> tuple[np.ndarray,
     place; their numbers in `rows` first.
 
     Raises:
-        GalleryError: captions of fewer than twelve places.
+        GalleryError: captions of fewer than ten places.
     """
     rng = np.random.default_rng((seed, len(rows)))
     pairs = zip(rows["refined_captions"][:], rows["captions"][:], strict=True)
@@ -134,7 +134,7 @@ def fit_figures(scores: np.ndarray, own: np.ndarray, seed: int = 0) -> tuple[flo
             total += (1 - PRIOR_ELSEWHERE) * found.mean() + PRIOR_ELSEWHERE * absent.mean()
         return total / len(drawn)
 
-    best = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"maxiter": 400}).x
+    best = minimize(loss, np.zeros(2), method="BFGS").x
     return float(np.exp(best[0]) / spread), float(best[1])
 
 

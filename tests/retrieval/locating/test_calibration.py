@@ -95,7 +95,7 @@ def test_hubs_are_taken_off_only_where_that_helps() -> None:
 
 
 def test_queries_are_refined_captions_of_whole_places() -> None:
-    rows = build_split(places=14)
+    rows = build_split(places=10)
     chosen, asked = training_queries(rows)
     assert chosen.tolist() == list(range(len(rows))) and max(map(len, asked["captions"])) == 1
     assert all(one[0] in row for one, row in zip(asked["captions"], rows["refined_captions"], strict=True) if one)
@@ -105,8 +105,8 @@ def test_queries_are_refined_captions_of_whole_places() -> None:
 
 def test_fit_on_rows_is_kept_whole_and_refused_elsewhere(tmp_path: Path) -> None:
     model, processor = build_tiny_model(), build_processor()
-    fitted = fit_calibration(model, processor, build_split(places=14), "abc")
-    assert fitted.figures["places"] == 14 and fitted.slope > 0
+    fitted = fit_calibration(model, processor, build_split(places=10), "abc")
+    assert fitted.figures["places"] == 10 and fitted.slope > 0
     write_calibration(tmp_path, fitted)
     again, line = choose_calibration(None, str(tmp_path), model, processor, "abc")
     assert again.as_json() == fitted.as_json() and "the model's own" in line

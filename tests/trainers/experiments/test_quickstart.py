@@ -1,5 +1,6 @@
 """Guards: the whole path of the quickstart, small: four rows at equal pairs, a checkpoint that a stranger's process
-loads to the same vectors, three answered queries and a report; the same on a directory in GeoText-1652's layout."""
+loads to the same vectors, three answered queries, an index with one of them located, and a report; the same on a
+directory in GeoText-1652's layout."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from geotext_layout import write_geotext_layout
 
 from pemoe.datasets_scripts import PLATFORMS, load_source
 from pemoe.retrieval import evaluation, first_hit_ranks
+from pemoe.retrieval.locating import Locator
 from pemoe.trainers.batches.pairs import load_rows
 from pemoe.trainers.experiments.quickstart import format_table, quickstart_recipe, run_quickstart
 from pemoe.trainers.experiments.table1 import ROWS, Row, Table1
@@ -27,7 +29,7 @@ def small_recipe() -> Recipe:
     recipe = load_recipe("quickstart")
     return replace(
         recipe,
-        data=replace(recipe.data, options={"train_places": 8, "test_places": 4, "drone_views": 1, "ground_views": 1}),
+        data=replace(recipe.data, options={"train_places": 12, "test_places": 4, "drone_views": 1, "ground_views": 1}),
         global_batch_size=4,
         unified=StageRecipe(steps=2, learning_rate=1e-3),
         contrastive=StageRecipe(steps=3, learning_rate=1e-3),
@@ -44,6 +46,19 @@ def assert_rows_are_complete(results: dict, rows: list[Row]) -> None:
     assert len(format_table(rows)) == 2 + len(ROWS)
 
 
+def assert_it_ends_on_the_map(output: Path, results: dict) -> None:
+    """The index holds the test pictures with the model's calibration, and opens again to the answer that was shown."""
+    locator = Locator.open(str(output / "index"))
+    assert locator.index.calibration == json.loads((output / "model" / "calibration.json").read_text())
+    assert results["calibration"]["places"] == 12 and results["located"]["pictures_searched"] == 12
+    shown = results["located"]["places"][0]
+    again = locator.locate(results["located"]["texts"]).as_json()
+    assert again["places"][0]["place_id"] == shown["place_id"]
+    assert again["places"][0]["probability"] == pytest.approx(shown["probability"], abs=1e-3)
+    assert 40 < shown["latitude_deg"] < 41 and -89 < shown["longitude_deg"] < -88
+    assert results["located"]["texts"][0] in [example["query"] for example in results["examples"]]
+
+
 def test_whole_path_on_the_campus(tmp_path: Path) -> None:
     rows: list[Row] = []
     recipe = small_recipe()
@@ -56,6 +71,7 @@ def test_whole_path_on_the_campus(tmp_path: Path) -> None:
         assert sum(example["gate_weights"].values()) == pytest.approx(1.0, abs=1e-5)
         scores = [hit["score"] for hit in example["hits"]]
         assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+    assert_it_ends_on_the_map(tmp_path, results)
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img") == 15 and all(example["query"] in page for example in results["examples"])
     assert "http" not in page  # opens without a network
