@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import json
-import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,6 @@ from pemoe.retrieval.locating import Locator
 
 SOURCE = Path(__file__).with_name("endpoint")
 HANDLER, GALLERY, CODE = "handler.py", "gallery.parquet", "code"
-OURS = re.compile(r"handler\.py|gallery\.parquet|code/pemoe/.+\.py")  # of an earlier push
 ENGINE = "pemoe.retrieval.index.lance"  # opened by its address, not by an import
 
 
