@@ -111,14 +111,15 @@ def plan_model(
         if own_code:
             differs = f"differs from this package's ({', '.join(own_code)}) and is sent as it is"
             notes.append(f"the checkpoint's code {differs}; of its weights the experts' names alone were checked")
-    if gallery:
-        from pemoe.hub_cards.endpoint_bundle import bundle_endpoint
-
-        files += [PlannedFile(name, content) for name, content in bundle_endpoint(gallery, root).items()]
     measured = [] if figures is None else [PlannedFile("metrics.json", as_json(figures, "metrics.json"))]
     files = [PlannedFile("README.md", card.encode()), *measured, *files]
     marker, ours = (ADAPTER_MARKER, ADAPTER_OURS) if adapters else (MARKER, OURS)
     left_out = tuple(_find_left_out(root, files))
+    if gallery:
+        from pemoe.retrieval.serving.bundle import bundle_endpoint
+
+        endpoint = bundle_endpoint(Path(__file__).with_name("endpoint"), gallery, root)
+        files += [PlannedFile(name, content) for name, content in endpoint.items()]
     return PushPlan(repo_id, "model", private, tuple(files), card, marker, ours, tuple(notes), left_out)
 
 

@@ -13,12 +13,14 @@ import pytest
 from fastapi.testclient import TestClient
 from tiny_service import write_index
 
+from pemoe import hub_cards
 from pemoe.common.errors import InputError
 from pemoe.hub_cards import PublishError, plan_model
-from pemoe.hub_cards.endpoint_bundle import ENGINE, SOURCE, code_of
 from pemoe.retrieval.locating import Locator
 from pemoe.retrieval.serving.app import build_app
+from pemoe.retrieval.serving.bundle import ENGINE, code_of
 
+SOURCE = Path(hub_cards.__file__).with_name("endpoint")
 ASKED = (
     {"inputs": "red roof seen from drone"},
     {"inputs": ["blue wall", "green door"], "parameters": {"top_k": 2, "platforms": ["drone"], "thumbnails": True}},

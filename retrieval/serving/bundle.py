@@ -11,31 +11,31 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pemoe.hub_cards.hub_client import PublishError
 from pemoe.retrieval.index import GalleryIndex
+from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.records import schema_of
 from pemoe.retrieval.locating import Locator
 
-SOURCE = Path(__file__).with_name("endpoint")
-HANDLER, GALLERY, CODE = "handler.py", "gallery.parquet", "code"
+HANDLER, REQUIREMENTS, GALLERY, CODE = "handler.py", "requirements.txt", "gallery.parquet", "code"
 ENGINE = "pemoe.retrieval.index.lance"  # opened by its address, not by an import
 
 
-def bundle_endpoint(gallery: str, model: str | Path) -> dict[str, bytes]:
+def bundle_endpoint(source: Path, gallery: str, model: str | Path) -> dict[str, bytes]:
     """The files of an endpoint, by path, beside those of the model.
 
     Args:
+        source: folder of the handler and its requirements.
         gallery: address of an index.
         model: directory of the model that it was built with.
 
     Raises:
-        GalleryError: no such index, or one of another model; PublishError: one without pictures.
+        GalleryError: no such index, one of another model, or one without pictures.
     """
     locator = Locator.open(gallery, str(model))
     if not locator.index.count():
-        raise PublishError(f"{gallery}: holds no pictures; add some with pemoe index add")
-    files = {name: (SOURCE / name).read_bytes() for name in (HANDLER, "requirements.txt")}
-    code = {f"{CODE}/{path}": content for path, content in code_of(SOURCE / HANDLER, ENGINE).items()}
+        raise GalleryError(f"{gallery}: holds no pictures; add some with pemoe index add")
+    files = {name: (source / name).read_bytes() for name in (HANDLER, REQUIREMENTS)}
+    code = {f"{CODE}/{path}": content for path, content in code_of(source / HANDLER, ENGINE).items()}
     return {**files, GALLERY: _gallery(locator.index), **code}
 
 
