@@ -78,6 +78,7 @@ SERVE = [
     "fastapi>=0.115,<1",  # the service: checked requests, OpenAPI; MIT
     "uvicorn>=0.30,<1",  # runs it, stops gracefully; BSD-3
     "prometheus-client>=0.20,<1",  # the format of /metrics; Apache-2.0
+    "pydantic>=2,<3",  # checks requests; fastapi's own; MIT
 ]
 MILVUS = "pymilvus>=3,<4"  # the index on a Milvus cluster, the same seven calls; Apache-2.0
 RAY = [
@@ -126,7 +127,7 @@ setup(
         "pemoe": ["py.typed"],
         "pemoe.common": ["coastline.json"],
         "pemoe.datasets_scripts.refine.llm": ["prompts/*.txt"],
-        "pemoe.hub_cards": ["*.md", "metrics/*/*.py", "space/*"],
+        "pemoe.hub_cards": ["*.md", "metrics/*/*.py", "space/*", "endpoint/*"],
         "pemoe.trainers": ["tiny_backbones/*/*", "accelerate_configs/*.yaml"],
         "pemoe.trainers.recipes": ["*.yaml"],
     },

@@ -37,6 +37,7 @@ CARRIED = (  # beside configuration, weights and code, where they are there
 MARKER = re.compile(r"configuration_pemoe\.py")
 OURS = re.compile(
     r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|\w+_pemoe\.py|(metrics|calibration)\.json"
+    r"|handler\.py|gallery\.parquet|code/pemoe/.+\.py"  # of an endpoint
 )
 UNMEASURED_ADAPTERS = "LoRA platforms have no figures of their own: they weigh 0 in what pemoe evaluate measures"
 ADAPTER_MARKER = re.compile(r"([^/]+/)?adapter_config\.json")
@@ -55,6 +56,7 @@ def plan_model(
     license_id: str | None = None,
     private: bool = True,
     max_shard_size: str = "5GB",
+    gallery: str | None = None,
 ) -> PushPlan:
     """Check a checkpoint and list what a push would send; reaches no server and writes nothing.
 
@@ -68,6 +70,7 @@ def plan_model(
         license_id: of the weights, as the Hub spells licences.
         private: whether only the owner shall see it.
         max_shard_size: weights in larger files are cut into shards of at most this size.
+        gallery: an index of this model, sent with what makes the repository an Inference Endpoint that locates.
 
     Raises:
         PublishError: no such checkpoint, weights that are cut or do not fit the configuration or are pickled, a
@@ -86,6 +89,8 @@ def plan_model(
     adapters = [] if (root / "config.json").is_file() else _find_adapters(root)
     if adapters and metrics:
         raise PublishError(f"{metrics}: {UNMEASURED_ADAPTERS}; leave out --metrics")
+    if adapters and gallery:
+        raise PublishError("--gallery: an endpoint loads a whole model; publish the one that has these platforms")
     figures, source = (None, UNMEASURED_ADAPTERS) if adapters else _read_figures(root, metrics, unmeasured)
     notes = [visibility_note(private), source]
     if adapters:
@@ -110,6 +115,11 @@ def plan_model(
     files = [PlannedFile("README.md", card.encode()), *measured, *files]
     marker, ours = (ADAPTER_MARKER, ADAPTER_OURS) if adapters else (MARKER, OURS)
     left_out = tuple(_find_left_out(root, files))
+    if gallery:
+        from pemoe.retrieval.serving.bundle import bundle_endpoint
+
+        endpoint = bundle_endpoint(Path(__file__).with_name("endpoint"), gallery, root)
+        files += [PlannedFile(name, content) for name, content in endpoint.items()]
     return PushPlan(repo_id, "model", private, tuple(files), card, marker, ours, tuple(notes), left_out)
 
 

@@ -43,6 +43,10 @@ def model(  # noqa: PLR0913 - options of a command
     revision: Revision = None,
     tag: Tag = None,
     max_shard_size: Annotated[str, typer.Option(help="Larger weights are cut into shards.")] = "5GB",
+    gallery: Annotated[
+        str | None,
+        typer.Option(help="An index of the model: the repository becomes an Inference Endpoint that locates."),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +58,7 @@ def model(  # noqa: PLR0913 - options of a command
 
     plan = plan_model(
         directory, repo, metrics=metrics, unmeasured=unmeasured, license_id=license_id, private=not public,
-        max_shard_size=max_shard_size,
+        max_shard_size=max_shard_size, gallery=gallery,
     )  # fmt: skip
     carry_out(plan, dry_run, as_json, revision=revision, tag=tag)
 

@@ -12,14 +12,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive
 
-from pemoe.common.errors import InputError
 from pemoe.common.version import __version__
 from pemoe.retrieval.locating import Locator
+from pemoe.retrieval.serving.answers import answer_of
 from pemoe.retrieval.serving.guard import Door, Guard, read_body, refusal_body
 from pemoe.retrieval.serving.limits import Limits, RequestError
 from pemoe.retrieval.serving.measures import Measures, shown_repo
-from pemoe.retrieval.serving.pictures import decode_picture
-from pemoe.retrieval.serving.requests import JSON, Asked, Body, Wanted, read_request
+from pemoe.retrieval.serving.requests import JSON, Body, read_request
 from pemoe.retrieval.serving.work import WorkQueue
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
@@ -61,8 +60,7 @@ class Service:
     def work(self, body: bytes, content_type: str, nobody_waits: Event) -> tuple[int, bytes]:
         """How many queries a request holds, and the JSON that answers it."""
         asked = read_request(body, content_type, self.limits)
-        answers = [self._locate(asked, one) for one in asked.queries if not nobody_waits.is_set()]
-        content = answers if asked.is_batch else answers[0]
+        content = answer_of(self.locator, asked, self.limits, lambda: not nobody_waits.is_set())
         return len(asked.queries), json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
 
     def describe(self) -> dict[str, Any]:
@@ -76,14 +74,6 @@ class Service:
             "is_calibrated": index.calibration is not None,
             "limits": {name: getattr(bounds, name) for name in vars(bounds)},
         }
-
-    def _locate(self, asked: Asked, query: Wanted) -> dict[str, Any]:
-        image = None if query.image is None else decode_picture(query.image, self.limits)
-        try:
-            result = self.locator.locate(query.texts, image, asked.where, asked.parameters.top_k)
-        except InputError as error:
-            raise RequestError(422, str(error)) from None
-        return result.as_json(thumbnails=asked.parameters.thumbnails)
 
     def _check_length(self, request: Request) -> None:
         stated = request.headers.get("content-length", "0")

@@ -152,7 +152,13 @@ def read_request(body: bytes, content_type: str, limits: Limits) -> Asked:
         raise RequestError(
             415, f"send Content-Type: {JSON}, or image/jpeg, image/png, image/webp with the picture alone"
         )
-    asked = _validated(_parse(body, limits))
+    return read_content(_parse(body, limits), limits)
+
+
+def read_content(content: Any, limits: Limits) -> Asked:
+    """The queries of a request whose JSON has been parsed; see `read_request`."""
+    _check_content(content, limits.json_depth)
+    asked = _validated(content)
     if asked.parameters.top_k > limits.places:
         raise RequestError(422, f"parameters.top_k: at most {limits.places}")
     is_batch = isinstance(asked.inputs, list)
@@ -220,7 +226,6 @@ def _parse(body: bytes, limits: Limits) -> Any:
         raise RequestError(400, f"the request is no JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
         raise RequestError(400, f"the JSON is nested deeper than {limits.json_depth}") from None
-    _check_content(content, limits.json_depth)
     return content
 
 

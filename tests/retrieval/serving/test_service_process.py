@@ -36,15 +36,15 @@ def server(index: str) -> Iterator[Server]:
 
 
 def said_to(server: Server, data: bytes) -> bytes:
-    """What a raw connection gets back until it is closed or two seconds pass."""
+    """What a raw connection gets back until it is closed."""
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.settimeout(2)
+        connection.settimeout(30)
         connection.sendall(data)
         received = b""
         try:
             while part := connection.recv(65536):
                 received += part
-        except (TimeoutError, ConnectionResetError):
+        except ConnectionResetError:
             pass
         return received
 
@@ -80,13 +80,16 @@ def test_large_bodies_leave_memory_flat(server: Server) -> None:
     long = b'{"inputs": "' + b"x" * 40_000_000
 
     def send(body: bytes) -> int:
-        return server.ask("POST", "/", body, Content_Type="application/json")[0]
+        try:
+            return server.ask("POST", "/", body, Content_Type="application/json")[0]
+        except ConnectionError:  # who goes on sending what is refused is cut in the end
+            return 0
 
     assert send(text) == 413
     before_mb = server.rss_mb()
     with ThreadPoolExecutor(8) as clients:
         statuses = set(clients.map(send, [text, long] * 16))
-    assert statuses <= {413, 503}
+    assert statuses <= {0, 413, 503} and 413 in statuses
     assert server.rss_mb() < before_mb + 200
     assert server.ask("POST", "/", QUERY)[0] == 200
 
@@ -94,7 +97,7 @@ def test_large_bodies_leave_memory_flat(server: Server) -> None:
 @pytest.mark.slow
 def test_what_is_no_http_is_refused_in_a_line(server: Server) -> None:
     body = json.dumps(QUERY).encode()
-    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    chunked = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     for data in (
         b"GARBAGE\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
