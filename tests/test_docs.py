@@ -84,7 +84,7 @@ def test_readme_commands_exist(line: str, monkeypatch: pytest.MonkeyPatch, capsy
         assert (ROOT / words[1]).is_file()
         return
     words = words[words.index("pemoe") :]  # after torchrun's own options
-    command = words[1 : 3 if words[1] in ("data", "publish") else 2]
+    command = words[1 : 3 if words[1] in ("data", "publish", "index") else 2]
     monkeypatch.setattr(sys, "argv", ["pemoe", *command, "--help"])
     with pytest.raises(SystemExit) as done:
         cli.main()
