@@ -26,8 +26,8 @@ def filter_of(
         GalleryError: a position without a radius or a radius without a position, an area or a time that is none.
 
     Example:
-        >>> filter_of(platforms="drone", until="2024-05-01").until
-        datetime.datetime(2024, 5, 1, 23, 59, 59, 999999)
+        >>> filter_of(platforms="drone", until="2024-05-01").until.isoformat()
+        '2024-05-01T23:59:59.999999+00:00'
     """
     if (near is None) != (radius_km is None):
         raise GalleryError("near and radius_km belong together: give both (--near LAT,LON --radius-km R) or neither")
