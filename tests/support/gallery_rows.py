@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 
-from pemoe.datasets_scripts.schema import PLATFORMS
 from pemoe.retrieval.index import Filter
-from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.records import VECTOR, table_of, to_vectors
 
+if TYPE_CHECKING:
+    from pemoe.retrieval.index.identity import ModelIdentity
+
+PLATFORMS = ("satellite", "drone", "ground")
 DAY_0 = datetime(2024, 5, 1, tzinfo=timezone.utc)
 
 
 def identity_of(dimension: int) -> ModelIdentity:
     """A model whose fused vectors have that length, a multiple of three."""
+    from pemoe.retrieval.index.identity import ModelIdentity  # here, since it imports torch: writers start without
+
     return ModelIdentity("tiny", None, "0" * 64, PLATFORMS, dimension // len(PLATFORMS))
 
 
