@@ -2,9 +2,10 @@
 
     python benchmarks/calibration.py runs/quickstart/model --output runs/calibration
 
-Asks every test query of a campus among galleries of several sizes, each query's own place among them or taken out, the
-others drawn by seed. The calibration is the model's `calibration.json`, fitted on training queries, or what
---calibration names. Writes metrics.json and report.html.
+Indexes a campus's test places and asks every test caption with a `Locator`: among all places, and again after a fifth
+of them is deleted from the index. Then among simulated galleries of several sizes, by the same query and stored
+picture vectors: each query's own place there or taken out, the others drawn by seed. The calibration is the model's
+`calibration.json`, fitted on training queries, or what --calibration names. Writes metrics.json, report.html, index/.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 
 from pemoe.common.errors import InputError
@@ -22,10 +24,15 @@ from pemoe.common.runs import prepare_output, write_metrics
 from pemoe.datasets_scripts import load_source
 from pemoe.datasets_scripts.builds.prepare import prepare_splits
 from pemoe.retrieval.checkpoints import load_checkpoint
-from pemoe.retrieval.embedding import EmbeddedSplit, embed_split
+from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.identity import ModelIdentity
-from pemoe.retrieval.locating.calibrated_index import choose_calibration
+from pemoe.retrieval.index.ingest import ingest
+from pemoe.retrieval.index.pictures import read_pictures
+from pemoe.retrieval.index.records import VECTOR, to_vectors
+from pemoe.retrieval.locating import Locator, Query
+from pemoe.retrieval.locating.calibrated_index import choose_calibration, set_calibration
 from pemoe.retrieval.locating.calibration import NOT_HERE_FROM, Calibration
+from pemoe.retrieval.locating.encoding import QueryEncoder
 from pemoe.retrieval.locating.fitting import (
     area_under_roc,
     expected_calibration_error,
@@ -36,6 +43,8 @@ from pemoe.retrieval.locating.fitting import (
     simulate_galleries,
 )
 
+LOCATED_OUT = 0.2  # of the places, deleted from the index before the queries are asked again
+ASKED_AT_ONCE = 200
 SHARES_OUT = (0.0, 0.05, 0.2, 0.5)  # of the queries whose place is taken out
 FALSE_ALARMS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)  # at which the ROC is read
 BODY = """
@@ -56,20 +65,64 @@ BODY = """
 """
 
 
-def measure(split: EmbeddedSplit, calibration: Calibration, seed: int) -> tuple[list[dict], list[dict]]:
+def queries_of(rows: datasets.Dataset) -> list[dict]:
+    """Every caption as `{"text", "place_id", "platform"}`, the platform being that of its picture."""
+    names, facts = rows.features["platform"].names, rows.select_columns(["captions", "place_id", "platform"])
+    return [
+        {"text": text, "place_id": row["place_id"], "platform": names[row["platform"]]}
+        for row in facts
+        for text in row["captions"]
+    ]
+
+
+def ask(locator: Locator, rows: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each query, `(Q,)` each: the first place's probability, whether it is right, the probability of elsewhere."""
+    first, right, elsewhere = (np.zeros(len(rows)) for _ in range(3))
+    for start in range(0, len(rows), ASKED_AT_ONCE):
+        asked = rows[start : start + ASKED_AT_ONCE]
+        answers = locator.locate_many([Query((row["text"],)) for row in asked], top=1)
+        for number, (row, one) in enumerate(zip(asked, answers, strict=True), start):
+            first[number], elsewhere[number] = one.places[0].probability, one.probability_elsewhere
+            right[number] = one.places[0].place_id == row["place_id"]
+    return first, right, elsewhere
+
+
+def measure_located(locator: Locator, rows: list[dict], seed: int) -> list[dict]:
+    """A line with every place in the index, and one with a fifth of them deleted."""
+    places = sorted({row["place_id"] for row in rows})
+    taken = sorted(np.random.default_rng(seed).permutation(places)[: round(LOCATED_OUT * len(places))].tolist())
+    lines = []
+    for out in ([], taken):
+        if out:
+            locator.index.delete(Filter(place_ids=tuple(out)))
+        first, right, elsewhere = ask(locator, rows)
+        line = {"places": len(places) - len(out), "queries": len(rows), "recall_at_1": float(right.mean())}
+        errors = {"ece": expected_calibration_error(first, right), "ece_equal_mass": equal_mass_error(first, right)}
+        lines.append({**line, "probability": float(first.mean()), **errors, "reliability": reliability(first, right)})
+    gone = np.isin([row["place_id"] for row in rows], taken)
+    lines[-1]["queries_gone"] = int(gone.sum())
+    return [lines[0], lines[1] | describe_absence(elsewhere[gone], elsewhere[~gone])]
+
+
+def measure_simulated(
+    locator: Locator, rows: list[dict], calibration: Calibration, seed: int
+) -> tuple[list[dict], list[dict]]:
     """A line for each size of gallery, and for each platform of the query at the largest; with their ROC curves."""
-    query = calibration.correct(split.query)
-    scores, own = place_scores(query, split.query_place_id, split.gallery, split.place_id)
+    encoded = QueryEncoder(locator.model, locator.processor).encode([Query((row["text"],)) for row in rows])
+    held = locator.index.read(["place_id", VECTOR])
+    gallery, places = to_vectors(held[VECTOR]).astype(np.float32), np.asarray(held["place_id"].to_pylist())
+    query = calibration.correct(np.stack([one.text for one in encoded]))
+    scores, own = place_scores(query, np.asarray([row["place_id"] for row in rows]), gallery, places)
     figures = {name: getattr(calibration, name) for name in ("slope", "offset", "prior_elsewhere")}
-    sizes, platforms = [], []
+    sizes = []
     for kept, out in simulate_galleries(scores, own, seed):
         judged = judge(kept, out, figures)
         sizes.append({"places": kept.shape[1], **describe(judged, seed)})
-    for number, name in enumerate(split.platform_names):
-        chosen = split.query_platform == number
-        if chosen.any():
-            part = tuple(values[chosen] for values in judged)
-            platforms.append({"platform": name, "places": kept.shape[1], **describe(part, seed)})
+    platforms = []
+    of_query = np.asarray([row["platform"] for row in rows])
+    for name in sorted(set(of_query)):
+        part = tuple(values[of_query == name] for values in judged)
+        platforms.append({"platform": name, "places": kept.shape[1], **describe(part, seed)})
     return sizes, platforms
 
 
@@ -82,15 +135,16 @@ def describe(judged: tuple[np.ndarray, ...], seed: int) -> dict:
         absent = drawn < share
         odds, hits = np.where(absent, alone, first), np.where(absent, 0.0, right)
         line[f"ece_{share:g}_out"] = expected_calibration_error(odds, hits)
-    alarms = np.quantile(here, 1 - np.asarray(FALSE_ALARMS))
     line["ece_of_all_there_equal_mass"] = equal_mass_error(first, right)
-    line["auc_elsewhere"] = area_under_roc(gone, here)
-    line["called_absent"] = {
-        "gone": float((gone >= NOT_HERE_FROM).mean()),
-        "there": float((here >= NOT_HERE_FROM).mean()),
-    }
-    line["roc"] = [[rate, float((gone > value).mean())] for rate, value in zip(FALSE_ALARMS, alarms, strict=True)]
-    return line | {"reliability": reliability(first, right)}
+    return line | describe_absence(gone, here) | {"reliability": reliability(first, right)}
+
+
+def describe_absence(gone: np.ndarray, here: np.ndarray) -> dict:
+    """How the probability of elsewhere tells queries whose place is gone from those whose place is there."""
+    alarms = np.quantile(here, 1 - np.asarray(FALSE_ALARMS))
+    called = {"gone": float((gone >= NOT_HERE_FROM).mean()), "there": float((here >= NOT_HERE_FROM).mean())}
+    roc = [[rate, float((gone > value).mean())] for rate, value in zip(FALSE_ALARMS, alarms, strict=True)]
+    return {"auc_elsewhere": area_under_roc(gone, here), "called_absent": called, "roc": roc}
 
 
 def equal_mass_error(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
@@ -112,8 +166,24 @@ def write_report(path: Path, sizes: list[dict], note: str) -> None:
     write_page(path, render_page("Calibration", BODY, **body))
 
 
+def print_located(lines: list[dict]) -> None:
+    """What was asked with the locator."""
+    print("with the locator")
+    print("places queries    R@1  p(first)   ece  ece, equal mass  AUC elsewhere  called absent gone/there")
+    for line in lines:
+        told = ""
+        if "roc" in line:
+            told = "{:15.3f}  {gone:.3f}/{there:.3f}".format(line["auc_elsewhere"], **line["called_absent"])
+            told += "  ROC " + " ".join(f"{rate:g}:{found:.3f}" for rate, found in line["roc"])
+        print(
+            f"{line['places']:6} {line['queries']:7}  {line['recall_at_1']:.3f} {line['probability']:9.3f} "
+            f"{line['ece']:.3f} {line['ece_equal_mass']:16.3f}{told}"
+        )
+
+
 def print_table(sizes: list[dict], platforms: list[dict]) -> None:
     """One line per size and platform."""
+    print("simulated galleries")
     print(
         "places queries platform   R@1  p(first)  ece: 0/5/20/50 % out        AUC elsewhere  called absent gone/there"
     )
@@ -141,7 +211,8 @@ def main() -> int:
     started_s = time.monotonic()
     try:
         model, processor = load_checkpoint(options.checkpoint)
-        sha256 = ModelIdentity.of(options.checkpoint, model).weights_sha256
+        identity = ModelIdentity.of(options.checkpoint, model)
+        sha256 = identity.weights_sha256
         if options.unseen_seed is None:
             calibration, line = choose_calibration(options.calibration, options.checkpoint, model, processor, sha256)
         else:
@@ -152,15 +223,23 @@ def main() -> int:
         if calibration is None:
             raise InputError(line)
         prepare_output(options.output)
+        index = GalleryIndex.create(str(options.output / "index"), identity)
+        set_calibration(index, calibration)
     except InputError as error:
         print(f"calibration: {error}", file=sys.stderr)
         return 2
-    rows = load_source("campus", seed=options.seed, train_places=1, test_places=options.test_places)["test"]
-    sizes, platforms = measure(embed_split(model, processor, rows), calibration, options.seed)
-    results = {"calibration": line, "slope": calibration.slope, "sizes": sizes, "platforms": platforms}
+    campus = {"seed": options.seed, "train_places": 1, "test_places": options.test_places}
+    ingest(index, read_pictures("campus", "test", **campus), model, processor)
+    rows = queries_of(load_source("campus", **campus)["test"])
+    locator = Locator(index, model, processor)
+    sizes, platforms = measure_simulated(locator, rows, calibration, options.seed)
+    located = measure_located(locator, rows, options.seed)
+    results = {"calibration": line, "slope": calibration.slope, "located": located}
+    results |= {"sizes": sizes, "platforms": platforms}
     write_metrics(options.output, f"python {' '.join(sys.argv)}", options.seed, started_s, results)
     write_report(options.output / "report.html", sizes, line)
     print(line)
+    print_located(located)
     print_table(sizes, platforms)
     return 0
 

@@ -1,8 +1,10 @@
 """How sentences become one score, and what a negated one costs: places found of the campus's test queries.
 
-python benchmarks/query_fusing.py campus-test.index --model runs/quickstart/model
+    python benchmarks/query_fusing.py runs/quickstart/model --seed 100
 
-The index is made by `pemoe index build campus --split test --model runs/quickstart/model --output campus-test.index`.
+The test places of the campus of that seed, none of which a model that was trained on another seed has seen: there the
+weight and threshold of negation are chosen (`--grid`). Without options the campus of seed 0 is asked, once, with the
+figures that were chosen.
 """
 
 from __future__ import annotations
@@ -14,12 +16,11 @@ import numpy as np
 
 from pemoe.datasets_scripts import load_source
 from pemoe.retrieval.checkpoints import load_checkpoint
-from pemoe.retrieval.index import GalleryIndex
-from pemoe.retrieval.index.records import to_vectors
+from pemoe.retrieval.embedding import embed_split
 from pemoe.retrieval.locating.encoding import Query, QueryEncoder
-from pemoe.retrieval.locating.ranking import fuse_places, support_of
+from pemoe.retrieval.locating.ranking import NEGATION_FROM, NEGATION_WEIGHT, fuse_places, support_of
 
-WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+WEIGHTS, STARTS = (0.1, 0.25, 0.5, 1.0), (0.5, 1.0, 1.5, 2.0)
 
 
 def ranks_of(scores: np.ndarray, places: np.ndarray, wanted: list[str]) -> np.ndarray:
@@ -53,8 +54,11 @@ def clause_against(other: str, own: str) -> str | None:
     return next((one for one in clauses if not words & set(re.findall(r"\w{4,}", one.lower()))), None)
 
 
-def compare_weights(encoder: QueryEncoder, gallery: np.ndarray, places: np.ndarray, rows: list) -> None:
-    """A caption, then a clause of the first wrong place, negated: how much of the deviation it should cost."""
+def compare_weights(
+    encoder: QueryEncoder, gallery: np.ndarray, places: np.ndarray, rows: list, settings: list[tuple[float, float]]
+) -> None:
+    """A caption, then a clause of the first wrong place, negated: how much of the deviation it should cost, and from
+    which fit on; settings: weights and thresholds."""
     first = encoder.encode([Query((row["captions"][0],)) for row in rows])
     captions: dict[str, list[str]] = {}
     for row in rows:
@@ -70,29 +74,34 @@ def compare_weights(encoder: QueryEncoder, gallery: np.ndarray, places: np.ndarr
             wanted.append(row["place_id"])
             rivals.append(rival)
     encoded = encoder.encode(queries)
-    for weight in WEIGHTS:
+    scored = [(gallery @ one.text, one.vectors[-1:] @ gallery.T) for one in encoded]
+    for weight, start in settings:
         ranks, behind = [], []
-        for one, place, rival in zip(encoded, wanted, rivals, strict=True):
-            scores, fits = gallery @ one.text, one.vectors[-1:] @ gallery.T
-            found = fuse_places(scores, places, support_of(fits, fits), float(scores.std()), weight)[0]
+        for (scores, fits), place, rival in zip(scored, wanted, rivals, strict=True):
+            support = support_of(fits, fits)
+            found = fuse_places(scores, places, support, float(scores.std()), weight, start)[0]
             ranks.append(found.index(place))
             behind.append(found.index(rival) > ranks[-1])
-        show(f"negated, weight {weight}", np.asarray(ranks), f"{np.mean(behind):14.4f}")
+        show(f"negated, {weight} from {start}", np.asarray(ranks), f"{np.mean(behind):14.4f}")
 
 
 def main() -> None:
     """Read the arguments, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("index")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("checkpoint", help="directory or Hub id of the model")
+    parser.add_argument("--seed", type=int, default=0, help="of the campus")
+    parser.add_argument("--grid", action="store_true", help="every weight and threshold of negation, not the chosen")
     options = parser.parse_args()
-    table = GalleryIndex.open(options.index).read(["place_id", "vector"])
-    gallery, places = to_vectors(table["vector"]).astype(np.float32), np.asarray(table["place_id"].to_pylist())
-    rows = list(load_source("campus")["test"].select_columns(["captions", "place_id"]))
-    encoder = QueryEncoder(*load_checkpoint(options.model))
+    model, processor = load_checkpoint(options.checkpoint)
+    split = load_source("campus", seed=options.seed, train_places=1)["test"]
+    pictures = embed_split(model, processor, split)
+    gallery, places = pictures.gallery.astype(np.float16).astype(np.float32), pictures.place_id  # as an index has it
+    rows, encoder = list(split.select_columns(["captions", "place_id"])), QueryEncoder(model, processor)
     print(f"{'':28} R@1    R@5    R@10   mean rank   rival behind")
     compare_fusing(encoder, gallery, places, rows)
-    compare_weights(encoder, gallery, places, rows)
+    settings = [(weight, start) for start in STARTS for weight in WEIGHTS] if options.grid else []
+    chosen = [(0.0, NEGATION_FROM), (NEGATION_WEIGHT, NEGATION_FROM)]
+    compare_weights(encoder, gallery, places, rows, [*chosen, *settings])
 
 
 if __name__ == "__main__":

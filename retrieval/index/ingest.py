@@ -360,11 +360,10 @@ class _Writer:
         self._since_s = time.monotonic()
 
     def _with_vectors(self, updates: list[dict[str, Any]]) -> pa.Table:
-        kept = ["thumbnail", "hub_mean", "hub_std"]
         there = self.index.read(
-            ["image_id", *kept, VECTOR], Filter(image_ids=tuple(facts["image_id"] for facts in updates))
+            ["image_id", "thumbnail", VECTOR], Filter(image_ids=tuple(facts["image_id"] for facts in updates))
         )
         held = {row["image_id"]: row for row in there.drop([VECTOR]).to_pylist()}
         by_id = {facts["image_id"]: facts for facts in updates}
-        rows = [{**by_id[image_id], **{name: row[name] for name in kept}} for image_id, row in held.items()]
+        rows = [{**by_id[image_id], "thumbnail": row["thumbnail"]} for image_id, row in held.items()]
         return table_of(rows, to_vectors(there[VECTOR]))

@@ -19,8 +19,7 @@ def schema_of(dimension: int) -> pa.Schema:
     """Columns of an index whose vectors have `dimension` = E * D entries.
 
     `image_id` is unique. `name` is what people call the place; `captured_at` is in UTC; `path` is where the picture
-    was read; `content_sha256` is of its bytes, so that an unchanged picture is not encoded twice; `thumbnail` is JPEG;
-    `hub_mean` and `hub_std` are of the picture's scores with the calibration's bank of queries.
+    was read; `content_sha256` is of its bytes, so that an unchanged picture is not encoded twice; `thumbnail` is JPEG.
     """
     return pa.schema(
         [
@@ -34,8 +33,6 @@ def schema_of(dimension: int) -> pa.Schema:
             pa.field("path", pa.string()),
             pa.field("content_sha256", pa.string()),
             pa.field("thumbnail", pa.binary()),
-            pa.field("hub_mean", pa.float32()),
-            pa.field("hub_std", pa.float32()),
             pa.field(VECTOR, pa.list_(pa.float16(), dimension), nullable=False),
         ]
     )

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-NEGATION_WEIGHT = 0.5  # deviations of the query's score lost per deviation that a negated statement fits
-NEGATION_FROM = 1.0  # deviations above the usual from which a place fits it; measured, see docs/locate.md
+NEGATION_WEIGHT = 0.25  # deviations of the query's score lost per deviation that a negated statement fits
+NEGATION_FROM = 1.5  # deviations above the usual from which a place fits it; measured, see docs/locate.md
 
 
 def support_of(scores: np.ndarray, usual: np.ndarray) -> np.ndarray:
@@ -36,10 +36,11 @@ def fuse_places(
     negated: np.ndarray | None = None,
     deviation: float = 1.0,
     weight: float = NEGATION_WEIGHT,
+    start: float = NEGATION_FROM,
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Places by the score of their best picture, less what they fit of negated statements.
 
-    A place scores max_i S_i - weight * deviation * sum_s max(0, max_i Z_si - NEGATION_FROM) over its pictures i and
+    A place scores max_i S_i - weight * deviation * sum_s max(0, max_i Z_si - start) over its pictures i and
     the negated statements s: fitting a negated statement lowers a place, not fitting it raises none.
 
     Args:
@@ -47,7 +48,7 @@ def fuse_places(
         place_ids: `(n,)`.
         negated: `(statements, n)` Z, `support_of` the negated statements.
         deviation: standard deviation of S over the gallery, the unit of what is lost.
-        weight: deviations of S per deviation of Z.
+        weight: deviations of S per deviation of Z; start: Z from which a place fits.
 
     Returns:
         The P places, best first (equal scores by id), their scores `(P,)`, and the number of each one's best picture.
@@ -59,9 +60,9 @@ def fuse_places(
     is_best = np.flatnonzero(np.asarray(scores) == best[member])
     np.minimum.at(numbers, member[is_best], is_best)
     for support in () if negated is None else negated:
-        fits = np.full(len(names), NEGATION_FROM)  # so that what lies below costs nothing
+        fits = np.full(len(names), start)  # so that what lies below costs nothing
         np.maximum.at(fits, member, support)
-        best -= weight * deviation * (fits - NEGATION_FROM)
+        best -= weight * deviation * (fits - start)
     order = np.lexsort((np.arange(len(names)), -best))
     return [str(name) for name in names[order]], best[order], numbers[order]
 

@@ -22,7 +22,7 @@ from pemoe.retrieval.index.records import VECTOR, to_vector_column
 
 # VARCHAR fields and the most bytes of UTF-8 in them; 65,535 is Milvus' own limit
 TEXTS = {"image_id": 4096, "place_id": 4096, "platform": 256, "facts": 65_535, "thumbnail": 65_535}
-IN_FACTS = ("name", "path", "content_sha256", "hub_mean", "hub_std")  # as one JSON object in `facts`
+IN_FACTS = ("name", "path", "content_sha256")  # as one JSON object in `facts`
 NOWHERE = 1000.0  # degrees
 NEVER = -(2**63)  # ms
 IDS_AT_ONCE = 5_000  # in one condition

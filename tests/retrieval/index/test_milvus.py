@@ -17,7 +17,7 @@ NEEDED = {"image_id": "a", "place_id": "p", "platform": "drone"}
 ROWS = [
     NEEDED,
     {**NEEDED, "name": "", "path": 'ü "図"\n\\', "latitude_deg": 0.0, "longitude_deg": 0.0, "thumbnail": b""},
-    {**NEEDED, "latitude_deg": -90.0, "longitude_deg": 180.0, "thumbnail": bytes(range(256)), "hub_mean": 0.1},
+    {**NEEDED, "latitude_deg": -90.0, "longitude_deg": 180.0, "thumbnail": bytes(range(256))},
     {**NEEDED, "captured_at": datetime(1969, 7, 20, 20, 17, 40, 123000, tzinfo=timezone.utc)},
 ]
 

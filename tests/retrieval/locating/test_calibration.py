@@ -13,7 +13,12 @@ import pytest
 from tiny_data import build_processor, build_split
 from tiny_models import build_tiny_model
 
+from pemoe.retrieval.embedding import embed_split
+from pemoe.retrieval.index import GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.index.identity import ModelIdentity
+from pemoe.retrieval.index.records import table_of
+from pemoe.retrieval.locating import Locator, Query
 from pemoe.retrieval.locating.calibrated_index import choose_calibration, set_calibration, write_calibration
 from pemoe.retrieval.locating.calibration import Calibration, give_probabilities
 from pemoe.retrieval.locating.fitting import (
@@ -22,6 +27,7 @@ from pemoe.retrieval.locating.fitting import (
     fit_calibration,
     fit_figures,
     judge,
+    place_scores,
     reliability,
     simulate_galleries,
     training_queries,
@@ -117,6 +123,28 @@ def test_fit_on_rows_is_kept_whole_and_refused_elsewhere(tmp_path: Path) -> None
         (tmp_path / "wrong.json").write_text(wrong)
         with pytest.raises(GalleryError):
             Calibration.read(tmp_path / "wrong.json")
+
+
+def test_a_located_probability_is_that_of_the_fitted_path(tmp_path: Path) -> None:
+    """A statement without denial is encoded as typed, so that a fit on captions holds for what users ask."""
+    model, processor, rows = build_tiny_model(), build_processor(), build_split(places=10)
+    split = embed_split(model, processor, rows)
+    identity = ModelIdentity("tiny", None, "abc", tuple(model.config.platforms), model.config.embed_dim)
+    index = GalleryIndex.create(str(tmp_path / "index"), identity)
+    numbers = rows["platform"][:]
+    facts = [
+        {"image_id": f"{n:03d}", "place_id": place, "platform": identity.platforms[numbers[n] or 0]}
+        for n, place in enumerate(split.place_id)
+    ]
+    index.add(table_of(facts, split.gallery))
+    zero = np.zeros(split.query.shape[1], np.float32)
+    set_calibration(index, build_calibration(hub_query=zero))
+    scores, _ = place_scores(split.query, split.query_place_id, split.gallery, split.place_id)
+    answers = Locator(index, model, processor).locate_many([Query((text,)) for text in split.texts[:8]], top=3)
+    for row, one in zip(scores[:8], answers, strict=True):
+        wanted, elsewhere = place_probabilities(np.sort(row)[::-1], FIGURES, len(row))
+        np.testing.assert_allclose([place.probability for place in one.places], wanted[:3], atol=0.01)  # fp16
+        assert one.probability_elsewhere == pytest.approx(elsewhere, abs=0.01)
 
 
 class _Index:

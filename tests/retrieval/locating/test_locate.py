@@ -19,6 +19,7 @@ from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.records import VECTOR, table_of, to_vectors
 from pemoe.retrieval.locating import LocateResult, Locator, Query, locate
+from pemoe.retrieval.locating.ranking import NEGATION_FROM
 from pemoe.retrieval.locating.where import filter_of
 
 PICTURE = Image.fromarray(np.random.default_rng(3).integers(0, 255, (40, 40, 3), dtype=np.uint8))
@@ -105,8 +106,8 @@ def test_a_negated_sentence_lowers_what_fits_it_and_raises_nothing(locator: Loca
         denied = place.evidence[1]
         assert denied.negated and denied.sentence == "not the one with the blue door"
         assert place.score <= before[place.place_id] + 1e-5
-        assert (place.score < before[place.place_id] - 1e-5) == (denied.support > 1 + 1e-3)
-        lowered += denied.support > 1
+        assert (place.score < before[place.place_id] - 1e-5) == (denied.support > NEGATION_FROM + 1e-3)
+        lowered += denied.support > NEGATION_FROM
     assert lowered
     assert refined == locator.locate(["red roof", "not the one with the blue door"], top=PLACES)
 
