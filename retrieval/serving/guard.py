@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, MutableMapping
+from itertools import chain
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -33,12 +34,12 @@ class Door:
         token: that requests must bear, all but /health; None asks for none.
         hosts: names that requests may come for; None for any. A page on the web that has its own name point at this
             computer comes for another one.
-        limits: rate and clients.
+        limits: headers, rate and clients.
     """
 
     def __init__(self, token: str | None, hosts: frozenset[str] | None, limits: Limits) -> None:
         self._token = None if token is None else token.encode()
-        self._hosts = hosts
+        self._hosts, self._head_bytes = hosts, limits.head_bytes
         self.buckets = TokenBuckets(limits.rate_per_minute, limits.clients)
         self.is_stopping = False
 
@@ -46,6 +47,9 @@ class Door:
         """Raise RequestError unless the request may come in."""
         if self.is_stopping:
             raise RequestError(503, "stopping", retry_after_s=5)
+        head = chain((scope["raw_path"], scope["query_string"]), *headers.raw)
+        if sum(map(len, head)) > self._head_bytes:  # the server bounds what comes in pieces, not what comes at once
+            raise RequestError(400, f"headers of more than {self._head_bytes} bytes")
         if self._hosts is not None and _host_of(headers.get("host", "")) not in self._hosts:
             raise RequestError(403, "this service answers to localhost alone; to other names with a token")
         is_locating = scope["path"] in LOCATING

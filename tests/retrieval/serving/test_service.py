@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny_service import write_index
 
 from pemoe.retrieval.index import Filter, GalleryIndex
@@ -39,9 +40,9 @@ def client(locator: Locator) -> Iterator[TestClient]:
         yield client
 
 
-def encoded(picture: Image.Image | None = None, kind: str = "PNG") -> bytes:
+def encoded(picture: Image.Image | None = None, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    (picture or Image.new("RGB", (40, 40), "teal")).save(buffer, kind)
+    (picture or Image.new("RGB", (40, 40), "teal")).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -82,6 +83,26 @@ def test_a_list_is_a_batch_and_several_sentences_are_one_query(client: TestClien
     assert batch[0] == client.post("/", json={"inputs": "red roof"}).json()
     refined = client.post("/", json={"inputs": "blue wall", "parameters": {"refine": "door"}}).json()
     assert refined == batch[1]
+
+
+def test_a_picture_is_looked_for_in_every_form(client: TestClient, locator: Locator) -> None:
+    picture = Image.effect_noise((60, 40), 90).convert("RGB")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for kind, options in (("PNG", {}), ("JPEG", {"exif": turned}), ("WEBP", {"lossless": True})):
+        sent, mime = encoded(picture, kind, **options), f"image/{kind.lower()}"
+        expected = locator.locate((), sent).as_json()
+        as_url = {"inputs": {"image": f"data:{mime};base64,{as_text(sent)}"}}
+        for answer in (
+            client.post("/", json={"inputs": {"image": as_text(sent)}}),
+            client.post("/locate", json=as_url),
+            client.post("/", content=sent, headers={"content-type": mime}),
+        ):
+            assert (answer.status_code, answer.json()) == (200, expected)
+    assert expected["places"] and expected["places"] != locator.locate((), encoded()).as_json()["places"]
+    both = {"inputs": [{"text": "red roof", "image": as_text(sent)}, "red roof"]}
+    answer = client.post("/", json=both).json()
+    assert answer == [locator.locate("red roof", image).as_json() for image in (sent, None)]
 
 
 def test_a_day_alone_is_the_whole_day() -> None:
@@ -205,6 +226,13 @@ def test_a_body_without_a_length_is_counted_as_it_comes(client: TestClient) -> N
     answer = client.post("/", content=endless(), headers=JSON)
     assert answer.status_code == 413 and list(answer.json()) == ["error"]
     check_refused(client, 413, b"{}", {**JSON, "content-length": "99999999999"})
+
+
+def test_headers_and_addresses_that_come_at_once_are_bounded(client: TestClient) -> None:
+    check_refused(client, 400, b'{"inputs": "a"}', {**JSON, "x": "a" * 40_000})
+    check_refused(client, 400, b'{"inputs": "a"}', {**JSON, **{f"x-{number}": "a" * 70 for number in range(300)}})
+    assert client.get("/health?" + "a" * 20_000).status_code == client.get("/" + "a" * 20_000).status_code == 400
+    assert client.post("/", json={"inputs": "red roof"}, headers={"x": "a" * 15_000}).status_code == 200
 
 
 def test_health_info_figures_and_openapi(client: TestClient) -> None:
