@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -108,7 +109,7 @@ class Guard:
             await self._app(scope, exchange.receive, exchange.send)
         except RequestError as refusal:
             await exchange.refuse(refusal)
-        except (ClientGoneError, TimeoutError, asyncio.TimeoutError):
+        except ClientGoneError:
             exchange.status = HUNG_UP
         except Exception:
             faults_log.exception("a request failed")
@@ -135,7 +136,10 @@ class _Exchange:
             self.status, self._has_started = message["status"], True
             if not self.has_all:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await asyncio.wait_for(self._send(message), self._send_s)
+        try:
+            await asyncio.wait_for(self._send(message), self._send_s)
+        except asyncio.TimeoutError:
+            raise ClientGoneError from None
 
     async def refuse(self, refusal: RequestError) -> None:
         if self._has_started:  # the answer has been cut; the server closes the connection
@@ -150,7 +154,7 @@ class _Exchange:
         try:
             await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})
-        except (TimeoutError, asyncio.TimeoutError):
+        except ClientGoneError:
             self.status = HUNG_UP
 
     async def _drain(self) -> None:
@@ -161,10 +165,8 @@ class _Exchange:
             while not self.has_all and gone_bytes < DRAIN_BYTES:
                 gone_bytes += len((await self.receive()).get("body", b""))
 
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(rest(), DRAIN_S)
-        except (TimeoutError, asyncio.TimeoutError):
-            return
 
 
 def refusal_body(refusal: RequestError) -> bytes:

@@ -302,10 +302,15 @@ def test_a_stopping_service_takes_nothing_new(client: TestClient) -> None:
 def test_a_fault_of_ours_is_logged_and_told_in_a_line(
     client: TestClient, locator: Locator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locator.model, "get_text_features", None)
-    answer = client.post("/", json={"inputs": "red roof"})
-    assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
-    assert [one.name for one in caplog.records if one.exc_info] == ["pemoe.faults"]
+    def late(*_: object, **__: object) -> None:
+        raise TimeoutError("the store does not answer")
+
+    for fault in (None, late):
+        caplog.clear()
+        monkeypatch.setattr(locator.model, "get_text_features", fault)
+        answer = client.post("/", json={"inputs": "red roof"})
+        assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+        assert [one.name for one in caplog.records if one.exc_info] == ["pemoe.faults"]
     monkeypatch.undo()
     assert client.post("/", json={"inputs": "red roof"}).status_code == 200
 
