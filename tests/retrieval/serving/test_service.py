@@ -106,10 +106,11 @@ def test_a_picture_is_looked_for_in_every_form(client: TestClient, locator: Loca
 
 
 def test_a_day_alone_is_the_whole_day() -> None:
-    parameters = Parameters(since="2024-05-31", until="2024-05-31")
-    assert parameters.since == datetime(2024, 5, 31)
-    assert parameters.until == datetime(2024, 5, 31, 23, 59, 59, 999999)
-    assert Parameters(until="2024-05-31T12:00:00Z").until == datetime(2024, 5, 31, 12, tzinfo=timezone.utc)
+    where = Parameters(since="2024-05-31", until="2024-05-31").where()
+    assert where.since == datetime(2024, 5, 31, tzinfo=timezone.utc)
+    assert where.until == datetime(2024, 5, 31, 23, 59, 59, 999999, timezone.utc)
+    where = Parameters(until="2024-05-31T12:00:00Z").where()
+    assert where.until == datetime(2024, 5, 31, 12, tzinfo=timezone.utc)
 
 
 NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "9" * 5000)
