@@ -47,7 +47,7 @@ def _time(given: datetime | str | None, of_day: time) -> datetime | None:
     if not isinstance(given, str):
         return given
     try:
-        moment = datetime.fromisoformat(given.strip())
+        moment = datetime.fromisoformat(given.strip().replace("Z", "+00:00"))  # Python 3.10 knows no Z
     except ValueError as error:
         raise GalleryError(f"time {given[:60]!r} is no date; write 2024-05-01 or 2024-05-01T12:30:00Z") from error
     return datetime.combine(moment, of_day) if len(given.strip()) <= len("2024-05-01") else moment

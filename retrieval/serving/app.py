@@ -65,14 +65,13 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """Facts of index and model."""
-        index, bounds = self.locator.index, self.limits
-        model = index.model
+        index, model = self.locator.index, self.locator.index.model
         return {
             "version": __version__,
             "pictures": index.count(),
             "model": {**model.as_json(), "repo": shown_repo(model.repo)},
             "is_calibrated": index.calibration is not None,
-            "limits": {name: getattr(bounds, name) for name in vars(bounds)},
+            "limits": vars(self.limits),
         }
 
     def _check_length(self, request: Request) -> None:
@@ -83,7 +82,7 @@ class Service:
     async def _read(self, receive: Receive, hold: Any) -> bytes:
         try:
             return await asyncio.wait_for(read_body(receive, self.limits, hold), self.limits.body_s)
-        except (TimeoutError, asyncio.TimeoutError):
+        except asyncio.TimeoutError:
             raise RequestError(408, f"the request did not arrive in {self.limits.body_s:g} s") from None
 
 

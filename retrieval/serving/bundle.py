@@ -6,18 +6,19 @@ import ast
 import io
 import json
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from pemoe.retrieval.index import GalleryIndex
+from pemoe.retrieval.index.engine import ENGINES
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.records import schema_of
 from pemoe.retrieval.locating import Locator
 
 HANDLER, REQUIREMENTS, GALLERY, CODE = "handler.py", "requirements.txt", "gallery.parquet", "code"
-ENGINE = "pemoe.retrieval.index.lance"  # opened by its address, not by an import
+ENGINE = ENGINES[""].partition(":")[0]  # opened by its address, not by an import
 
 
 def bundle_endpoint(source: Path, gallery: str, model: str | Path) -> dict[str, bytes]:
@@ -66,13 +67,14 @@ def _imported(source: str, package: str = "") -> Iterator[str]:
     tree = ast.parse(source)
     for_types = {id(inner) for node in ast.walk(tree) if _is_for_types(node) for inner in ast.walk(node)}
     for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or id(node) in for_types:
-            continue
-        module = f"{package}.{node.module}" if node.level else str(node.module)
-        if not module.startswith("pemoe."):
-            continue
-        inner = [f"{module}.{one.name}" for one in node.names if _is_module(f"{module}.{one.name}")]
-        yield from inner or [module]
+        names = []
+        if isinstance(node, ast.Import) and id(node) not in for_types:
+            names = [one.name for one in node.names]
+        elif isinstance(node, ast.ImportFrom) and id(node) not in for_types:
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            inner = (f"{module}.{one.name}" for one in node.names)
+            names = [one if one.startswith("pemoe.") and _is_module(one) else module for one in inner]
+        yield from (name for name in names if name.startswith("pemoe."))
 
 
 def _is_for_types(node: ast.AST) -> bool:

@@ -8,6 +8,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -33,12 +35,12 @@ class Door:
         token: that requests must bear, all but /health; None asks for none.
         hosts: names that requests may come for; None for any. A page on the web that has its own name point at this
             computer comes for another one.
-        limits: rate and clients.
+        limits: headers, rate and clients.
     """
 
     def __init__(self, token: str | None, hosts: frozenset[str] | None, limits: Limits) -> None:
         self._token = None if token is None else token.encode()
-        self._hosts = hosts
+        self._hosts, self._head_bytes = hosts, limits.head_bytes
         self.buckets = TokenBuckets(limits.rate_per_minute, limits.clients)
         self.is_stopping = False
 
@@ -46,6 +48,9 @@ class Door:
         """Raise RequestError unless the request may come in."""
         if self.is_stopping:
             raise RequestError(503, "stopping", retry_after_s=5)
+        head = chain((scope["raw_path"], scope["query_string"]), *headers.raw)
+        if sum(map(len, head)) > self._head_bytes:  # the server bounds what comes in pieces, not what comes at once
+            raise RequestError(400, f"headers of more than {self._head_bytes} bytes")
         if self._hosts is not None and _host_of(headers.get("host", "")) not in self._hosts:
             raise RequestError(403, "this service answers to localhost alone; to other names with a token")
         is_locating = scope["path"] in LOCATING
@@ -104,7 +109,7 @@ class Guard:
             await self._app(scope, exchange.receive, exchange.send)
         except RequestError as refusal:
             await exchange.refuse(refusal)
-        except (ClientGoneError, TimeoutError, asyncio.TimeoutError):
+        except ClientGoneError:
             exchange.status = HUNG_UP
         except Exception:
             faults_log.exception("a request failed")
@@ -131,7 +136,10 @@ class _Exchange:
             self.status, self._has_started = message["status"], True
             if not self.has_all:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        await asyncio.wait_for(self._send(message), self._send_s)
+        try:
+            await asyncio.wait_for(self._send(message), self._send_s)
+        except asyncio.TimeoutError:
+            raise ClientGoneError from None
 
     async def refuse(self, refusal: RequestError) -> None:
         if self._has_started:  # the answer has been cut; the server closes the connection
@@ -146,7 +154,7 @@ class _Exchange:
         try:
             await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})
-        except (TimeoutError, asyncio.TimeoutError):
+        except ClientGoneError:
             self.status = HUNG_UP
 
     async def _drain(self) -> None:
@@ -157,10 +165,8 @@ class _Exchange:
             while not self.has_all and gone_bytes < DRAIN_BYTES:
                 gone_bytes += len((await self.receive()).get("body", b""))
 
-        try:
+        with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(rest(), DRAIN_S)
-        except (TimeoutError, asyncio.TimeoutError):
-            return
 
 
 def refusal_body(refusal: RequestError) -> bytes:

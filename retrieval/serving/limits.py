@@ -18,7 +18,8 @@ class Limits:
     """Bounds of a request and of the whole service; one that is crossed answers 4xx or 503, in one JSON line.
 
     text_characters, sentences: of one query; queries: of one request; places: in one answer; image_mb, image_px: of
-    one picture as sent, and decoded; json_depth, json_parts: brackets inside brackets, and commas and brackets in all.
+    one picture as sent, and decoded; head_bytes: of the address and the headers; json_depth, json_parts: brackets
+    inside brackets, and commas and brackets in all.
     workers: queries at work at a time; waiting: requests beside them, being read or in the queue, and held_mb: the
     bytes that all of them may hold. rate_per_minute: queries of one client, 0 for any number; clients: that are
     remembered for it.
@@ -32,6 +33,7 @@ class Limits:
     places: int = 100
     image_mb: float = 10
     image_px: int = 50_000_000
+    head_bytes: int = 16_384
     json_depth: int = 16
     json_parts: int = 200_000
     workers: int = 1

@@ -7,13 +7,11 @@ import binascii
 import json
 import math
 import re
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NoReturn
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -24,30 +22,17 @@ from pydantic import (
 
 from pemoe.common.errors import InputError
 from pemoe.retrieval.index import Filter
+from pemoe.retrieval.locating.where import filter_of
 from pemoe.retrieval.serving.limits import MB, Limits, RequestError
 
 JSON = "application/json"
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
-_ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _PARTS = (b",", b":", b"[", b"{")
 _DIGITS = 20  # of a whole number
 _SHOWN = 60  # characters of a client's own words in an answer
 
 
-def _iso(of_day: str) -> BeforeValidator:
-    """Text alone, and no number of seconds; a day without a time stands for its beginning or its end."""
-
-    def complete(value: object) -> str:
-        if not (isinstance(value, str) and _ISO.fullmatch(value)):
-            raise ValueError("write a time as 2024-05-31 or 2024-05-31T12:00:00Z")
-        return value if len(value) > len("2024-05-31") else f"{value}T{of_day}"
-
-    return BeforeValidator(complete)
-
-
 Degrees = Annotated[float, Field(allow_inf_nan=False)]
-Since = Annotated[datetime, Field(strict=False), _iso("00:00:00")] | None
-Until = Annotated[datetime, Field(strict=False), _iso("23:59:59.999999")] | None
 Ids = Annotated[list[str], Field(max_length=1000)]
 Sentences = str | list[str]
 
@@ -63,8 +48,8 @@ class Parameters(BaseModel):
     radius_km: Degrees | None = Field(None, gt=0, description="around near")
     box: list[Degrees] | None = Field(None, min_length=4, max_length=4, description="south, west, north, east")
     area: dict[str, Any] | None = Field(None, description="GeoJSON Polygon or MultiPolygon")
-    since: Since = Field(None, description="pictures taken at this time or later")
-    until: Until = Field(None, description="pictures taken at this time or earlier")
+    since: str | None = Field(None, description="pictures taken at this time or later; ISO 8601")
+    until: str | None = Field(None, description="pictures taken at this time or earlier; a day means its end")
     image_ids: Ids = Field([], description="these pictures alone")
     place_ids: Ids = Field([], description="pictures of these places alone")
     refine: Sentences = Field([], description="further sentences, as: not the one with the fountain")
@@ -77,11 +62,10 @@ class Parameters(BaseModel):
         return self
 
     def where(self) -> Filter:
-        """Which pictures are searched; GalleryError for a place that is none."""
-        near = None if self.near is None else (*self.near, self.radius_km)
-        ids = {name: tuple(getattr(self, name)) for name in ("platforms", "image_ids", "place_ids")}
+        """Which pictures are searched; GalleryError for a place or a time that is none."""
+        where = filter_of(self.near, self.radius_km, self.area, self.platforms, self.since, self.until)
         box = None if self.box is None else tuple(self.box)
-        return Filter(box=box, near=near, area=self.area, since=self.since, until=self.until, **ids)
+        return replace(where, box=box, image_ids=tuple(self.image_ids), place_ids=tuple(self.place_ids))
 
 
 class Query(BaseModel):

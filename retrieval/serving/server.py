@@ -19,8 +19,7 @@ from pemoe.common.errors import InputError
 from pemoe.retrieval.serving.guard import refusal_body
 from pemoe.retrieval.serving.limits import RequestError
 
-HEAD_BYTES = 16_384  # of a request's first line and headers
-HEAD_S = 10  # in which they must arrive
+HEAD_S = 10  # in which a request's first line and headers must arrive
 IDLE_S = 5  # that a connection stays open between requests
 CONNECTIONS = 4096
 SPARE_FILES = 256  # that the process may open beside its connections
@@ -70,7 +69,7 @@ def run_server(
         forwarded_allow_ips="127.0.0.1,::1",
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=HEAD_BYTES,
+        h11_max_incomplete_event_size=app.state.service.limits.head_bytes,
     )
     _Server(config, on_ready).run(sockets=[bound])
     app.state.service.queue.close()
@@ -133,7 +132,8 @@ class _Connection(H11Protocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = refusal_body(RequestError(400, f"no HTTP request, or headers of more than {HEAD_BYTES} bytes"))
+            most = self.config.h11_max_incomplete_event_size
+            body = refusal_body(RequestError(400, f"no HTTP request, or headers of more than {most} bytes"))
             headers = [
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),

@@ -12,10 +12,11 @@ import zlib
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny_service import write_index
 
 from pemoe.retrieval.index import Filter, GalleryIndex
@@ -39,9 +40,9 @@ def client(locator: Locator) -> Iterator[TestClient]:
         yield client
 
 
-def encoded(picture: Image.Image | None = None, kind: str = "PNG") -> bytes:
+def encoded(picture: Image.Image | None = None, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    (picture or Image.new("RGB", (40, 40), "teal")).save(buffer, kind)
+    (picture or Image.new("RGB", (40, 40), "teal")).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -84,11 +85,32 @@ def test_a_list_is_a_batch_and_several_sentences_are_one_query(client: TestClien
     assert refined == batch[1]
 
 
+def test_a_picture_is_looked_for_in_every_form(client: TestClient, locator: Locator) -> None:
+    picture = Image.effect_noise((60, 40), 90).convert("RGB")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    for kind, options in (("PNG", {}), ("JPEG", {"exif": turned}), ("WEBP", {"lossless": True})):
+        sent, mime = encoded(picture, kind, **options), f"image/{kind.lower()}"
+        expected = locator.locate((), sent).as_json()
+        as_url = {"inputs": {"image": f"data:{mime};base64,{as_text(sent)}"}}
+        for answer in (
+            client.post("/", json={"inputs": {"image": as_text(sent)}}),
+            client.post("/locate", json=as_url),
+            client.post("/", content=sent, headers={"content-type": mime}),
+        ):
+            assert (answer.status_code, answer.json()) == (200, expected)
+    assert expected["places"] and expected["places"] != locator.locate((), encoded()).as_json()["places"]
+    both = {"inputs": [{"text": "red roof", "image": as_text(sent)}, "red roof"]}
+    answer = client.post("/", json=both).json()
+    assert answer == [locator.locate("red roof", image).as_json() for image in (sent, None)]
+
+
 def test_a_day_alone_is_the_whole_day() -> None:
-    parameters = Parameters(since="2024-05-31", until="2024-05-31")
-    assert parameters.since == datetime(2024, 5, 31)
-    assert parameters.until == datetime(2024, 5, 31, 23, 59, 59, 999999)
-    assert Parameters(until="2024-05-31T12:00:00Z").until == datetime(2024, 5, 31, 12, tzinfo=timezone.utc)
+    where = Parameters(since="2024-05-31", until="2024-05-31").where()
+    assert where.since == datetime(2024, 5, 31, tzinfo=timezone.utc)
+    assert where.until == datetime(2024, 5, 31, 23, 59, 59, 999999, timezone.utc)
+    where = Parameters(until="2024-05-31T12:00:00Z").where()
+    assert where.until == datetime(2024, 5, 31, 12, tzinfo=timezone.utc)
 
 
 NUMBERS = ("NaN", "Infinity", "-Infinity", "1e400", "9" * 5000)
@@ -207,6 +229,13 @@ def test_a_body_without_a_length_is_counted_as_it_comes(client: TestClient) -> N
     check_refused(client, 413, b"{}", {**JSON, "content-length": "99999999999"})
 
 
+def test_headers_and_addresses_that_come_at_once_are_bounded(client: TestClient) -> None:
+    check_refused(client, 400, b'{"inputs": "a"}', {**JSON, "x": "a" * 40_000})
+    check_refused(client, 400, b'{"inputs": "a"}', {**JSON, **{f"x-{number}": "a" * 70 for number in range(300)}})
+    assert client.get("/health?" + "a" * 20_000).status_code == client.get("/" + "a" * 20_000).status_code == 400
+    assert client.post("/", json={"inputs": "red roof"}, headers={"x": "a" * 15_000}).status_code == 200
+
+
 def test_health_info_figures_and_openapi(client: TestClient) -> None:
     client.post("/", json={"inputs": ["red roof", "door"]})
     client.post("/", content=b"{", headers=JSON)
@@ -274,10 +303,15 @@ def test_a_stopping_service_takes_nothing_new(client: TestClient) -> None:
 def test_a_fault_of_ours_is_logged_and_told_in_a_line(
     client: TestClient, locator: Locator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locator.model, "get_text_features", None)
-    answer = client.post("/", json={"inputs": "red roof"})
-    assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
-    assert [one.name for one in caplog.records if one.exc_info] == ["pemoe.faults"]
+    def late(*_: object, **__: object) -> None:
+        raise TimeoutError("the store does not answer")
+
+    for fault in (None, late):
+        caplog.clear()
+        monkeypatch.setattr(locator.model, "get_text_features", fault)
+        answer = client.post("/", json={"inputs": "red roof"})
+        assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+        assert [one.name for one in caplog.records if one.exc_info] == ["pemoe.faults"]
     monkeypatch.undo()
     assert client.post("/", json={"inputs": "red roof"}).status_code == 200
 
