@@ -192,6 +192,8 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     if facts["box"]:
         south, west, north, east = facts["box"]
         typer.echo(f"latitude {south:.5f} to {north:.5f}, longitude {west:.5f} to {east:.5f}")
+    if facts["wide_places"]:
+        typer.echo(f"{facts['wide_places']:,} places have pictures over 1 km apart")
     if facts["captured"]:
         typer.echo("taken {} to {}".format(*facts["captured"]))
     model = facts["model"]

@@ -69,6 +69,8 @@ def test_filters_narrow_what_is_searched(monkeypatch, capsys, index: str) -> Non
     assert {one["place_id"] for one in box["places"]} == {"2", "3", "4"}
     nothing = json.loads(located(monkeypatch, capsys, *arguments, "--near=-43,-88", "--radius-km", "1"))
     assert (nothing["places"], nothing["verdict"]) == ([], "not in this gallery")
+    one = json.loads(located(monkeypatch, capsys, *arguments, "--platform", "drone", "--platform", "satelite"))
+    assert one["places"] and "satelite (platforms in the index: drone, ground)" in one["notes"][-1]
 
 
 def test_refinements_are_further_sentences(monkeypatch, capsys, index: str) -> None:
@@ -119,6 +121,7 @@ REFUSED = {
     "--queries FILE --refine red": "leave out the text",
     "--queries FILE --format kml": "with --queries",
     "--refine red": "nothing to look for",
+    "red --refine=": "--refine: is empty",
     "no": "says nothing",
     "red --model NOWHERE": "no such directory",
     "red --since yesterday": "is no date",
