@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pemoe.common.errors import InputError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
-from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.records import FACTS, VECTOR, to_vectors
 from pemoe.retrieval.locating.calibration import Calibration, give_probabilities
 from pemoe.retrieval.locating.encoding import EncodedQuery, Query, QueryEncoder
@@ -81,16 +78,7 @@ class Locator:
     @classmethod
     def of(cls, index: GalleryIndex, model: str | None = None, name: str = "the index") -> Locator:
         """With an open index; as `open`."""
-        checkpoint = model or index.model.repo
-        try:
-            loaded, processor = load_checkpoint(checkpoint)
-        except InputError as error:
-            if model is None:
-                what = f"{name}: its model cannot be loaded from where it was, {checkpoint}"
-                raise GalleryError(f"{what}; say with --model where it is now ({error})") from error
-            raise
-        index.model.check_same(ModelIdentity.of(checkpoint, loaded), name)
-        return cls(index, loaded, processor)
+        return cls(index, *index.model.load(name, model))
 
     def locate(
         self, texts: str | Sequence[str] = (), image: object = None, where: Filter | None = None, top: int = 5

@@ -142,6 +142,9 @@ def test_a_moved_model_is_asked_for(monkeypatch, capsys, index: str, tmp_path: P
     there.rename(away)
     try:
         assert_refused(monkeypatch, capsys, ["locate", "red", "--index", index], "--model")
+        (tmp_path / "photos").mkdir()
+        Image.new("RGB", (30, 30), "red").save(tmp_path / "photos" / "one.png")
+        assert_refused(monkeypatch, capsys, ["index", "add", index, str(tmp_path / "photos")], "say with --model")
         assert "place" in located(monkeypatch, capsys, "red", "--index", index, "--model", str(away))
     finally:
         away.rename(there)
