@@ -39,4 +39,5 @@ def may_hold_data(root: str | Path) -> bool:
         (True, True, False, False)
     """
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(root)) is not None
-    return str(root) == "campus" or Path(root).is_dir() or (is_hub_id and not Path(root).exists())
+    is_directory = str(root) != "" and Path(root).is_dir()  # an empty path reads as the working directory
+    return str(root) == "campus" or is_directory or (is_hub_id and not Path(root).exists())

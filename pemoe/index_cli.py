@@ -123,9 +123,7 @@ def add(  # noqa: PLR0913 - options of a command
 
     Example: pemoe index add photos.index more_photos --coords places.csv
     """
-    from pemoe.retrieval.checkpoints import load_checkpoint
     from pemoe.retrieval.index import GalleryIndex
-    from pemoe.retrieval.index.identity import ModelIdentity
     from pemoe.retrieval.index.ingest import ingest
     from pemoe.retrieval.index.pictures import read_pictures
 
@@ -137,12 +135,10 @@ def add(  # noqa: PLR0913 - options of a command
         "place_id": place_by, "prefix": prefix,
     }  # fmt: skip
     pictures = read_pictures(data, show_progress=True, **source)
-    checkpoint = model or opened.model.repo
-    loaded, processor = load_checkpoint(checkpoint)
-    opened.model.check_same(ModelIdentity.of(checkpoint, loaded), index)
+    loaded, processor = opened.model.load(index, model)
     counts = ingest(
         opened, pictures, loaded, processor, show_progress=True,
-        skip_broken=skip_broken, workers=workers, checkpoint=checkpoint,
+        skip_broken=skip_broken, workers=workers, checkpoint=model or opened.model.repo,
     )  # fmt: skip
     opened.optimize()
     _report(index, pictures, counts, started_s, as_json)
@@ -192,6 +188,8 @@ def info(index: IndexUri, as_json: AsJson = False) -> None:
     if facts["box"]:
         south, west, north, east = facts["box"]
         typer.echo(f"latitude {south:.5f} to {north:.5f}, longitude {west:.5f} to {east:.5f}")
+    if facts["wide_places"]:
+        typer.echo(f"{facts['wide_places']:,} places have pictures over 1 km apart")
     if facts["captured"]:
         typer.echo("taken {} to {}".format(*facts["captured"]))
     model = facts["model"]

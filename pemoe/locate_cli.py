@@ -85,6 +85,8 @@ def _check_choices(
     choices = FORMATS_OF_FILES if queries else FORMATS
     if queries and (text or refine or image):
         raise InputError("--queries: its file has the queries; leave out the text, --refine and --image")
+    if refine and any(not one.strip() for one in refine):
+        raise InputError("--refine: is empty; write a sentence or leave it out")
     if not queries and not text and image is None:
         raise InputError("nothing to look for: give a sentence, --image or --queries")
     if format is not None and format not in choices:

@@ -80,6 +80,8 @@ class Engine(Protocol):
 
 def engine_of(uri: str) -> type[Engine]:
     """The engine of an address: a path or `s3://` is LanceDB, `http://` Milvus."""
+    if not uri.strip():
+        raise GalleryError("the address of the index is empty; name a directory")
     scheme = urlsplit(uri).scheme.lower() if "://" in uri else ""
     if scheme not in ENGINES:
         known = ", ".join(f"{one}://" for one in ENGINES if one)

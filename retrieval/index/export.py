@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically
+from pemoe.common.geodesy import haversine_m
 from pemoe.common.version import __version__
 from pemoe.datasets_scripts.schema import UNKNOWN, order_platforms
 from pemoe.retrieval.index.engine import engine_of
@@ -28,6 +29,7 @@ from pemoe.retrieval.index.records import FACTS, VECTOR
 SUFFIXES = (".parquet", ".geojson")
 STORED = (*FACTS, "content_sha256")
 ROWS_PER_GROUP = 8192
+WIDE_M = 1000.0  # pictures of one place are not further apart, unless it is none
 
 
 def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
@@ -36,8 +38,9 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
     Returns:
         `pictures`, `places`, `platforms` (pictures of each), `with_coordinates`, `without_coordinates`, `box` ([south,
         west, north, east] in degrees, west > east across the antimeridian) and `captured` ([first, last], ISO 8601),
-        both None where nothing is known, `is_exact`: whether a search that leaves that open scores every picture,
-        None where a server decides, `model`, `calibration`, `size_mb` of a directory.
+        both None where nothing is known, `wide_places`: how many have pictures over `WIDE_M` apart, `is_exact`:
+        whether a search that leaves that open scores every picture, None where a server decides, `model`,
+        `calibration`, `size_mb` of a directory.
     """
     rows = index.read(FACTS)
     platforms = rows["platform"].to_pylist()
@@ -53,6 +56,7 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
         "without_coordinates": int((~is_known).sum()),
         "box": _bounding_box(latitude_deg[is_known], longitude_deg[is_known]),
         "captured": [min(times).isoformat(), max(times).isoformat()] if times else None,
+        "wide_places": _count_wide(rows),
         "is_exact": len(rows) <= EXACT_ROWS if engine_of(uri) is LanceEngine else None,
         "model": index.model.as_json(),
         "calibration": index.calibration,
@@ -66,6 +70,9 @@ def notes_of(facts: dict[str, Any], source: list[str], counts: IngestCounts) -> 
     if facts["without_coordinates"]:
         missing = facts["without_coordinates"]
         lines.append(f"{missing:,} of {pictures:,} pictures have no coordinates: they are found but not on the map")
+    if facts["wide_places"]:
+        hint = "a folder of photos counts as one place, --place-by file makes each photo one"
+        lines.append(f"{facts['wide_places']:,} places have pictures over {WIDE_M / 1000:g} km apart: {hint}")
     if unknown := facts["platforms"].get(UNKNOWN, 0):
         hint = "they are found, but not by --platform; name it with --platform"
         lines.append(f"{unknown:,} of {pictures:,} pictures have no known platform: {hint}")
@@ -186,6 +193,14 @@ def _middle(points: list[tuple[float, float]]) -> tuple[float, float]:
     x, y = (np.cos(latitude) * np.cos(longitude)).mean(), (np.cos(latitude) * np.sin(longitude)).mean()
     z = np.sin(latitude).mean()
     return math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
+
+
+def _count_wide(rows: pa.Table) -> int:
+    """Places whose pictures span a box with a diagonal over `WIDE_M`."""
+    sides = [(name, which) for name in ("latitude_deg", "longitude_deg") for which in ("min", "max")]
+    spans = rows.group_by("place_id").aggregate(sides)
+    corners = (spans[f"{name}_{which}"].to_numpy().astype(float) for name, which in (*sides[::2], *sides[1::2]))
+    return int((haversine_m(*corners) > WIDE_M).sum())
 
 
 def _coordinates(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pemoe.modeling_pemoe import PeMoEModel
+from pemoe.common.errors import InputError
+from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.lora_pemoe import resolve_adapter
-from pemoe.retrieval.checkpoints import find_folder
+from pemoe.retrieval.checkpoints import find_folder, load_checkpoint
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.weight_digests import weights_digest
 
@@ -84,6 +85,22 @@ class ModelIdentity:
             if mine != theirs:
                 what = f"{where} was built with {name} {mine}, and {other.repo} has {theirs}"
                 raise GalleryError(f"{what}: restore its config, or build the index anew")
+
+    def load(self, where: str, checkpoint: str | None = None) -> tuple[PeMoEModel, PeMoEProcessor]:
+        """The model, or the same one from `checkpoint` where it has been moved, and its processor.
+
+        Raises:
+            GalleryError: a model of other vectors, or none where it was; InputError: none at `checkpoint`.
+        """
+        try:
+            loaded, processor = load_checkpoint(checkpoint or self.repo)
+        except InputError as error:
+            if checkpoint is not None:
+                raise
+            what = f"{where}: its model cannot be loaded from where it was, {self.repo}"
+            raise GalleryError(f"{what}; say with --model where it is now ({error})") from error
+        self.check_same(ModelIdentity.of(checkpoint or self.repo, loaded), where)
+        return loaded, processor
 
     def _weights(self) -> tuple[str | None, ...]:
         """What tells weights apart: their hash, where no file is the commit."""

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from pemoe.common.errors import InputError, one_line
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
 from pemoe.modeling_pemoe.pictures_pemoe import read_picture
+from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import Filter
 from pemoe.retrieval.index.gallery import GalleryIndex
@@ -129,10 +130,11 @@ def check_target(uri: str, resume: bool = False, overwrite: bool = False) -> Non
 
     Raises:
         GalleryError: an index is there and neither `resume` nor `overwrite` is given, or both are; a directory that
-            holds something else; `overwrite` of what is no directory.
+            holds something else, or cannot be made; `overwrite` of what is no directory; no engine for the address.
     """
     if resume and overwrite:
         raise GalleryError("--resume goes on with an index, --overwrite replaces it; give one of them")
+    engine_of(uri)
     if "://" in uri:
         if overwrite:
             raise GalleryError(
@@ -142,6 +144,9 @@ def check_target(uri: str, resume: bool = False, overwrite: bool = False) -> Non
     path = Path(uri)
     if path.exists() and not path.is_dir():
         raise GalleryError(f"{uri}: is a file; name a directory with --output")
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise GalleryError(f"{uri}: {nearest} is no directory that can be written to; name another --output")
     others = sorted({one.name for one in path.iterdir()} - OURS) if path.is_dir() else []
     if others:
         raise GalleryError(f"{uri}: holds {others[0]!r}, which is no part of an index; name another --output")

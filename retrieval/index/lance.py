@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,20 @@ IDS_AT_ONCE = 5_000  # in one condition
 NO_LIMIT = 10**9
 PARTITION_ROWS = 20_000
 PROBED = 20  # partitions that a search looks into
+_SOURCES = re.compile(r"(, /[^,]+\.rs:\d+:\d+)+$")  # where in Lance's own code a fault came up
+_HINT = "; where files of the index are missing or cut, build it anew with --overwrite"
 SCALARS = ("image_id", "place_id", "latitude_deg", "longitude_deg", "captured_at")  # have sorted indexes
+
+
+def _reporting(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose faults of the files under it are one line, as of `_reported`."""
+
+    @wraps(call)
+    def reported(self: LanceEngine, *arguments: Any, **named: Any) -> Any:
+        with _reported(self.uri):
+            return call(self, *arguments, **named)
+
+    return reported
 
 
 class LanceEngine:
@@ -83,6 +98,7 @@ class LanceEngine:
         return cls(uri, database)
 
     @property
+    @_reporting
     def about(self) -> dict[str, Any]:
         """What `write_about` stored last, in whichever process."""
         version = self._about.version
@@ -120,6 +136,7 @@ class LanceEngine:
                 self._gallery.delete(_among("image_id", ids[start : start + IDS_AT_ONCE]))
         return len(ids)
 
+    @_reporting
     def count(self, where: Filter) -> int:
         """Rows that pass."""
         if where.is_empty:
@@ -129,6 +146,7 @@ class LanceEngine:
             return int((held.live & where.mask(held.facts)).sum())
         return sum(len(batch) for batch in _scan(self._view(), NEEDED, where))
 
+    @_reporting
     def search(
         self, query: np.ndarray, k: int, where: Filter, exact: bool | None, columns: Sequence[str]
     ) -> list[pa.Table]:
@@ -141,6 +159,7 @@ class LanceEngine:
             return self._search_nearest(query, k, where, columns)
         return (self._search_held if self._is_small() else self._search_stored)(query, k, where, columns)
 
+    @_reporting
     def read(self, columns: Sequence[str], where: Filter) -> pa.Table:
         """The rows that pass."""
         wanted = list(dict.fromkeys([*columns, *NEEDED]))
@@ -382,7 +401,8 @@ def _reported(uri: str) -> Iterator[None]:
     except GalleryError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        raise GalleryError(f"{uri}: {(str(error) or repr(error)).splitlines()[0]}") from error
+        said = (str(error) or repr(error)).splitlines()[0]
+        raise GalleryError(f"{uri}: {_SOURCES.sub('', said)}{_HINT * ('lance error' in said)}") from error
 
 
 def _locked(uri: str) -> Any:

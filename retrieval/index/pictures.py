@@ -48,6 +48,7 @@ class Pictures:
         splits: that are read.
         places: position and name by place id, which count more than what the source has.
         prefix: put before the ids of pictures and places.
+        covered: of how many places `places` was read from a file that has not all, a line; else None.
         tally: of what was read so far: pictures with a broken time ("time_broken"), one without a zone
             ("time_without_zone"), without a place of their own ("no_place").
     """
@@ -57,6 +58,7 @@ class Pictures:
     splits: tuple[str, ...]
     places: Mapping[str, NamedPlace] = field(default_factory=dict)
     prefix: str = ""
+    covered: str | None = None
     tally: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[PictureRow]:
@@ -85,6 +87,7 @@ class Pictures:
             lines = [f"{found[name]} {NOTES[name]}" for name in FOLDER_NOTES if found[name]]
         else:
             lines = self.reader.notes()
+        lines += [] if self.covered is None else [self.covered]
         said = {
             "time_broken": "pictures have an EXIF time that is none; they are stored without a time",
             "time_without_zone": "pictures have a time without a zone, which is taken as UTC",
@@ -168,7 +171,11 @@ def read_pictures(
         raise GalleryError(f"{root}: has no pictures{'' if split == 'all' else f' in the split {split}'}")
     pictures = Pictures(str(root), reader, splits, _read_gazetteer(coordinates, names), prefix)
     if coordinates is not None and not isinstance(reader, HubReader):
-        count_covered((place_id for _, place_id in pictures.place_ids()), pictures.places, coordinates)
+        wanted = {place_id: None for _, place_id in pictures.place_ids()}
+        covered = count_covered(wanted, pictures.places, coordinates)
+        if covered < len(wanted):
+            rest = "the others lie where their pictures or tables say"
+            pictures.covered = f"{covered:,} of {len(wanted):,} places are in {coordinates}: {rest}"
     return pictures
 
 

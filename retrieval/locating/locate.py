@@ -10,12 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pemoe.common.errors import InputError
 from pemoe.modeling_pemoe import PeMoEModel, PeMoEProcessor
-from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
-from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.index.records import FACTS, VECTOR, to_vectors
 from pemoe.retrieval.locating.calibration import Calibration, give_probabilities
 from pemoe.retrieval.locating.encoding import EncodedQuery, Query, QueryEncoder
@@ -81,16 +78,7 @@ class Locator:
     @classmethod
     def of(cls, index: GalleryIndex, model: str | None = None, name: str = "the index") -> Locator:
         """With an open index; as `open`."""
-        checkpoint = model or index.model.repo
-        try:
-            loaded, processor = load_checkpoint(checkpoint)
-        except InputError as error:
-            if model is None:
-                what = f"{name}: its model cannot be loaded from where it was, {checkpoint}"
-                raise GalleryError(f"{what}; say with --model where it is now ({error})") from error
-            raise
-        index.model.check_same(ModelIdentity.of(checkpoint, loaded), name)
-        return cls(index, loaded, processor)
+        return cls(index, *index.model.load(name, model))
 
     def locate(
         self, texts: str | Sequence[str] = (), image: object = None, where: Filter | None = None, top: int = 5
@@ -113,11 +101,12 @@ class Locator:
         if not searched:
             return [self._nothing(query, one, where) for query, one in zip(queries, encoded, strict=True)]
         scored = [self._score(one) for one in encoded]
-        hits = self._search(scored, where, CANDIDATES)
-        return [
+        hits, absent = self._search(scored, where, CANDIDATES), self._absent_platforms(where)
+        answers = [
             self._answer(query, one, table, where, top, searched)
             for query, one, table in zip(queries, scored, hits, strict=True)
         ]
+        return [replace(one, notes=(*one.notes, *absent)) for one in answers]
 
     def _score(self, query: EncodedQuery) -> _Scored:
         """Text and picture count alike: each by its own usual deviation, in the text's unit."""
@@ -214,11 +203,22 @@ class Locator:
     def _gate(self, query: EncodedQuery) -> dict[str, float]:
         return dict(zip(self.model.config.platforms, map(float, query.gate), strict=True))
 
+    def _absent_platforms(self, where: Filter) -> list[str]:
+        """A note where some of the platforms asked for have no picture, as where one is misspelled."""
+        asked = where.platforms if len(where.platforms) > 1 else ()
+        absent = [name for name in asked if not self.index.count(Filter(platforms=(name,)))]
+        if not absent:
+            return []
+        return [f"no picture of the index is of the platform {', '.join(absent)}{self._held_platforms()}"]
+
+    def _held_platforms(self) -> str:
+        held = sorted(set(self.index.read(["platform"])["platform"].to_pylist()))
+        return f" (platforms in the index: {', '.join(held) or 'none'})"
+
     def _nothing(self, query: Query, encoded: EncodedQuery, where: Filter) -> LocateResult:
         note = _IS_EMPTY if where.is_empty else _NOTHING_PASSED
         if where.platforms:
-            held = sorted(set(self.index.read(["platform"])["platform"].to_pylist()))
-            note += f" (platforms in the index: {', '.join(held) or 'none'})"
+            note += self._held_platforms()
         return LocateResult(query.texts, (), self._gate(encoded), NOT_HERE, None, 0, (*encoded.notes, note))
 
 

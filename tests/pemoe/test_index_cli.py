@@ -51,6 +51,8 @@ def test_mistakes_are_one_line_and_change_nothing(checkpoint: str, tmp_path: Pat
     model = ["--model", checkpoint]
     for arguments, word in (
         (["build", "photso", *model, "--output", "b.index"], "photso"),
+        (["build", "", *model, "--output", "b.index"], "check the spelling"),
+        (["build", "photos", *model, "--output", ""], "is empty"),
         (["build", "photos", *model, "--output", "a.index"], "--resume or --overwrite"),
         (["build", "photos", *model, "--output", "photos"], "no part of an index"),
         (["build", "photos", *model, "--output", "photos", "--overwrite"], "no part of an index"),

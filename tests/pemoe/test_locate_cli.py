@@ -69,6 +69,8 @@ def test_filters_narrow_what_is_searched(monkeypatch, capsys, index: str) -> Non
     assert {one["place_id"] for one in box["places"]} == {"2", "3", "4"}
     nothing = json.loads(located(monkeypatch, capsys, *arguments, "--near=-43,-88", "--radius-km", "1"))
     assert (nothing["places"], nothing["verdict"]) == ([], "not in this gallery")
+    one = json.loads(located(monkeypatch, capsys, *arguments, "--platform", "drone", "--platform", "satelite"))
+    assert one["places"] and "satelite (platforms in the index: drone, ground)" in one["notes"][-1]
 
 
 def test_refinements_are_further_sentences(monkeypatch, capsys, index: str) -> None:
@@ -86,14 +88,15 @@ def test_a_picture_stands_for_the_text(monkeypatch, capsys, index: str, tmp_path
 
 def test_a_file_of_queries_gives_a_line_for_each(monkeypatch, capsys, index: str, tmp_path: Path) -> None:
     path = tmp_path / "queries.txt"
-    path.write_text("red roof\nblue door. no wall\n" * 20)
+    path.write_text("red roof\nblue door. no wall\n" * 3)
+    monkeypatch.setattr("pemoe.locate_cli.AT_ONCE", 4)
     options = ["--queries", str(path), "--index", index, "--top", "2"]
     lines = located(monkeypatch, capsys, *options).splitlines()
-    assert [json.loads(line)["id"] for line in lines] == [str(n) for n in range(1, 41)]
+    assert [json.loads(line)["id"] for line in lines] == [str(n) for n in range(1, 7)]
     alone = json.loads(located(monkeypatch, capsys, "red roof", "--index", index, "--top", "2", "--format", "json"))
     assert [p["place_id"] for p in json.loads(lines[0])["places"]] == [p["place_id"] for p in alone["places"]]
     rows = list(csv.DictReader(io.StringIO(located(monkeypatch, capsys, *options, "--format", "csv"))))
-    assert len(rows) == 80 and rows[0]["id"] == "1"
+    assert len(rows) == 12 and rows[0]["id"] == "1"
 
 
 def test_a_file_is_written_whole_or_not_at_all(monkeypatch, capsys, index: str, tmp_path: Path) -> None:
@@ -102,7 +105,8 @@ def test_a_file_is_written_whole_or_not_at_all(monkeypatch, capsys, index: str, 
     written = output.read_bytes()
     assert written.startswith(b"<?xml")
     (tmp_path / "no.png").write_bytes(b"no picture")
-    (tmp_path / "queries.jsonl").write_text('{"text": "red"}\n' * 40 + '{"image": "no.png"}\n')
+    monkeypatch.setattr("pemoe.locate_cli.AT_ONCE", 2)
+    (tmp_path / "queries.jsonl").write_text('{"text": "red"}\n' * 2 + '{"image": "no.png"}\n')
     arguments = ["locate", "--queries", str(tmp_path / "queries.jsonl"), "--index", index, "--output", str(output)]
     assert_refused(monkeypatch, capsys, arguments, "cannot be read")
     assert output.read_bytes() == written
@@ -119,6 +123,7 @@ REFUSED = {
     "--queries FILE --refine red": "leave out the text",
     "--queries FILE --format kml": "with --queries",
     "--refine red": "nothing to look for",
+    "red --refine=": "--refine: is empty",
     "no": "says nothing",
     "red --model NOWHERE": "no such directory",
     "red --since yesterday": "is no date",
@@ -139,6 +144,9 @@ def test_a_moved_model_is_asked_for(monkeypatch, capsys, index: str, tmp_path: P
     there.rename(away)
     try:
         assert_refused(monkeypatch, capsys, ["locate", "red", "--index", index], "--model")
+        (tmp_path / "photos").mkdir()
+        Image.new("RGB", (30, 30), "red").save(tmp_path / "photos" / "one.png")
+        assert_refused(monkeypatch, capsys, ["index", "add", index, str(tmp_path / "photos")], "say with --model")
         assert "place" in located(monkeypatch, capsys, "red", "--index", index, "--model", str(away))
     finally:
         away.rename(there)

@@ -100,7 +100,7 @@ def test_writes_are_seen_at_once_by_another_handle(uri: str, make: Callable) -> 
     rows = draw_rows(ids("r", 200), D, seed=4)
     index, other = make(rows), GalleryIndex.open(uri)
     assert_exact(other, rows, Filter())
-    for step in range(12):
+    for step in range(6):
         changed = draw_rows([*ids("r", 5 * step + 1), f"new{step}"], D, seed=10 + step)
         index.upsert(changed)
         doomed = (f"r{150 + step}", "missing")

@@ -103,14 +103,16 @@ def test_figures_are_those_of_the_rows(index: GalleryIndex, tmp_path: Path) -> N
     assert facts["box"] == [-33.25, 179.0, 10.0, -70.5]  # over the antimeridian, not round the other side
     assert facts["captured"] == ["2020-06-01T00:00:00+00:00", "2024-06-01T00:00:00+00:00"]
     assert facts["is_exact"] and facts["size_mb"] > 0 and json.loads(json.dumps(facts)) == facts
+    assert facts["wide_places"] == 1  # b, 219 km over the antimeridian
     lines = notes_of(facts, [], IngestCounts(broken={"x.jpg": "cut"}))
     assert lines[0] == "1 of 5 pictures have no coordinates: they are found but not on the map"
-    assert "no known platform" in lines[1] and lines[-1] == "  x.jpg: cut"
+    assert "1 places have pictures over 1 km apart" in lines[1]
+    assert "no known platform" in lines[2] and lines[-1] == "  x.jpg: cut"
 
 
 def test_an_empty_index_has_figures_too(tmp_path: Path) -> None:
     facts = describe_index(GalleryIndex.create(str(tmp_path / "a.index"), MODEL), str(tmp_path / "a.index"))
-    assert (facts["pictures"], facts["box"], facts["captured"]) == (0, None, None)
+    assert (facts["pictures"], facts["box"], facts["captured"], facts["wide_places"]) == (0, None, None, 0)
 
 
 def test_what_is_removed_is_what_all_options_hold_for(index: GalleryIndex) -> None:

@@ -151,6 +151,9 @@ def test_a_target_is_never_a_folder_of_something_else(tmp_path: Path, index: Gal
         check_target(str(tmp_path / "a.index"))
     with pytest.raises(GalleryError, match="give one of them"):
         check_target(str(tmp_path / "a.index"), resume=True, overwrite=True)
+    for uri in ("", f"{tmp_path}/photos/a.jpg/b", "foo://bucket/a"):
+        with pytest.raises(GalleryError, match=r"is empty|can be written to|no engine for foo"):
+            check_target(uri)
     assert (tmp_path / "photos" / "a.jpg").exists()
 
 

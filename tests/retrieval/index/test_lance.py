@@ -35,6 +35,25 @@ def build(uri: Path, rows: pa.Table) -> GalleryIndex:
     return index
 
 
+def test_damaged_files_are_one_line_that_names_the_index(tmp_path: Path) -> None:
+    uri, query = tmp_path / "a.index", draw_queries(1, D, 0)
+    build(uri, draw_rows(ids("r", 30), D, seed=1))
+    for table, calls in (("gallery", ("read", "count", "search")), ("about", ("about",))):
+        for file in (uri / f"{table}.lance" / "data").iterdir():
+            file.write_bytes(file.read_bytes()[:100])
+        engine = GalleryIndex.open(str(uri)).engine
+        given = {
+            "read": lambda engine=engine: engine.read(["name"], Filter()),
+            "count": lambda engine=engine: engine.count(Filter(platforms=("drone",))),
+            "search": lambda engine=engine: engine.search(query, 3, Filter(), None, ["name"]),
+            "about": lambda engine=engine: engine.about,
+        }
+        for call in calls:
+            with pytest.raises(GalleryError, match=r"a\.index: .*build it anew") as refused:
+                given[call]()
+            assert "\n" not in str(refused.value) and ".rs:" not in str(refused.value)
+
+
 def test_exact_search_from_disk_is_brute_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lance, "EXACT_ROWS", 10)  # more rows than may lie in memory
     rows, query = draw_rows(ids("r", 300), D, seed=1), draw_queries(3, D, 0)

@@ -56,6 +56,8 @@ def test_named_coordinates_count_more_than_gps_and_bring_names(tmp_path: Path) -
     assert (one["name"], one["latitude_deg"], one["longitude_deg"]) == ("Old Arena", -33.25, -70.5)
     assert (other["name"], other["platform"]) == ("0008", "drone")
     assert other["latitude_deg"] == pytest.approx(10)
+    notes = read_pictures(str(tmp_path / "photos"), coordinates=str(places)).notes()
+    assert any(note.startswith(f"1 of 2 places are in {places}") for note in notes)
     names = tmp_path / "names.txt"
     names.write_text("0008 Library\n")
     assert facts_by_id(tmp_path / "photos", names=str(names))["0008/b.jpg"]["name"] == "Library"
