@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
-from pemoe.retrieval.checkpoints import load_checkpoint
 from pemoe.retrieval.index.gallery import GalleryIndex
 from pemoe.retrieval.index.identity import ModelIdentity
 from pemoe.retrieval.locating.locate import Locator
@@ -37,12 +36,15 @@ class EndpointHandler:
 
     Args:
         path: the folder of the repository.
+
+    Raises:
+        GalleryError: the gallery was built with another model.
     """
 
     def __init__(self, path: str = "") -> None:
         folder = Path(path or Path(__file__).resolve().parent)
         self._scratch = tempfile.TemporaryDirectory()
-        self._locator = Locator(_load_gallery(folder / GALLERY, self._scratch.name), *load_checkpoint(str(folder)))
+        self._locator = Locator.of(_load_gallery(folder / GALLERY, self._scratch.name), str(folder), GALLERY)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
         """The places for a request, as `pemoe serve` answers it.

@@ -55,7 +55,10 @@ def run_server(
         behind_proxy: whether a proxy on this machine may name the client in X-Forwarded-For.
         on_ready: called when the first request can come.
     """
+    limits = app.state.service.limits
     _allow_files(CONNECTIONS + SPARE_FILES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; else an answer that is never taken is kept
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * limits.send_s))
     config = uvicorn.Config(
         app,
         http=_Connection,
@@ -69,7 +72,7 @@ def run_server(
         forwarded_allow_ips="127.0.0.1,::1",
         timeout_keep_alive=IDLE_S,
         timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=app.state.service.limits.head_bytes,
+        h11_max_incomplete_event_size=limits.head_bytes,
     )
     _Server(config, on_ready).run(sockets=[bound])
     app.state.service.queue.close()

@@ -43,7 +43,7 @@ try:
     handler({"inputs": "a", "parameters": {"topk": 1}})
 except Exception as error:
     refused = str(error)
-for path in Path(sys.argv[1], "code").rglob("*.py"):
+for path in Path(sys.argv[1], "code").rglob("[a-z]*.py"):
     importlib.import_module(".".join(path.relative_to(sys.argv[1] + "/code").with_suffix("").parts))
 print(json.dumps([refused, *map(handler, json.loads(sys.argv[2]))]))
 """

@@ -15,10 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tiny_service import Server, serving, write_index
+
+from pemoe.retrieval.locating import Locator
+from pemoe.retrieval.serving.app import build_app
+from pemoe.retrieval.serving.limits import Limits
+from pemoe.retrieval.serving.server import bind, run_server
 
 QUERY = {"inputs": "red roof seen from drone"}
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -101,6 +107,7 @@ def test_what_is_no_http_is_refused_in_a_line(server: Server) -> None:
     for data in (
         b"GARBAGE\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 40_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"a" * 400_000 + b"\r\n\r\n",
         chunked + b"ZZ\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
         HEAD + b"Content-Length: -5\r\n\r\n{}",
@@ -129,6 +136,25 @@ def test_slow_clients_are_let_go(server: Server) -> None:
     assert all(one.startswith(b"HTTP/1.1 408") for one in answers[:10])
     assert set(answers[10:]) == {b""}
     assert server.ask("POST", "/", QUERY)[0] == 200
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_takes_is_not_kept(index: str) -> None:
+    app, bound = build_app(Locator.open(index), Limits(send_s=1)), bind("127.0.0.1", 0)
+    app.state.service.work = lambda *_: (1, b" " * 20_000_000)
+    taken_bytes = []
+
+    def ask() -> None:
+        with socket.create_connection(bound.getsockname()) as connection:
+            connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+            time.sleep(6)
+            with suppress(ConnectionError):
+                while part := connection.recv(65536):
+                    taken_bytes.append(len(part))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    run_server(app, bound, on_ready=threading.Thread(target=ask).start)
+    assert 0 < sum(taken_bytes) < 20_000_000
 
 
 def first_bytes(connection: socket.socket) -> bytes:
