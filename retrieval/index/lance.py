@@ -40,11 +40,11 @@ SCALARS = ("image_id", "place_id", "latitude_deg", "longitude_deg", "captured_at
 
 
 def _reporting(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A method whose faults of the files under it are one line, as of `_reported`."""
+    """A method that reads, whose faults of the files under it are one line, as of `_reported`."""
 
     @wraps(call)
     def reported(self: LanceEngine, *arguments: Any, **named: Any) -> Any:
-        with _reported(self.uri):
+        with _reported(self.uri, _HINT):
             return call(self, *arguments, **named)
 
     return reported
@@ -394,7 +394,7 @@ def _has(database: DBConnection, name: str) -> bool:
 
 
 @contextmanager
-def _reported(uri: str) -> Iterator[None]:
+def _reported(uri: str, hint: str = "") -> Iterator[None]:
     """Faults of the disk, the network and the format as one line that names the index."""
     try:
         yield
@@ -402,7 +402,7 @@ def _reported(uri: str) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, ValueError) as error:
         said = (str(error) or repr(error)).splitlines()[0]
-        raise GalleryError(f"{uri}: {_SOURCES.sub('', said)}{_HINT * ('lance error' in said)}") from error
+        raise GalleryError(f"{uri}: {_SOURCES.sub('', said)}{hint}") from error
 
 
 def _locked(uri: str) -> Any:
