@@ -29,6 +29,7 @@ OURS = {f"{GALLERY}.lance", f"{ABOUT}.lance", LOCK}  # what a folder may hold th
 EXACT_ROWS = 200_000  # up to so many are scored one by one, from memory
 SELECTIVE_ROWS = 5_000  # so few that pass a filter are scored one by one too
 KEPT = timedelta(minutes=5)  # old versions: longer than any call that may still be reading one
+METADATA_BYTES = 64 << 20  # kept of manifests and file footers
 TIDY_EVERY = 256  # versions; bounds files and old versions of many small writes
 IDS_AT_ONCE = 5_000  # in one condition
 NO_LIMIT = 10**9
@@ -378,8 +379,10 @@ def _check_folder(uri: str) -> None:
 def _connect(uri: str, options: dict[str, Any]) -> DBConnection:
     import lancedb
 
+    # without a bound the facts of every version read stay in memory, up to a GB
+    session = lancedb.Session(metadata_cache_size_bytes=METADATA_BYTES)
     with _reported(uri):
-        return lancedb.connect(uri, read_consistency_interval=timedelta(0), **options)
+        return lancedb.connect(uri, read_consistency_interval=timedelta(0), **{"session": session, **options})
 
 
 def _has(database: DBConnection, name: str) -> bool:
