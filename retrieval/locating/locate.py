@@ -243,7 +243,8 @@ def locate(  # noqa: PLR0913 - what a user names
         image: a picture of the place, in any form that the processor takes, beside the texts or, with `()`, in their
             place.
         near, radius_km: (latitude_deg, longitude_deg), or both as text, and how far around it is searched.
-        area: (south, west, north, east) in degrees, a GeoJSON area, or text: a box, or the path of a GeoJSON or KML file.
+        area: (south, west, north, east) in degrees, or a GeoJSON area; or text: a box, or the path of a GeoJSON or KML
+            file.
         platforms: whose pictures are searched; all.
         since, until: bounds of the time at which a picture was taken, UTC without a zone; ISO 8601 text too, where a
             day counts whole.
