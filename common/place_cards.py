@@ -16,7 +16,7 @@ STYLE = """
 .pemoe-answer { --pa-line: #8885; --pa-soft: #8881; --pa-bar: light-dark(#2f68ab, #7ab5f5); --pa-chosen: #d98a00;
   --pa-bad: light-dark(#b3261e, #ff8a80); display: grid; grid-template-columns: minmax(0, 1fr);
   gap: 1rem; overflow-wrap: anywhere; font-size: 15px; line-height: 1.5; }
-.pemoe-answer p, .pemoe-answer h2, .pemoe-answer h3, .pemoe-answer ul { margin: 0; padding: 0; }
+.pemoe-answer p, .pemoe-answer h2, .pemoe-answer h3, .pemoe-answer ul, .pemoe-answer dl { margin: 0; padding: 0; }
 .pemoe-answer h2 { font-size: 1.05rem; border: 0; margin: 1rem 0 .4rem; }
 .pemoe-answer .verdict { border-left: 5px solid var(--pa-bar); padding: .5rem .8rem; background: var(--pa-soft);
   border-radius: 0 8px 8px 0; }
@@ -32,8 +32,8 @@ STYLE = """
   box-shadow: 0 0 0 2px var(--pa-chosen); }
 .pemoe-answer .place h3 { font-size: 1.05rem; display: flex; flex-wrap: wrap;
   justify-content: space-between; gap: .5rem; }
-.pemoe-answer .where { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .8rem; }
-.pemoe-answer .where > a, .pemoe-answer .where > button { padding: .3rem .1rem; color: var(--pa-bar); font: inherit;
+.pemoe-answer .where { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 .5rem; font-size: .9rem; }
+.pemoe-answer .where > a, .pemoe-answer .where > button { padding: .2rem 0; color: var(--pa-bar); font: inherit;
   display: inline-flex; align-items: center;
    background: none; border: 0; text-decoration: underline; cursor: pointer; min-height: 28px; }
 .pemoe-answer .seen { display: flex; gap: .5rem; overflow-x: auto; list-style: none; padding: .4rem 0; }
@@ -122,7 +122,7 @@ _ANSWER = """
 {%- if one.captured_at %}<br>{{ one.captured_at[:10] }}{% endif %}</li>
 {% endfor %}</ul>{% endif %}
 {% if place.evidence %}<dl class="bars evidence">{% for one in place.evidence %}
-<dt>{% if one.negated %}<span class="not">not:</span> {% endif %}{{ one.sentence }}</dt>
+<dt{% if one.negated %} class="not"{% endif %}>{{ one.sentence }}</dt>
 <dd class="track{{ " negated" if one.negated }}" aria-hidden="true">
 <span style="width:{{ one.support | as_width }}%"></span></dd>
 <dd>{{ "%+.1f" | format(one.support) }} σ</dd>{% endfor %}</dl>{% endif %}
@@ -134,7 +134,7 @@ deviations; what a negated sentence fits counts against the place.</p>{% endif %
 </div>
 """
 _VERDICTS = {
-    "found": "Found: {name}",
+    "found": "Most likely: {name}",
     "not in this gallery": "Probably not in this gallery. The nearest:",
     "not calibrated": "Best match: {name}",
 }
@@ -176,7 +176,7 @@ def render_answer(
     return _template().render(
         result | {"weights": result["gate_weights"]},
         verdict=describe_verdict(result),
-        searched=f"{result['pictures_searched']:,} pictures were searched.",
+        searched=_searched(result),
         is_elsewhere=result["verdict"] == "not in this gallery" or not places,
         has_evidence=any(place["evidence"] for place in places),
         map=draw_map(points, area=area, extent=extent, tiles=tiles, attribution=attribution),
@@ -197,6 +197,12 @@ def describe_verdict(result: dict[str, Any]) -> str:
     if result["verdict"] == "not in this gallery" and elsewhere is not None:
         return words.replace(". ", f" ({_percent(elsewhere)}). ", 1)
     return words if best["probability"] is None else f"{words} ({_percent(best['probability'])})"
+
+
+def _searched(result: dict[str, Any]) -> str:
+    elsewhere = result["probability_elsewhere"]
+    said = "" if elsewhere is None else f" That the place is not among theirs: {_percent(elsewhere)}."
+    return f"{result['pictures_searched']:,} pictures were searched.{said}"
 
 
 def _percent(probability: float) -> str:

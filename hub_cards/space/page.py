@@ -29,6 +29,7 @@ A score compares pictures for one sentence, and the first place may be wrong."""
 CSS = f"""{STYLE}
 body {{ color-scheme: light; }} body.dark {{ color-scheme: dark; }}
 .pemoe-alert {{ padding: .75rem; border-left: 5px solid #b91c1c; margin: 0; }}
+#pemoe-message:not(:has(.pemoe-alert)) {{ display: none; }}
 .pemoe-map.drawing {{ cursor: crosshair; touch-action: none; outline: 3px solid #d98a00; }}
 #pemoe-draw {{ border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .45rem .9rem;
   cursor: pointer; background: var(--button-secondary-background-fill); min-height: 36px; }}

@@ -81,7 +81,7 @@ def build_on_ray(  # noqa: PLR0913 - options are keyword-only and documented one
 
     Args:
         uri: a directory that every machine of the cluster sees under this path, or `s3://bucket/folder`.
-        data: "campus", or a directory with pictures that every machine sees under this path.
+        data: "campus", a directory with pictures that every machine sees under this path, or an id on the Hub.
         model: a directory that every machine sees, or an id on the Hub.
         address: "auto" (the cluster this machine belongs to), "HOST:PORT", "ray://HOST:10001", or "local" for a
             cluster of this machine alone, started and ended here.

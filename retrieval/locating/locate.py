@@ -230,8 +230,8 @@ def locate(  # noqa: PLR0913 - what a user names
     radius_km: float | None = None,
     area: Mapping[str, Any] | tuple[float, float, float, float] | str | None = None,
     platforms: str | Sequence[str] | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: datetime | str | None = None,
+    until: datetime | str | None = None,
     top: int = 5,
     model: str | None = None,
 ) -> LocateResult:
@@ -243,9 +243,11 @@ def locate(  # noqa: PLR0913 - what a user names
         image: a picture of the place, in any form that the processor takes, beside the texts or, with `()`, in their
             place.
         near, radius_km: (latitude_deg, longitude_deg), or both as text, and how far around it is searched.
-        area: (south, west, north, east) in degrees, a GeoJSON area, or the path of a GeoJSON file.
+        area: (south, west, north, east) in degrees, or a GeoJSON area; or text: a box, or the path of a GeoJSON or KML
+            file.
         platforms: whose pictures are searched; all.
-        since, until: bounds of the time at which a picture was taken.
+        since, until: bounds of the time at which a picture was taken, UTC without a zone; ISO 8601 text too, where a
+            day counts whole.
         top: places returned.
         model: directory or Hub id of the index's model where it is not found under the name it was built with.
 

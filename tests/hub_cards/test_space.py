@@ -30,6 +30,7 @@ from tiny_models import build_tiny_model
 from pemoe.common.errors import InputError
 from pemoe.hub_cards.space_bundle import bundle_space
 from pemoe.modeling_pemoe import PeMoEModel
+from pemoe.retrieval.locating.queries import Statement
 
 QUERY = "red roof seen from drone."
 # refuses the package and records every address that the app asks for
@@ -177,14 +178,26 @@ def test_area_and_platform_are_honoured(page, gallery_dir: Path) -> None:
     assert "drone picture of" in drone and "ground picture of" not in drone
 
 
-def test_a_negated_sentence_lowers_what_fits_it_and_raises_nothing(page) -> None:
+def test_the_place_that_fits_a_negated_sentence_falls_and_the_others_stay() -> None:
+    from pemoe.hub_cards.space.app import Gallery, Picture, _rank
+
+    gallery = Gallery("", tuple(Picture(str(n), str(n), "drone", None, None) for n in range(10)), np.zeros((10, 1)))
+    fits = np.stack([np.linspace(0.5, 0.4, 10), np.eye(10)[0]])  # the first alone fits the statement
+    said, denied = (
+        {one["place_id"]: one["score"] for one in _rank(gallery, np.ones(10, bool), fits, [statement], 10)}
+        for statement in (Statement("a pond", "a pond"), Statement("no pond", "a pond", negated=True))
+    )
+    assert next(iter(said)) == "0" and next(iter(denied)) == "1"
+    assert [place for place in said if denied[place] != said[place]] == ["0"] and denied["0"] < said["0"]
+
+
+def test_a_negated_sentence_raises_nothing_and_is_shown(page) -> None:
     client, _ = page
     before = {one["place_id"]: one["score"] for one in client.predict(QUERY, api_name="/rank")}
     after = {one["place_id"]: one["score"] for one in client.predict(f"{QUERY}. Not the tower.", api_name="/rank")}
     assert set(after) == set(before) and all(after[place] <= before[place] + 1e-6 for place in before)
-    assert any(after[place] < before[place] for place in before)
     said, shown, *_ = client.predict("not the tower", [], 5, *[""] * 7, api_name="/refine")
-    assert said == "" and '<span class="not">not:</span> not the tower' in shown
+    assert said == "" and '<dt class="not">not the tower</dt>' in shown
 
 
 def test_uploaded_pictures_are_searched_instead_turned_as_a_viewer_does(page, model_dir: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_further_sentence_refines_and_a_negated_one_is_marked(browser) -> None
     wait(browser, lambda b: len(texts(b, ".said li")) == 2, "two sentences")
     after = dict(zip(names(browser), scores(browser), strict=True))
     assert all(after[name] <= before[name] + 1e-3 for name in set(after) & set(before))
-    assert texts(browser, "#place-1 .evidence .not") == ["not:"]
+    assert texts(browser, "#place-1 .evidence .not") == ["not the one with the tower"]
     wait(browser, lambda b: field(b, "further").get_attribute("value") == "", "an emptied field")
 
 

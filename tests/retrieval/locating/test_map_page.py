@@ -56,8 +56,9 @@ def test_pins_and_cards_share_their_numbers() -> None:
 def test_the_page_says_what_the_answer_says() -> None:
     page = Tags(render_map_page(RESULT))
     text = " ".join(" ".join(page.text).split())
-    facts = ["Found: arena (83 %)", "900 pictures", "a note", "40.109000, -88.133600", "under 1 %", "20 %", "80 %"]
-    facts += ["No coordinates are known", "not: a fountain", "+2.0 σ", "-0.4 σ", "1 without coordinates"]
+    facts = ["Most likely: arena (83 %)", "900 pictures", "not among theirs", "a note", "40.109000, -88.133600"]
+    facts += ["under 1 %", "20 %", "80 %", "No coordinates are known", "a fountain", "+2.0 σ", "-0.4 σ"]
+    facts += ["1 without coordinates"]
     assert [said for said in facts if said not in text] == []
     links = [one["href"] for tag, one in page.tags if tag == "a"]
     assert "geo:-33.860000,151.200000" in links
@@ -76,7 +77,7 @@ def test_the_page_escapes_and_asks_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("verdict", "elsewhere", "said"),
     [
-        ("found", 0.1, "Found: arena (83 %)"),
+        ("found", 0.1, "Most likely: arena (83 %)"),
         ("not in this gallery", 0.71, "Probably not in this gallery (71 %). The nearest:"),
         ("not calibrated", None, "Best match: arena (83 %)"),
     ],
