@@ -29,7 +29,7 @@ from pemoe.retrieval.index.milvus.rows import (
 )
 from pemoe.retrieval.index.milvus.server import MAX_BYTES, MAX_ROWS, Server
 from pemoe.retrieval.index.records import VECTOR, schema_of, to_vectors
-from pemoe.retrieval.index.resident import best_rows, exact_scores, longest
+from pemoe.retrieval.index.resident import best_rows, longest, rank_exactly
 
 EXACT_ROWS = 200_000  # up to so many the server compares one by one (FLAT), beyond by a graph (HNSW)
 SELECTIVE_ROWS = 5_000  # so few that pass a filter are read and scored here: a graph loses hits under a narrow filter
@@ -86,7 +86,7 @@ class MilvusEngine:
 
     def add(self, rows: pa.Table) -> None:
         """Append rows; GalleryError where an id is there."""
-        there = self._read(["image_id"], Filter(image_ids=tuple(rows["image_id"].to_pylist()))) if len(rows) else ()
+        there = self.read(["image_id"], Filter(image_ids=tuple(rows["image_id"].to_pylist()))) if len(rows) else ()
         if len(there):
             first = there["image_id"][0].as_py()
             raise GalleryError(f"{first!r}: is in the index ({len(there)} of {len(rows)} are); use upsert")
@@ -104,7 +104,7 @@ class MilvusEngine:
 
     def delete(self, where: Filter) -> int:
         """Remove rows; how many."""
-        ids = self._read(["image_id"], where)["image_id"].to_pylist()
+        ids = self.read(["image_id"], where)["image_id"].to_pylist()
         for start in range(0, len(ids), IDS_AT_ONCE):
             self._server.call("delete", self._server.name, filter=among("image_id", ids[start : start + IDS_AT_ONCE]))
         return len(ids)
@@ -132,7 +132,8 @@ class MilvusEngine:
 
     def read(self, columns: Sequence[str], where: Filter) -> pa.Table:
         """The rows that pass."""
-        return self._read(columns, where)
+        parts = [part.select(list(columns)) for part in self._scan(columns, where)]
+        return pa.concat_tables(parts) if parts else decode_rows([], columns, self._schema)
 
     def optimize(self, nearest: bool | None = None) -> None:
         """Write what is in memory to files, merge small ones, and build the index of vectors.
@@ -179,7 +180,7 @@ class MilvusEngine:
                 new = zip((-scores).tolist(), ids.take(pa.array(rows)).to_pylist(), strict=True)
                 best[number] = sorted([*best[number], *new])[:k]
         found = tuple({name for one in best for _, name in one})
-        rows = self._read(list(dict.fromkeys(["image_id", *columns])), Filter(image_ids=found) if found else NOTHING)
+        rows = self.read(list(dict.fromkeys(["image_id", *columns])), Filter(image_ids=found) if found else NOTHING)
         place = {name: number for number, name in enumerate(rows["image_id"].to_pylist())}
         answers = []
         for one in best:
@@ -210,10 +211,6 @@ class MilvusEngine:
                 )
             )
         return tables
-
-    def _read(self, columns: Sequence[str], where: Filter) -> pa.Table:
-        parts = [part.select(list(columns)) for part in self._scan(columns, where)]
-        return pa.concat_tables(parts) if parts else decode_rows([], columns, self._schema)
 
     def _scan(self, columns: Sequence[str], where: Filter) -> Iterator[pa.Table]:
         """The rows that pass, page by page in the order of ids.
@@ -277,12 +274,8 @@ def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 def _best(query: np.ndarray, k: int, rows: pa.Table) -> pa.Table:
     """The `k` best of some rows with `VECTOR`, with their exact `score`; equal ones by `image_id`."""
-    scores = (
-        exact_scores(query, to_vectors(rows[VECTOR]), np.arange(len(rows))) if len(rows) else np.empty(0, np.float32)
-    )
-    ids = rows["image_id"].to_pylist()
-    order = sorted(range(len(rows)), key=lambda number: (-scores[number], ids[number]))[:k]
-    return rows.take(pa.array(order, pa.int64())).append_column("score", pa.array(scores[order], pa.float32()))
+    best, scores = rank_exactly(query, to_vectors(rows[VECTOR]), np.arange(len(rows)), k, rows["image_id"])
+    return rows.take(pa.array(best)).append_column("score", pa.array(scores))
 
 
 def _is_settled(query: np.ndarray, hits: pa.Table, best: pa.Table) -> bool:
