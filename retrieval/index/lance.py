@@ -163,7 +163,7 @@ class LanceEngine:
     @_reporting
     def read(self, columns: Sequence[str], where: Filter) -> pa.Table:
         """The rows that pass."""
-        wanted = list(dict.fromkeys([*columns, *NEEDED]))
+        wanted = list(dict.fromkeys([*columns, *(() if where.is_empty else NEEDED)]))
         parts = [part.select(list(columns)) for part in _scan(self._view(), wanted, where)]
         schema = self._gallery.schema
         return pa.concat_tables(parts) if parts else pa.schema([schema.field(one) for one in columns]).empty_table()
@@ -301,7 +301,7 @@ def _quoted(text: str) -> str:
 
 
 def _scan(view: Table, columns: Sequence[str], where: Filter) -> Iterator[pa.Table]:
-    """The rows that pass, exactly, part by part, with `ROW_ID`; `columns` hold `NEEDED`."""
+    """The rows that pass, exactly, part by part, with `ROW_ID`; `columns` hold `NEEDED` where there is a filter."""
     query = view.search().select(list(columns)).with_row_id(True).limit(NO_LIMIT)
     condition = to_sql(where)
     for batch in (query if condition is None else query.where(condition, prefilter=True)).to_batches():
