@@ -163,7 +163,7 @@ class MilvusEngine:
             for part in _parts(open_, MAX_BYTES // (asked * self._row_bytes(wanted))):
                 for number, hits in zip(part, self._hits(query[part], asked, where, wanted), strict=True):
                     best = _best(query[number], k, hits.filter(pa.array(where.mask(hits))))
-                    is_enough = len(best) == k and (is_graph or _is_settled(query[number], hits, best))
+                    is_enough = len(best) == k and (is_graph or _is_settled(query[number], hits, best, self._is_half))
                     if is_enough or (len(hits) < asked and not is_graph):
                         answers[number] = best
             open_, asked = [number for number in open_ if number not in answers], asked * 4
@@ -190,11 +190,12 @@ class MilvusEngine:
         return answers
 
     def _hits(self, query: np.ndarray, asked: int, where: Filter, columns: Sequence[str]) -> list[pa.Table]:
-        """What the server finds for each query, with its own score as `_distance`."""
+        """What the server finds for each query, sent at unit length, with its own score as `_distance`."""
+        lengths = np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-30)  # any length ranks the same
         found = self._server.call(
             "search",
             self._server.name,
-            data=list(query.astype(np.float16 if self._is_half else np.float32)),
+            data=list((query / lengths).astype(np.float16 if self._is_half else np.float32)),
             anns_field=VECTOR,
             limit=asked,
             filter=to_expression(where),
@@ -203,8 +204,8 @@ class MilvusEngine:
             consistency_level="Strong",
         )
         tables = []
-        for hits in found:
-            distances = pa.array([hit["distance"] for hit in hits], pa.float64())
+        for hits, length in zip(found, lengths.ravel().tolist(), strict=True):
+            distances = pa.array([length * hit["distance"] for hit in hits], pa.float64())
             tables.append(
                 decode_rows([hit["entity"] for hit in hits], columns, self._schema).append_column(
                     "_distance", distances
@@ -278,13 +279,15 @@ def _best(query: np.ndarray, k: int, rows: pa.Table) -> pa.Table:
     return rows.take(pa.array(best)).append_column("score", pa.array(scores))
 
 
-def _is_settled(query: np.ndarray, hits: pa.Table, best: pa.Table) -> bool:
+def _is_settled(query: np.ndarray, hits: pa.Table, best: pa.Table, is_half: bool) -> bool:
     """Whether no row beyond the hits can be as good as the last of the best, for all the rounding of the server.
 
-    It sums D products in fp32, off by at most `D u / (1 - D u) |q| |v|`, u = 2^-24 (Higham 2002, §3.1); fused vectors
-    are as long as each other, so that twice the longest hit bounds those that were not given.
+    It sums D products in fp32, off by at most `D u / (1 - D u) |q| |v|`, u = 2^-24 (Higham 2002, §3.1), of a query
+    that was sent rounded to fp32 or, where `is_half`, fp16, off by u |q| |v| with that type's u; fused vectors are as
+    long as each other, so that twice the longest hit bounds those that were not given.
     """
     vectors = to_vectors(hits[VECTOR]).astype(np.float64)
     longest_hit = float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max()))
-    rounding = 2 * vectors.shape[1] * 2.0**-24 * float(np.linalg.norm(query.astype(np.float64))) * 2 * longest_hit
+    relative = vectors.shape[1] * 2.0**-24 + (2.0**-11 if is_half else 2.0**-24)
+    rounding = 2 * relative * float(np.linalg.norm(query.astype(np.float64))) * 2 * longest_hit
     return best["score"][-1].as_py() > min(hits["_distance"].to_pylist()) + rounding
