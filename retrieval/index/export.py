@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically
 from pemoe.common.geodesy import haversine_m
+from pemoe.common.maps import bounding_box
 from pemoe.common.version import __version__
 from pemoe.datasets_scripts.schema import UNKNOWN, order_platforms
 from pemoe.retrieval.index.engine import engine_of
@@ -47,6 +48,7 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
     latitude_deg, longitude_deg = _coordinates(rows)
     is_known = ~np.isnan(latitude_deg)
     times = [time for time in rows["captured_at"].to_pylist() if time is not None]
+    box = bounding_box(list(zip(latitude_deg[is_known].tolist(), longitude_deg[is_known].tolist(), strict=True)))
     return {
         "uri": uri,
         "pictures": len(rows),
@@ -54,7 +56,7 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
         "platforms": {name: platforms.count(name) for name in order_platforms(set(platforms))},
         "with_coordinates": int(is_known.sum()),
         "without_coordinates": int((~is_known).sum()),
-        "box": _bounding_box(latitude_deg[is_known], longitude_deg[is_known]),
+        "box": box and list(box),
         "captured": [min(times).isoformat(), max(times).isoformat()] if times else None,
         "wide_places": _count_wide(rows),
         "is_exact": len(rows) <= EXACT_ROWS if engine_of(uri) is LanceEngine else None,
@@ -208,17 +210,6 @@ def _coordinates(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         rows[name].to_numpy(zero_copy_only=False).astype(float) for name in ("latitude_deg", "longitude_deg")
     )
     return latitude, longitude
-
-
-def _bounding_box(latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> list[float] | None:
-    """The narrowest [south, west, north, east] of points: its sides leave out the widest gap between longitudes."""
-    if not len(latitude_deg):
-        return None
-    east = np.unique(longitude_deg)
-    gaps = np.append(east[1:], east[0] + 360) - east
-    widest = int(gaps.argmax())
-    west = east[(widest + 1) % len(east)]
-    return [float(latitude_deg.min()), float(west), float(latitude_deg.max()), float(east[widest])]
 
 
 def _size_mb(uri: str) -> float | None:
