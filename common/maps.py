@@ -191,10 +191,11 @@ def bounding_box(points: Sequence[tuple[float, float]]) -> Box | None:
     """
     if not points:
         return None
-    west, wide = _covering_arc([longitude for _, longitude in points])
-    west, east = ((one + 180) % 360 - 180 for one in (west, west + wide))
-    latitudes = [latitude for latitude, _ in points]
-    return min(latitudes), west, max(latitudes), east
+    latitudes, longitudes = zip(*points, strict=True)
+    around = sorted(set(longitudes))
+    gaps = [following - one for one, following in itertools.pairwise([*around, around[0] + 360])]
+    widest = max(range(len(gaps)), key=gaps.__getitem__)
+    return min(latitudes), around[(widest + 1) % len(around)], max(latitudes), around[widest]
 
 
 @cache

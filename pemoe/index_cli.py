@@ -243,6 +243,7 @@ def _describe_calibration(calibration: dict[str, Any] | None) -> str:
     if calibration is None:
         return "not calibrated: places come without probabilities"
     figures = calibration["figures"]
-    errors = ", ".join(f"{line['ece']:.3f} among {line['places']} places" for line in figures["left_out"])
-    fitted = f"calibrated on {figures['queries']} queries of {figures['places']} training places"
-    return f"{fitted}; expected calibration error on places left out: {errors}"
+    errors = ", ".join(f"{line['ece']:.3f} among {line['places']} places" for line in figures.get("left_out", ()))
+    queries, places = (figures.get(name, "?") for name in ("queries", "places"))
+    fitted = f"calibrated on {queries} queries of {places} training places"
+    return f"{fitted}; expected calibration error on places left out: {errors or 'not measured'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from pemoe.common.errors import one_line
 from pemoe.common.files import write_atomically
 from pemoe.common.geodesy import haversine_m
+from pemoe.common.maps import bounding_box
 from pemoe.common.version import __version__
 from pemoe.datasets_scripts.schema import UNKNOWN, order_platforms
 from pemoe.retrieval.index.engine import engine_of
 from pemoe.retrieval.index.errors import GalleryError
-from pemoe.retrieval.index.filters import Filter
+from pemoe.retrieval.index.filters import NAMES, Filter, parse_time
 from pemoe.retrieval.index.gallery import GalleryIndex
 from pemoe.retrieval.index.ingest import IngestCounts
 from pemoe.retrieval.index.lance import EXACT_ROWS, LanceEngine
@@ -47,6 +48,7 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
     latitude_deg, longitude_deg = _coordinates(rows)
     is_known = ~np.isnan(latitude_deg)
     times = [time for time in rows["captured_at"].to_pylist() if time is not None]
+    box = bounding_box(list(zip(latitude_deg[is_known].tolist(), longitude_deg[is_known].tolist(), strict=True)))
     return {
         "uri": uri,
         "pictures": len(rows),
@@ -54,7 +56,7 @@ def describe_index(index: GalleryIndex, uri: str) -> dict[str, Any]:
         "platforms": {name: platforms.count(name) for name in order_platforms(set(platforms))},
         "with_coordinates": int(is_known.sum()),
         "without_coordinates": int((~is_known).sum()),
-        "box": _bounding_box(latitude_deg[is_known], longitude_deg[is_known]),
+        "box": box and list(box),
         "captured": [min(times).isoformat(), max(times).isoformat()] if times else None,
         "wide_places": _count_wide(rows),
         "is_exact": len(rows) <= EXACT_ROWS if engine_of(uri) is LanceEngine else None,
@@ -104,25 +106,24 @@ def remove_pictures(
     Raises:
         GalleryError: nothing is given, a name that the index does not hold, no date.
     """
-    given = {"image_id": image_ids, "place_id": place_ids, "platform": platforms}
+    given = {"image_ids": tuple(image_ids), "place_ids": tuple(place_ids), "platforms": tuple(platforms)}
     if not any(given.values()) and older_than is None:
         raise GalleryError("remove: say what: --image-id, --place, --platform or --older-than")
-    held = index.read([name for name, values in given.items() if values] or ["image_id"])
-    for name, values in given.items():
-        absent = set(values) - set(held[name].to_pylist() if values else ())
+    until = None if older_than is None else _just_before(older_than)
+    for field, values in given.items():
+        column = NAMES[field]
+        held = index.read([column], Filter(**{field: values}))[column].to_pylist() if values else ()
+        absent = set(values) - set(held)
         if absent:
-            raise GalleryError(f"remove: the index holds no {name} {min(absent)!r}; nothing was removed")
-    until = None if older_than is None else _parse_time(older_than) - timedelta(milliseconds=1)
-    where = Filter(image_ids=tuple(image_ids), place_ids=tuple(place_ids), platforms=tuple(platforms), until=until)
-    return index.delete(where)
+            raise GalleryError(f"remove: the index holds no {column} {min(absent)!r}; nothing was removed")
+    return index.delete(Filter(**given, until=until))
 
 
-def _parse_time(text: str) -> datetime:
+def _just_before(text: str) -> datetime:
     try:
-        time = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-    except ValueError as error:
+        return parse_time(text) - timedelta(microseconds=1)
+    except (GalleryError, OverflowError) as error:
         raise GalleryError(f"--older-than {text!r} is no date such as 2024-06-01 or 2024-06-01T12:00") from error
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
 def export_index(index: GalleryIndex, output: str | Path, with_vectors: bool = False, overwrite: bool = False) -> int:
@@ -209,17 +210,6 @@ def _coordinates(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         rows[name].to_numpy(zero_copy_only=False).astype(float) for name in ("latitude_deg", "longitude_deg")
     )
     return latitude, longitude
-
-
-def _bounding_box(latitude_deg: np.ndarray, longitude_deg: np.ndarray) -> list[float] | None:
-    """The narrowest [south, west, north, east] of points: its sides leave out the widest gap between longitudes."""
-    if not len(latitude_deg):
-        return None
-    east = np.unique(longitude_deg)
-    gaps = np.append(east[1:], east[0] + 360) - east
-    widest = int(gaps.argmax())
-    west = east[(widest + 1) % len(east)]
-    return [float(latitude_deg.min()), float(west), float(latitude_deg.max()), float(east[widest])]
 
 
 def _size_mb(uri: str) -> float | None:

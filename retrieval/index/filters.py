@@ -161,12 +161,25 @@ class Filter:
         object.__setattr__(self, name, value)
 
 
+def parse_time(text: str) -> datetime:
+    """A date or time in ISO 8601, with a zone where it names one; GalleryError for anything else.
+
+    Example:
+        >>> parse_time("2024-05-01T12:30:00Z").isoformat()
+        '2024-05-01T12:30:00+00:00'
+    """
+    try:
+        return datetime.fromisoformat(text.strip().replace("Z", "+00:00"))  # Python 3.10 knows no Z
+    except ValueError as error:
+        raise GalleryError(f"time {text[:60]!r} is no date; write 2024-05-01 or 2024-05-01T12:30:00Z") from error
+
+
 def _texts(values: Any, name: str) -> tuple[str, ...]:
     values = (values,) if isinstance(values, str) else tuple(values)
     wrong = next((one for one in values if not isinstance(one, str)), None)
     if wrong is not None:
         raise GalleryError(f"{name}: {wrong!r} is not text")
-    return values
+    return tuple(dict.fromkeys(values))  # an id that is named twice is one picture, in however many conditions
 
 
 def _numbers(values: Any, name: str, wanted: str) -> tuple[float, ...]:

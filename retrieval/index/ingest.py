@@ -299,12 +299,9 @@ class _Ledger:
         """Whether it is to be encoded; GalleryError where it would push out another picture."""
         image_id, digest, path = (one.facts[name] for name in ("image_id", "content_sha256", "path"))
         known = self._known.get(image_id)
-        if known is None:
-            self._known[image_id] = _Known(digest, _hash_facts(one.facts), path, is_met=True)
-            return True
-        if known.content_sha256 == digest:
+        if known is not None and known.content_sha256 == digest:
             return False
-        if known.is_met or known.path != path:
+        if known is not None and (known.is_met or known.path != path):
             where = f"from {path} and from {known.path}" if path != known.path else "in the data"
             hint = "rename one, or keep them apart with --prefix"
             raise GalleryError(f"image_id {image_id!r}: two different pictures have it, {where}; {hint}")
@@ -368,7 +365,6 @@ class _Writer:
         there = self.index.read(
             ["image_id", "thumbnail", VECTOR], Filter(image_ids=tuple(facts["image_id"] for facts in updates))
         )
-        held = {row["image_id"]: row for row in there.drop([VECTOR]).to_pylist()}
         by_id = {facts["image_id"]: facts for facts in updates}
-        rows = [{**by_id[image_id], "thumbnail": row["thumbnail"]} for image_id, row in held.items()]
+        rows = [{**by_id[row["image_id"]], "thumbnail": row["thumbnail"]} for row in there.drop([VECTOR]).to_pylist()]
         return table_of(rows, to_vectors(there[VECTOR]))

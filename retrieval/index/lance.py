@@ -18,7 +18,7 @@ import pyarrow as pa
 from pemoe.retrieval.index.errors import GalleryError
 from pemoe.retrieval.index.filters import NEEDED, Filter
 from pemoe.retrieval.index.records import FACTS, VECTOR, schema_of, to_vectors
-from pemoe.retrieval.index.resident import HELD, ROW_ID, Resident, best_rows, exact_scores, longest
+from pemoe.retrieval.index.resident import HELD, ROW_ID, Resident, best_rows, longest, rank_exactly
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
@@ -163,7 +163,7 @@ class LanceEngine:
     @_reporting
     def read(self, columns: Sequence[str], where: Filter) -> pa.Table:
         """The rows that pass."""
-        wanted = list(dict.fromkeys([*columns, *NEEDED]))
+        wanted = list(dict.fromkeys([*columns, *(() if where.is_empty else NEEDED)]))
         parts = [part.select(list(columns)) for part in _scan(self._view(), wanted, where)]
         schema = self._gallery.schema
         return pa.concat_tables(parts) if parts else pa.schema([schema.field(one) for one in columns]).empty_table()
@@ -220,10 +220,8 @@ class LanceEngine:
             if len(hits) < k:  # the graph gave up before the rows ran out, or they did
                 answers += self._search_stored(one[None], k, where, columns)
                 continue
-            vectors = to_vectors(hits[VECTOR])
-            scores, ids = exact_scores(one, vectors, np.arange(len(hits))), hits["image_id"].to_pylist()
-            order = sorted(range(len(hits)), key=lambda n, scores=scores, ids=ids: (-scores[n], ids[n]))[:k]
-            answers += _shown(view, [(hits[ROW_ID].to_numpy()[order], scores[order])], columns)
+            best, scores = rank_exactly(one, to_vectors(hits[VECTOR]), np.arange(len(hits)), k, hits["image_id"])
+            answers += _shown(view, [(hits[ROW_ID].to_numpy()[best], scores)], columns)
         return answers
 
     def _held(self) -> tuple[Table, Resident]:
@@ -303,7 +301,7 @@ def _quoted(text: str) -> str:
 
 
 def _scan(view: Table, columns: Sequence[str], where: Filter) -> Iterator[pa.Table]:
-    """The rows that pass, exactly, part by part, with `ROW_ID`; `columns` hold `NEEDED`."""
+    """The rows that pass, exactly, part by part, with `ROW_ID`; `columns` hold `NEEDED` where there is a filter."""
     query = view.search().select(list(columns)).with_row_id(True).limit(NO_LIMIT)
     condition = to_sql(where)
     for batch in (query if condition is None else query.where(condition, prefilter=True)).to_batches():

@@ -128,12 +128,17 @@ def best_rows(
         part = query[start : start + QUERIES]
         for one, coarse in zip(part, _coarse_scores(part, vectors, rows), strict=True):
             near = _candidates(coarse, k, _bound(one, reach))
-            near = near if rows is None else rows[near]
-            scores = exact_scores(one, vectors, near)
-            ids = image_ids.take(pa.array(near)).to_pylist()
-            order = sorted(range(len(near)), key=lambda n, scores=scores, ids=ids: (-scores[n], ids[n]))[:k]
-            found.append((near[order], scores[order]))
+            found.append(rank_exactly(one, vectors, near if rows is None else rows[near], k, image_ids))
     return found
+
+
+def rank_exactly(
+    query: np.ndarray, vectors: np.ndarray, rows: np.ndarray, k: int, image_ids: pa.ChunkedArray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The at most `k` best of some rows by `exact_scores`, equal ones by `image_id`, and their scores, falling."""
+    scores, ids = exact_scores(query, vectors, rows), image_ids.take(pa.array(rows)).to_pylist()
+    order = sorted(range(len(rows)), key=lambda n: (-scores[n], ids[n]))[:k]
+    return rows[order], scores[order]
 
 
 def exact_scores(query: np.ndarray, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Calibration:
     def as_json(self) -> dict[str, Any]:
         """As an index and a model's directory keep it."""
         packed = base64.b64encode(np.asarray(self.hub_query, dtype="<f2").tobytes()).decode("ascii")
-        return {**asdict(self), "hub_query": packed}
+        return {**vars(self), "hub_query": packed}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Calibration:
@@ -57,7 +57,9 @@ class Calibration:
         except (KeyError, TypeError, ValueError) as error:
             raise GalleryError(f"no calibration, or one of another version ({error}); fit it anew") from error
         if not (
-            np.isfinite([*figures.values()]).all() and figures["slope"] > 0 and 0 <= figures["prior_elsewhere"] < 1
+            np.isfinite([*figures.values(), *query]).all()
+            and figures["slope"] > 0
+            and 0 <= figures["prior_elsewhere"] < 1
         ):
             raise GalleryError("a calibration needs finite figures, slope > 0, 0 <= prior_elsewhere < 1; fit it anew")
         return cls(**figures, hub_query=query, **known)
@@ -66,23 +68,18 @@ class Calibration:
     def read(cls, path: str | Path) -> Calibration:
         """From a file that holds `as_json`; GalleryError where it cannot be read."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise GalleryError(f"{path}: cannot be read as a calibration ({error}); name another file") from error
-        if not isinstance(content, dict):
-            raise GalleryError(f"{path}: holds no calibration; name another file")
-        return cls.from_json(content)
 
     def correct(self, query: np.ndarray) -> np.ndarray:
         """Queries `(..., E * D)` less the mean training query's share: each picture's score falls by `hub_weight`
         times its mean score with training queries, which is large for hubs, pictures near every query."""
         return query - self.hub_weight * self.hub_query if self.hub_weight else query
 
-    def probabilities(
-        self, scores: np.ndarray, places_searched: int, prior: float | None = None
-    ) -> tuple[np.ndarray, float]:
+    def probabilities(self, scores: np.ndarray, places_searched: int) -> tuple[np.ndarray, float]:
         """See `ranking.place_probabilities`."""
-        return place_probabilities(scores, asdict(self), places_searched, prior)
+        return place_probabilities(scores, vars(self), places_searched)
 
 
 def give_probabilities(

@@ -56,8 +56,7 @@ class QueryEncoder:
         """Encode queries in batches; GalleryError for one that says nothing, or a picture that cannot be read."""
         read = [self._read(query) for query in queries]
         wholes = [positive_text(one) or " ".join(part.content for part in one) for one in read]
-        texts = list(dict.fromkeys(text for one in read for text in (part.content for part in one)))
-        texts = list(dict.fromkeys([*texts, *filter(None, wholes)]))
+        texts = list(dict.fromkeys([*(part.content for one in read for part in one), *filter(None, wholes)]))
         images = [query.image for query in queries if query.image is not None]
         with self._lock:
             vectors, gates, tokens = self._encode_texts(texts)

@@ -99,8 +99,13 @@ class Locator:
             return []
         searched = self.index.count(where)
         if not searched:
-            return [self._nothing(query, one, where) for query, one in zip(queries, encoded, strict=True)]
-        scored = [self._score(one) for one in encoded]
+            note, pairs = self._why_nothing(where), zip(queries, encoded, strict=True)
+            return [
+                LocateResult(query.texts, (), self._gate(one), NOT_HERE, None, 0, (*one.notes, note))
+                for query, one in pairs
+            ]
+        sample = self._sample.vectors()
+        scored = [self._score(one, sample) for one in encoded]
         hits, absent = self._search(scored, where, CANDIDATES), self._absent_platforms(where)
         answers = [
             self._answer(query, one, table, where, top, searched)
@@ -108,9 +113,8 @@ class Locator:
         ]
         return [replace(one, notes=(*one.notes, *absent)) for one in answers]
 
-    def _score(self, query: EncodedQuery) -> _Scored:
+    def _score(self, query: EncodedQuery, sample: np.ndarray) -> _Scored:
         """Text and picture count alike: each by its own usual deviation, in the text's unit."""
-        sample = self._sample.vectors()
         deviations = [float((sample @ part).std()) for part in (query.text, query.picture) if part is not None]
         base = query.picture if query.text is None else query.text
         if self._calibration is not None and query.picture is None and base is not None:
@@ -187,11 +191,7 @@ class Locator:
         seen = sorted(seen, key=lambda one: (-one["score"], one["image_id"]))
         order = {name: number for number, name in enumerate(self.model.config.platforms)}
         platforms = sorted({one["platform"] for one in seen}, key=lambda name: (order.get(name, len(order)), name))
-        known = (
-            (one["latitude_deg"], one["longitude_deg"])
-            for one in seen
-            if one["latitude_deg"] is not None and one["longitude_deg"] is not None
-        )
+        known = ((one["latitude_deg"], one["longitude_deg"]) for one in seen if one["latitude_deg"] is not None)
         pictures = tuple(
             SeenPicture(**{name: one[name] for name in ("image_id", "platform", "score", *_SHOWN)})
             for one in seen[:PICTURES]
@@ -215,11 +215,9 @@ class Locator:
         held = sorted(set(self.index.read(["platform"])["platform"].to_pylist()))
         return f" (platforms in the index: {', '.join(held) or 'none'})"
 
-    def _nothing(self, query: Query, encoded: EncodedQuery, where: Filter) -> LocateResult:
+    def _why_nothing(self, where: Filter) -> str:
         note = _IS_EMPTY if where.is_empty else _NOTHING_PASSED
-        if where.platforms:
-            note += self._held_platforms()
-        return LocateResult(query.texts, (), self._gate(encoded), NOT_HERE, None, 0, (*encoded.notes, note))
+        return note + (self._held_platforms() if where.platforms else "")
 
 
 def locate(  # noqa: PLR0913 - what a user names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pemoe.common.maps import Box
 from pemoe.common.pages import render_page
 from pemoe.common.place_cards import SCRIPT, STYLE, render_answer
 from pemoe.retrieval.locating.results import LocateResult
@@ -14,12 +13,8 @@ _BODY = """
 """
 
 
-def render_map_page(result: LocateResult, area: Box | None = None) -> str:
+def render_map_page(result: LocateResult) -> str:
     """The answer to one query as a page.
-
-    Args:
-        result: of `locate`.
-        area: the box (south, west, north, east) that was searched, to be drawn.
 
     Returns:
         A whole HTML document without any address but links to OpenStreetMap; it fits a phone.
@@ -29,5 +24,5 @@ def render_map_page(result: LocateResult, area: Box | None = None) -> str:
         >>> "a &lt; b" in page and "<h1>Located</h1>" in page
         True
     """
-    answer = render_answer(result.as_json(thumbnails=True), area)
+    answer = render_answer(result.as_json(thumbnails=True))
     return render_page("Located", _BODY, answer=answer, answer_style=STYLE, script=SCRIPT)

@@ -68,7 +68,7 @@ def fuse_places(
 
 
 def place_probabilities(
-    scores: np.ndarray, calibration: Mapping[str, float], places_searched: int, prior: float | None = None
+    scores: np.ndarray, calibration: Mapping[str, float], places_searched: int
 ) -> tuple[np.ndarray, float]:
     """The probability of each place to be the one meant, and that the place meant is not in the gallery.
 
@@ -82,9 +82,8 @@ def place_probabilities(
 
     Args:
         scores: `(P,)`, falling, of the best places.
-        calibration: with `slope`, `offset` and `prior_elsewhere`.
+        calibration: with `slope`, `offset` and `prior_elsewhere`, pi.
         places_searched: N, at least P.
-        prior: pi, instead of the calibration's.
 
     Returns:
         `(P,)`, falling as the scores, and the probability of elsewhere: 1 where no place was searched.
@@ -97,7 +96,7 @@ def place_probabilities(
     """
     if not len(scores):
         return np.zeros(0), 1.0
-    prior = calibration["prior_elsewhere"] if prior is None else prior
+    prior = calibration["prior_elsewhere"]
     ratios = calibration["slope"] * np.asarray(scores, dtype=np.float64) + calibration["offset"]  # (P,) logarithms
     total = np.log(max(places_searched, len(scores)))
     unseen = places_searched - len(scores)

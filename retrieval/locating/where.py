@@ -10,6 +10,7 @@ from typing import Any
 from pemoe.retrieval.index import Filter
 from pemoe.retrieval.index.areas import parse_position, read_area
 from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.index.filters import parse_time
 
 
 def filter_of(
@@ -46,8 +47,5 @@ def _time(given: datetime | str | None, of_day: time) -> datetime | None:
     """A time as text; a day alone stands for its beginning or its end, whichever is asked for."""
     if not isinstance(given, str):
         return given
-    try:
-        moment = datetime.fromisoformat(given.strip().replace("Z", "+00:00"))  # Python 3.10 knows no Z
-    except ValueError as error:
-        raise GalleryError(f"time {given[:60]!r} is no date; write 2024-05-01 or 2024-05-01T12:30:00Z") from error
+    moment = parse_time(given)
     return datetime.combine(moment, of_day) if len(given.strip()) <= len("2024-05-01") else moment

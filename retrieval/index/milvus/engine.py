@@ -29,7 +29,7 @@ from pemoe.retrieval.index.milvus.rows import (
 )
 from pemoe.retrieval.index.milvus.server import MAX_BYTES, MAX_ROWS, Server
 from pemoe.retrieval.index.records import VECTOR, schema_of, to_vectors
-from pemoe.retrieval.index.resident import best_rows, exact_scores, longest
+from pemoe.retrieval.index.resident import best_rows, longest, rank_exactly
 
 EXACT_ROWS = 200_000  # up to so many the server compares one by one (FLAT), beyond by a graph (HNSW)
 SELECTIVE_ROWS = 5_000  # so few that pass a filter are read and scored here: a graph loses hits under a narrow filter
@@ -86,7 +86,7 @@ class MilvusEngine:
 
     def add(self, rows: pa.Table) -> None:
         """Append rows; GalleryError where an id is there."""
-        there = self._read(["image_id"], Filter(image_ids=tuple(rows["image_id"].to_pylist()))) if len(rows) else ()
+        there = self.read(["image_id"], Filter(image_ids=tuple(rows["image_id"].to_pylist()))) if len(rows) else ()
         if len(there):
             first = there["image_id"][0].as_py()
             raise GalleryError(f"{first!r}: is in the index ({len(there)} of {len(rows)} are); use upsert")
@@ -104,7 +104,7 @@ class MilvusEngine:
 
     def delete(self, where: Filter) -> int:
         """Remove rows; how many."""
-        ids = self._read(["image_id"], where)["image_id"].to_pylist()
+        ids = self.read(["image_id"], where)["image_id"].to_pylist()
         for start in range(0, len(ids), IDS_AT_ONCE):
             self._server.call("delete", self._server.name, filter=among("image_id", ids[start : start + IDS_AT_ONCE]))
         return len(ids)
@@ -132,7 +132,8 @@ class MilvusEngine:
 
     def read(self, columns: Sequence[str], where: Filter) -> pa.Table:
         """The rows that pass."""
-        return self._read(columns, where)
+        parts = [part.select(list(columns)) for part in self._scan(columns, where)]
+        return pa.concat_tables(parts) if parts else decode_rows([], columns, self._schema)
 
     def optimize(self, nearest: bool | None = None) -> None:
         """Write what is in memory to files, merge small ones, and build the index of vectors.
@@ -162,7 +163,7 @@ class MilvusEngine:
             for part in _parts(open_, MAX_BYTES // (asked * self._row_bytes(wanted))):
                 for number, hits in zip(part, self._hits(query[part], asked, where, wanted), strict=True):
                     best = _best(query[number], k, hits.filter(pa.array(where.mask(hits))))
-                    is_enough = len(best) == k and (is_graph or _is_settled(query[number], hits, best))
+                    is_enough = len(best) == k and (is_graph or _is_settled(query[number], hits, best, self._is_half))
                     if is_enough or (len(hits) < asked and not is_graph):
                         answers[number] = best
             open_, asked = [number for number in open_ if number not in answers], asked * 4
@@ -179,7 +180,7 @@ class MilvusEngine:
                 new = zip((-scores).tolist(), ids.take(pa.array(rows)).to_pylist(), strict=True)
                 best[number] = sorted([*best[number], *new])[:k]
         found = tuple({name for one in best for _, name in one})
-        rows = self._read(list(dict.fromkeys(["image_id", *columns])), Filter(image_ids=found) if found else NOTHING)
+        rows = self.read(list(dict.fromkeys(["image_id", *columns])), Filter(image_ids=found) if found else NOTHING)
         place = {name: number for number, name in enumerate(rows["image_id"].to_pylist())}
         answers = []
         for one in best:
@@ -189,11 +190,12 @@ class MilvusEngine:
         return answers
 
     def _hits(self, query: np.ndarray, asked: int, where: Filter, columns: Sequence[str]) -> list[pa.Table]:
-        """What the server finds for each query, with its own score as `_distance`."""
+        """What the server finds for each query, sent at unit length, with its own score as `_distance`."""
+        lengths = np.maximum(np.linalg.norm(query, axis=1, keepdims=True), 1e-30)  # any length ranks the same
         found = self._server.call(
             "search",
             self._server.name,
-            data=list(query.astype(np.float16 if self._is_half else np.float32)),
+            data=list((query / lengths).astype(np.float16 if self._is_half else np.float32)),
             anns_field=VECTOR,
             limit=asked,
             filter=to_expression(where),
@@ -202,18 +204,14 @@ class MilvusEngine:
             consistency_level="Strong",
         )
         tables = []
-        for hits in found:
-            distances = pa.array([hit["distance"] for hit in hits], pa.float64())
+        for hits, length in zip(found, lengths.ravel().tolist(), strict=True):
+            distances = pa.array([length * hit["distance"] for hit in hits], pa.float64())
             tables.append(
                 decode_rows([hit["entity"] for hit in hits], columns, self._schema).append_column(
                     "_distance", distances
                 )
             )
         return tables
-
-    def _read(self, columns: Sequence[str], where: Filter) -> pa.Table:
-        parts = [part.select(list(columns)) for part in self._scan(columns, where)]
-        return pa.concat_tables(parts) if parts else decode_rows([], columns, self._schema)
 
     def _scan(self, columns: Sequence[str], where: Filter) -> Iterator[pa.Table]:
         """The rows that pass, page by page in the order of ids.
@@ -277,21 +275,19 @@ def _parts(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 def _best(query: np.ndarray, k: int, rows: pa.Table) -> pa.Table:
     """The `k` best of some rows with `VECTOR`, with their exact `score`; equal ones by `image_id`."""
-    scores = (
-        exact_scores(query, to_vectors(rows[VECTOR]), np.arange(len(rows))) if len(rows) else np.empty(0, np.float32)
-    )
-    ids = rows["image_id"].to_pylist()
-    order = sorted(range(len(rows)), key=lambda number: (-scores[number], ids[number]))[:k]
-    return rows.take(pa.array(order, pa.int64())).append_column("score", pa.array(scores[order], pa.float32()))
+    best, scores = rank_exactly(query, to_vectors(rows[VECTOR]), np.arange(len(rows)), k, rows["image_id"])
+    return rows.take(pa.array(best)).append_column("score", pa.array(scores))
 
 
-def _is_settled(query: np.ndarray, hits: pa.Table, best: pa.Table) -> bool:
+def _is_settled(query: np.ndarray, hits: pa.Table, best: pa.Table, is_half: bool) -> bool:
     """Whether no row beyond the hits can be as good as the last of the best, for all the rounding of the server.
 
-    It sums D products in fp32, off by at most `D u / (1 - D u) |q| |v|`, u = 2^-24 (Higham 2002, §3.1); fused vectors
-    are as long as each other, so that twice the longest hit bounds those that were not given.
+    It sums D products in fp32, off by at most `D u / (1 - D u) |q| |v|`, u = 2^-24 (Higham 2002, §3.1), of a query
+    that was sent rounded to fp32 or, where `is_half`, fp16, off by u |q| |v| with that type's u; fused vectors are as
+    long as each other, so that twice the longest hit bounds those that were not given.
     """
     vectors = to_vectors(hits[VECTOR]).astype(np.float64)
     longest_hit = float(np.sqrt(np.einsum("nd,nd->n", vectors, vectors).max()))
-    rounding = 2 * vectors.shape[1] * 2.0**-24 * float(np.linalg.norm(query.astype(np.float64))) * 2 * longest_hit
+    relative = vectors.shape[1] * 2.0**-24 + (2.0**-11 if is_half else 2.0**-24)
+    rounding = 2 * relative * float(np.linalg.norm(query.astype(np.float64))) * 2 * longest_hit
     return best["score"][-1].as_py() > min(hits["_distance"].to_pylist()) + rounding

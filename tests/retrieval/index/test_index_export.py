@@ -115,6 +115,10 @@ def test_an_empty_index_has_figures_too(tmp_path: Path) -> None:
     assert (facts["pictures"], facts["box"], facts["captured"], facts["wide_places"]) == (0, None, None, 0)
 
 
+def test_a_picture_is_older_than_what_follows_it_by_less_than_a_millisecond(index: GalleryIndex) -> None:
+    assert remove_pictures(index, platforms=["satellite"], older_than="2020-06-01T00:00:00.000500") == 1
+
+
 def test_what_is_removed_is_what_all_options_hold_for(index: GalleryIndex) -> None:
     assert remove_pictures(index, older_than="2022-06-01") == 1  # the one of that very moment stays
     assert remove_pictures(index, platforms=["drone"], older_than="2023-01-01T00:00:00Z") == 1
@@ -124,6 +128,7 @@ def test_what_is_removed_is_what_all_options_hold_for(index: GalleryIndex) -> No
         ({"image_ids": ["c1", "zz"]}, "no image_id 'zz'"),
         ({"place_ids": ["zz"]}, "no place_id 'zz'"),
         ({"older_than": "yesterday"}, "is no date"),
+        ({"older_than": "0001-01-01"}, "is no date"),  # nothing lies before it
         ({}, "say what"),
     ):
         with pytest.raises(GalleryError, match=word):

@@ -6,10 +6,12 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pemoe.retrieval.index import Filter, GalleryIndex
 from pemoe.retrieval.index.errors import GalleryError
+from pemoe.retrieval.index.milvus.engine import _is_settled
 from pemoe.retrieval.index.milvus.rows import decode_rows, encode_facts, to_expression
 from pemoe.retrieval.index.records import VECTOR, table_of
 
@@ -71,3 +73,19 @@ def test_bad_addresses_are_refused_in_one_line_without_the_token(address: str, m
 def test_options_that_are_not_known_are_refused() -> None:
     with pytest.raises(GalleryError, match="no option storage_options"):
         GalleryIndex.open("http://127.0.0.1:1/a", storage_options={})
+
+
+@pytest.mark.parametrize("is_half", [True, False])
+def test_a_row_that_the_query_was_rounded_past_may_still_be_the_best(is_half: bool) -> None:
+    """Among rows that the server scores alike, which one is given first is left to how the query was rounded."""
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=32).astype(np.float32)
+    query /= np.linalg.norm(query)
+    sent = query.astype(np.float16 if is_half else np.float32).astype(np.float64)
+    error = query.astype(np.float64) - sent
+    rows = table_of([{**NEEDED, "image_id": one} for one in "ab"], np.stack([query, query]))
+    lost = float(np.linalg.norm(error))  # what a unit vector along the error gains over its score at the server
+    for gap, is_settled in ((0.5 * lost, False), (0.01, True)):
+        hits = rows.append_column("_distance", pa.array([1.0, 1.0 - gap]))
+        best = rows.slice(0, 1).append_column("score", pa.array([1.0], pa.float32()))
+        assert _is_settled(query, hits, best, is_half) is is_settled

@@ -57,7 +57,7 @@ def test_probabilities_are_those_of_bayes() -> None:
     ratios = np.exp(20 * scores - 8) * 0.95 / 3
     np.testing.assert_allclose(places, ratios / (ratios.sum() + 0.05), rtol=1e-12)
     assert elsewhere == pytest.approx(0.05 / (ratios.sum() + 0.05)) and places.sum() + elsewhere == pytest.approx(1)
-    assert place_probabilities(scores, FIGURES, 3, prior=0.0)[1] == 0.0
+    assert place_probabilities(scores, {**FIGURES, "prior_elsewhere": 0.0}, 3)[1] == 0.0
     assert place_probabilities(np.zeros(0), FIGURES, 0) == (pytest.approx(np.zeros(0)), 1.0)
     extreme, none = place_probabilities(np.array([1e4, -1e4]), FIGURES, 2)
     assert extreme.tolist() == [1.0, 0.0] and none == 0.0
@@ -119,9 +119,10 @@ def test_fit_on_rows_is_kept_whole_and_refused_elsewhere(tmp_path: Path) -> None
     assert choose_calibration("none", str(tmp_path), model, processor, "abc")[0] is None
     (tmp_path / "calibration.json").unlink()
     assert "--calibration" in choose_calibration(None, str(tmp_path), model, processor, "abc")[1]
-    for wrong in ("{", "[]", "{}", json.dumps({**fitted.as_json(), "slope": -1})):
+    unknown = replace(fitted, hub_query=fitted.hub_query * np.nan).as_json()
+    for wrong in ("{", "[]", "{}", json.dumps({**fitted.as_json(), "slope": -1}), json.dumps(unknown)):
         (tmp_path / "wrong.json").write_text(wrong)
-        with pytest.raises(GalleryError):
+        with pytest.raises(GalleryError, match=r"wrong\.json"):
             Calibration.read(tmp_path / "wrong.json")
 
 
