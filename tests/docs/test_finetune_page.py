@@ -120,17 +120,20 @@ def test_it_is_as_short_as_promised() -> None:
         assert len(ast.parse(block).body) <= len(block.splitlines()) and ";" not in block
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("found", ["town.loaded", "infrared.loaded", "infrared.pinned"])
 def test_what_was_pushed_gives_the_same_vectors_elsewhere(guided: tuple, found: str) -> None:
     trained, loaded = load_file(guided[0] / f"{found.split('.')[0]}.trained"), load_file(guided[0] / found)
     assert all(torch.equal(trained[part], loaded[part]) for part in trained)
 
 
+@pytest.mark.slow
 def test_the_merged_model_gives_those_of_the_platform(guided: tuple) -> None:
     trained, merged = load_file(guided[0] / "infrared.trained"), load_file(guided[0] / "merged.loaded")
     assert all((trained[part] - merged[part]).abs().max() <= 1e-6 for part in trained)
 
 
+@pytest.mark.slow
 def test_the_command_leaves_an_adapter_and_the_model_merged(guided: tuple) -> None:
     trained, loaded = (load_file(guided[0] / f"adapter.{kind}") for kind in ("trained", "loaded"))
     assert all((trained[part] - loaded[part]).abs().max() <= 1e-6 for part in trained)
@@ -141,6 +144,7 @@ def test_the_command_leaves_an_adapter_and_the_model_merged(guided: tuple) -> No
     assert not torch.equal(switched["before"], switched["after"])
 
 
+@pytest.mark.slow
 def test_it_trained_the_model_and_the_platform(guided: tuple) -> None:
     """The expert that the platform started from is the town's, which is not the one that was started with."""
     start = build_tiny_model()(**load_file(guided[0] / "inputs"))
@@ -150,6 +154,7 @@ def test_it_trained_the_model_and_the_platform(guided: tuple) -> None:
         assert not torch.equal(town[part][:, 1], infrared[part][:, 0])
 
 
+@pytest.mark.slow
 def test_the_metric_is_logged_beside_the_trainers_own(guided: tuple) -> None:
     lines = [line for line in guided[2].splitlines() if line.startswith("{") and "eval_n_queries" in line]
     figures = [ast.literal_eval(line) for line in lines]
@@ -158,6 +163,7 @@ def test_the_metric_is_logged_beside_the_trainers_own(guided: tuple) -> None:
     assert all("eval_chance_recall_at_1" in one for one in figures)
 
 
+@pytest.mark.slow
 def test_repositories_are_private_and_the_platforms_is_small(guided: tuple) -> None:
     hub = guided[1]
     assert hub.repos["model", "me/pemoe-town"].private and hub.repos["model", "me/pemoe-infrared"].private

@@ -139,6 +139,7 @@ def test_recall_of_graphs_that_answer_wrongly_is_seen(exported: tuple[Path, dict
     assert recall["wrong"] != recall["pytorch"]
 
 
+@pytest.mark.slow
 def test_torch_graphs_run_where_pemoe_transformers_and_timm_cannot_be_imported(tmp_path: Path) -> None:
     with staged_output(tmp_path / "out") as staging:
         results = export_model(build_tiny_model(), build_processor(), staging, "torch-export")
@@ -242,6 +243,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_weights_may_lie_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "EXTERNAL_DATA_BYTES", 1000)
     side = TextSide(build_tiny_model())

@@ -113,7 +113,7 @@ def test_compile_in_one_graph(tiny_model: PeMoEModel, tiny_inputs: dict) -> None
         assert all(torch.allclose(output[name], expected[name], atol=1e-5) for name in expected)
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_torch_export(tiny_model: PeMoEModel, tiny_inputs: dict, strict: bool) -> None:
     program = torch.export.export(tiny_model, (), dict(tiny_inputs), strict=strict)
     exported = program.module()(**tiny_inputs)["logits_per_text"]

@@ -95,6 +95,7 @@ def check_gibberish(backend: object, path: Path, rows: list[dict]) -> None:
     assert len(stored) == 2 * captions and all(json.loads(rejections)[0]["reason"] for _, rejections in stored)
 
 
+@pytest.mark.slow
 @needs_serving
 def test_a_served_text_model(tmp_path: Path) -> None:
     model = write_text_chat(tmp_path / "model")
@@ -105,6 +106,7 @@ def test_a_served_text_model(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @needs_serving
 def test_a_served_model_that_sees_pictures(tmp_path: Path) -> None:
     model = write_image_chat(tmp_path / "model")
